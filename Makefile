@@ -1,0 +1,71 @@
+# SAIF: `make setup` once, then `make run`. Settings are the SAIF_* variables that README.md lists.
+#
+# Every target may be run again at any time: what is already there is kept.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+# An extra package index for torch, such as https://download.pytorch.org/whl/cpu.
+TORCH_INDEX ?=
+
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help requirements setup-run setup browser run test bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(VENV)/.created:
+	@echo "Creating the virtual environment in $(VENV) with $(PYTHON)"
+	@"$(PYTHON)" -m venv "$(VENV)"
+	@touch $@
+
+$(VENV)/.requirements: requirements.txt | $(VENV)/.created
+	@echo "Installing requirements.txt (torch is large: this takes minutes the first time)"
+	@$(PIP_INSTALL) $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") -r requirements.txt
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.requirements
+	@echo "Installing SAIF itself, editable"
+	@$(PIP_INSTALL) --no-deps --editable .
+	@touch $@
+
+$(VENV)/.requirements-dev: requirements-dev.txt $(VENV)/.requirements
+	@echo "Installing requirements-dev.txt"
+	@$(PIP_INSTALL) -r requirements-dev.txt
+	@touch $@
+
+requirements: $(VENV)/.requirements ## install what SAIF depends on
+
+setup-run: $(VENV)/.installed ## everything that `make run` needs, the default model included
+	@$(BIN)/saif fetch
+
+setup: setup-run $(VENV)/.requirements-dev browser ## everything that `make run` and `make test` need
+
+browser:
+	@if { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing Chromium for the browser tests"; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	else \
+		echo "No Chromium was found: install it, or the browser tests will be skipped"; \
+	fi
+
+run: setup-run ## start the dashboard
+	@exec $(BIN)/saif serve
+
+test: setup ## the whole gate: format, lint, types, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -m "not network and not gpu"
+
+bench: setup-run ## run every benchmark
+	@set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+clean: ## remove the virtual environment and caches; models and sessions stay
+	rm -rf "$(VENV)" .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

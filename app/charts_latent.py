@@ -1,0 +1,163 @@
+"""Charts of one latent: the tokens it promotes, and how strongly it fires on each pair."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+
+from app.session_view import visible
+from saif_core.records import PairActivations, PromptPair
+
+WITH, WITHOUT = "with the instruction", "without"
+# Blue and orange stay apart for every common kind of colour blindness, in both themes.
+BLUE, ORANGE = "#1f77b4", "#e08214"
+_BY_SIDE = alt.Color(
+    "side:N",
+    scale=alt.Scale(domain=[WITH, WITHOUT], range=[BLUE, ORANGE]),
+    legend=alt.Legend(orient="top", title=None),
+)
+
+
+def token_bars(tokens: Sequence[tuple[str, float]], *, promoted: bool) -> alt.Chart:
+    """Tokens with their logits as horizontal bars, strongest first.
+
+    Args:
+        tokens: (token, logit added by one unit of the decoder direction).
+        promoted: colours the bars as promoted, else as suppressed.
+    """
+    seen: dict[str, int] = {}
+    rows = []
+    for rank, (token, logit) in enumerate(tokens, start=1):
+        label = visible(token)
+        seen[label] = seen.get(label, 0) + 1
+        # Tokens that look alike need labels of their own, or their bars fall on each other.
+        unique = label + "\u200b" * (seen[label] - 1)
+        rows.append({"rank": rank, "token": unique, "logit": logit})
+    return (
+        alt.Chart(alt.Data(values=rows))
+        .mark_bar(color=BLUE if promoted else ORANGE)
+        .encode(
+            y=alt.Y(
+                "token:N",
+                sort=None,
+                title=None,
+                axis=alt.Axis(labelFont="monospace", labelLimit=160, ticks=False),
+            ),
+            x=alt.X("logit:Q", title="logit per unit of activation"),
+            tooltip=[
+                alt.Tooltip("token:N"),
+                alt.Tooltip("logit:Q", format="+.3f"),
+                alt.Tooltip("rank:O"),
+            ],
+        )
+        .properties(height=alt.Step(18))
+    )
+
+
+def pair_rows(activations: PairActivations, pairs: Sequence[PromptPair]) -> list[dict[str, Any]]:
+    """One row per pair, strongest with the instruction first."""
+    rows = [
+        {
+            "content": pair.content or pair.negative,
+            "instruction": pair.instruction,
+            "with": positive,
+            "without": negative,
+        }
+        for pair, positive, negative in zip(
+            pairs, activations.positive, activations.negative, strict=True
+        )
+    ]
+    return sorted(rows, key=lambda row: (-row["with"], -row["without"]))
+
+
+def pair_chart(activations: PairActivations, pairs: Sequence[PromptPair]) -> alt.LayerChart:
+    """Activation on every pair with and without the instruction, joined by a line."""
+    rows = [dict(row, pair=at) for at, row in enumerate(pair_rows(activations, pairs), start=1)]
+    points = [
+        {
+            "pair": row["pair"],
+            "side": side,
+            "activation": row[key],
+            "content": row["content"],
+            "instruction": row["instruction"],
+        }
+        for row in rows
+        for side, key in ((WITH, "with"), (WITHOUT, "without"))
+    ]
+    x = alt.X("pair:Q", title="pair, strongest first", axis=alt.Axis(tickMinStep=1, format="d"))
+    lines = (
+        alt.Chart(alt.Data(values=rows))
+        .mark_rule(opacity=0.35)
+        .encode(x=x, y=alt.Y("with:Q", title="activation"), y2="without:Q")
+    )
+    dots = (
+        alt.Chart(alt.Data(values=points))
+        .mark_point(filled=True, size=45)
+        .encode(
+            x=x,
+            y=alt.Y("activation:Q", title="activation"),
+            color=_BY_SIDE,
+            shape=alt.Shape("side:N", scale=alt.Scale(domain=[WITH, WITHOUT])),
+            tooltip=[
+                alt.Tooltip("side:N"),
+                alt.Tooltip("activation:Q", format=".3f"),
+                alt.Tooltip("content:N"),
+                alt.Tooltip("instruction:N"),
+            ],
+        )
+    )
+    return alt.layer(lines, dots).properties(height=260)
+
+
+def histogram_rows(activations: PairActivations, n_bins: int = 20) -> list[dict[str, Any]]:
+    """Counts of pairs per activation interval and side; the same intervals for both sides."""
+    values = [*activations.positive, *activations.negative]
+    top = max([0.0, *values])
+    edges = np.linspace(0.0, top or 1.0, n_bins + 1)
+    rows: list[dict[str, Any]] = []
+    for side, side_values in ((WITH, activations.positive), (WITHOUT, activations.negative)):
+        counts, _ = np.histogram(np.asarray(side_values, dtype=float), bins=edges)
+        rows += [
+            {"side": side, "from": float(low), "to": float(high), "n": int(n)}
+            for n, low, high in zip(counts, edges[:-1], edges[1:], strict=True)
+            if n
+        ]
+    return rows
+
+
+def activation_histogram(activations: PairActivations) -> alt.Chart:
+    """How many pairs fire how strongly, on a logarithmic count axis."""
+    return (
+        alt.Chart(alt.Data(values=histogram_rows(activations)))
+        .mark_bar(opacity=0.65)
+        .encode(
+            x=alt.X("from:Q", title="activation"),
+            x2="to:Q",
+            # A logarithm that also has a place for zero, where the bars start.
+            y=alt.Y("n:Q", title="pairs", stack=None, scale=alt.Scale(type="symlog")),
+            color=_BY_SIDE,
+            tooltip=[
+                alt.Tooltip("side:N"),
+                alt.Tooltip("n:Q", title="pairs"),
+                alt.Tooltip("from:Q", format=".3f"),
+                alt.Tooltip("to:Q", format=".3f"),
+            ],
+        )
+        .properties(height=260)
+    )
+
+
+def activation_sentence(activations: PairActivations) -> str:
+    """Firing rates and quantiles of both sides, with n."""
+    parts = []
+    for side, values in ((WITH, activations.positive), (WITHOUT, activations.negative)):
+        if not values:
+            continue
+        array = np.asarray(values, dtype=float)
+        median, high = np.quantile(array, [0.5, 0.9])
+        parts.append(
+            f"{side} it fires on {int((array > 0).sum())} of {len(array)} pairs "
+            f"(median {median:.2f}, 90% below {high:.2f}, most {array.max():.2f})"
+        )
+    return ("; ".join(parts) + ".").capitalize() if parts else ""

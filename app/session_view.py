@@ -1,0 +1,313 @@
+"""What the pages show of texts, judgements and saved sessions, as plain values without widgets."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from saif_core.errors import SaifError
+from saif_core.records import (
+    ChosenLatent,
+    Generation,
+    GenerationRequest,
+    GenerationResult,
+    Instruction,
+    Judgement,
+    PromptPair,
+    Ranking,
+    SteeringRecipe,
+    SteeringSession,
+    TokenEvent,
+)
+
+Arm = Literal["unsteered", "steered"]
+ARMS: tuple[Arm, ...] = ("unsteered", "steered")
+MAX_PROMPTS = 32
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&^])")
+_VISIBLE = {" ": "·", "\n": "↵", "\r": "␍", "\t": "⇥"}
+
+
+@dataclass(frozen=True)
+class ArmText:
+    """One arm's text, finished or still growing.
+
+    Attributes:
+        generation: the finished text's record; None while it is being written.
+    """
+
+    text: str = ""
+    n_tokens: int = 0
+    generation: Generation | None = None
+
+
+@dataclass(frozen=True)
+class TextPair:
+    """What one prompt was answered with, unsteered and steered."""
+
+    prompt: str
+    unsteered: ArmText
+    steered: ArmText
+
+
+@dataclass(frozen=True)
+class GradeCount:
+    """How many texts of an arm follow the instruction; those not judged are counted apart."""
+
+    strict: int
+    loose: int
+    judged: int
+    not_judged: int
+
+
+def escape_markdown(text: str) -> str:
+    """A typed or generated text as one line of Markdown that shows exactly that text."""
+    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
+
+
+def visible(token: str) -> str:
+    """A token with its white space made visible, for monospace."""
+    return "".join(_VISIBLE.get(sign, sign) for sign in token)
+
+
+def promotes(tokens: Sequence[str], n: int = 3) -> str:
+    """The first tokens a latent promotes, as ``a · b · c``; "" when none is known."""
+    return " · ".join(token.strip() or visible(token) for token in tokens[:n])
+
+
+def split_prompts(text: str) -> tuple[str, ...]:
+    """One prompt per line that is not empty."""
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def pair_events(prompts: Sequence[str], events: Iterable[TokenEvent]) -> list[TextPair]:
+    """The texts so far, one entry per prompt, from a job's token events."""
+    latest: dict[tuple[int, str], ArmText] = {}
+    for event in events:
+        latest[event.prompt_index, event.arm] = ArmText(event.text, event.n_tokens)
+    return [
+        TextPair(prompt, *(latest.get((index, arm), ArmText()) for arm in ARMS))
+        for index, prompt in enumerate(prompts)
+    ]
+
+
+def pair_texts(generations: Iterable[Generation]) -> list[TextPair]:
+    """The finished texts, one entry per prompt, in the order of the prompts."""
+    found: dict[int, dict[str, Generation]] = {}
+    for generation in generations:
+        found.setdefault(generation.prompt_index, {})[generation.arm] = generation
+    return [
+        TextPair(
+            next(iter(arms.values())).prompt, *(_finished(arms.get(arm)) for arm in ARMS)
+        )
+        for _, arms in sorted(found.items())
+    ]
+
+
+def text_facts(arm: ArmText) -> str:
+    """Tokens, how the text ended and its perplexity, as one line."""
+    facts = [f"{arm.n_tokens} token{'' if arm.n_tokens == 1 else 's'}"]
+    if arm.generation is not None:
+        ended = arm.generation.stopped == "end"
+        facts.append("ended by itself" if ended else "cut at the token limit")
+        if arm.generation.perplexity is not None:
+            facts.append(f"perplexity {arm.generation.perplexity:,.1f} under the unsteered model")
+    return " · ".join(facts)
+
+
+def judge_text(instruction: Instruction, generation: Generation) -> Judgement:
+    """Whether a text follows the instruction; grade None with the reason if that is unknown."""
+    from saif_core.registry import EVALUATORS
+
+    wording = instruction.wordings[0].text if instruction.wordings else ""
+    prompt = generation.prompt
+    pair = PromptPair(f"{prompt} {wording}".strip(), prompt, prompt, instruction.name)
+    try:
+        judge = EVALUATORS.bind(instruction.evaluator, instruction.evaluator_parameters)
+        judgement: Judgement = judge(pair, generation.text)
+    except SaifError as error:
+        return Judgement(None, str(error))
+    return judgement
+
+
+def judgement_line(judgement: Judgement) -> str:
+    """The judgement in words, as escaped Markdown."""
+    reason = escape_markdown(judgement.reason)
+    name = judgement.grade or "could not judge"
+    return f"**{name}**" + (f": {reason}" if reason else "")
+
+
+def count_grades(judgements: Iterable[Judgement]) -> GradeCount:
+    """Judgements of one arm, counted; loose counts the texts that are loose or strict."""
+    grades = [judgement.grade for judgement in judgements]
+    strict = grades.count("strict")
+    not_judged = grades.count(None)
+    return GradeCount(
+        strict, strict + grades.count("loose"), len(grades) - not_judged, not_judged
+    )
+
+
+def grades_sentence(counts: dict[Arm, GradeCount]) -> str:
+    """One sentence with n for both arms; "" when nothing was judged."""
+    if not any(count.judged for count in counts.values()):
+        return ""
+    parts = [
+        f"{arm}: strictly {count.strict}, at least loosely {count.loose} of {count.judged}"
+        + (f" ({count.not_judged} could not be judged)" if count.not_judged else "")
+        for arm, count in counts.items()
+    ]
+    return "Texts that follow the instruction. " + "; ".join(parts).capitalize() + "."
+
+
+def size_sentence(norm: float, share: float) -> str:
+    """How large the steering vector is, in the model's own units."""
+    return f"raw norm {norm:,.1f} · {share:.0%} of the residual norm"
+
+
+def recipe_of_request(request: GenerationRequest, ranking: Ranking) -> SteeringRecipe:
+    """The recipe of a request that has not run; model and SAE hashes come from the ranking."""
+    return SteeringRecipe(
+        model=ranking.model,
+        model_sha256=ranking.model_sha256,
+        sae=ranking.sae,
+        sae_sha256=ranking.sae_sha256,
+        hook_point=ranking.hook_point,
+        latents=request.latents,
+        strength=request.strength,
+        method=request.method,
+        method_parameters=dict(request.method_parameters),
+        scope=request.scope,
+        chat=request.chat,
+        max_new_tokens=request.max_new_tokens,
+        temperature=request.temperature,
+        seed=request.seed,
+        instruction=request.instruction,
+        read=request.read,
+        selector=request.selector,
+    )
+
+
+def request_of_recipe(recipe: SteeringRecipe, prompts: Sequence[str]) -> GenerationRequest:
+    """The request that does again what a saved recipe did."""
+    return GenerationRequest(
+        sae_id=recipe.sae,
+        prompts=tuple(prompts),
+        latents=recipe.latents,
+        strength=recipe.strength,
+        method=recipe.method,
+        method_parameters=dict(recipe.method_parameters),
+        scope=recipe.scope,
+        chat=recipe.chat,
+        max_new_tokens=recipe.max_new_tokens,
+        temperature=recipe.temperature,
+        seed=recipe.seed,
+        instruction=recipe.instruction,
+        read=recipe.read,
+        selector=recipe.selector,
+    )
+
+
+def session_of_work(
+    name: str,
+    notes: str,
+    *,
+    request: GenerationRequest,
+    instruction: Instruction | None,
+    ranking: Ranking | None,
+    result: GenerationResult | None,
+) -> SteeringSession:
+    """A session of what is on the page; a ranking of another SAE or instruction is left out.
+
+    Args:
+        request: what is set on the page, used for what has not been generated yet.
+        result: the finished texts; their own recipe and prompts are what is kept.
+    """
+    asked = result.recipe if result else request
+    sae = result.recipe.sae if result else request.sae_id
+    if ranking and (ranking.sae != sae or ranking.instruction != asked.instruction):
+        ranking = None
+    if instruction and instruction.name != asked.instruction:
+        instruction = None
+    recipe = result.recipe if result else None
+    if recipe is None and ranking and request.latents:
+        recipe = recipe_of_request(request, ranking)
+    prompts = (
+        tuple(pair.prompt for pair in pair_texts(result.generations)) if result else request.prompts
+    )
+    return SteeringSession(
+        name=" ".join(name.split()),
+        notes=notes.strip(),
+        instruction=instruction,
+        ranking=ranking,
+        recipe=recipe,
+        prompts=prompts,
+        result=result,
+    )
+
+
+def default_session_name(instruction: str, latents: Sequence[ChosenLatent], strength: float) -> str:
+    """A name that says what was done, for a person who types none."""
+    if not latents:
+        return instruction
+    return f"{instruction}: {len(latents)} latents at strength {strength:g}"
+
+
+def manifest(session: SteeringSession) -> list[tuple[str, str]]:
+    """What the session was made with: (what, value), as plain text."""
+    rows = [("session", session.id), ("saved", session.updated_at)]
+    recipe, ranking = session.recipe, session.ranking
+    if recipe is not None:
+        method = ", ".join(f"{k} = {v}" for k, v in recipe.method_parameters.items())
+        sampling = "greedy" if recipe.temperature == 0 else f"temperature {recipe.temperature:g}"
+        rows += [
+            ("model", recipe.model),
+            ("model sha256", recipe.model_sha256),
+            ("SAE", recipe.sae),
+            ("SAE sha256", recipe.sae_sha256),
+            ("hook point", recipe.hook_point),
+            ("chat template sha256", recipe.chat_template_sha256 or "not recorded"),
+            ("steering method", recipe.method + (f" ({method})" if method else "")),
+            ("strength", f"{recipe.strength:g}"),
+            ("scope", recipe.scope),
+            ("prompts as", "chat" if recipe.chat else "raw text"),
+            ("sampling", f"{sampling}, seed {recipe.seed}, {recipe.max_new_tokens} tokens at most"),
+        ]
+        rows += [(name, version) for name, version in sorted(recipe.versions.items())]
+    if ranking is not None:
+        parameters = ", ".join(f"{k} = {v}" for k, v in ranking.selector_parameters.items())
+        rows += [
+            ("ranking", ranking.id),
+            ("selector", ranking.selector + (f" ({parameters})" if parameters else "")),
+            ("read at", ranking.read),
+            ("pairs", f"{ranking.n_pairs:,}"),
+        ]
+        if recipe is None:
+            rows += [("model", ranking.model), ("model sha256", ranking.model_sha256)]
+            rows += [("SAE", ranking.sae), ("SAE sha256", ranking.sae_sha256)]
+    return rows
+
+
+def chosen_table(
+    latents: Sequence[ChosenLatent], ranking: Ranking | None
+) -> list[dict[str, str | int | float | None]]:
+    """Chosen latents with what the ranking says of them, as rows of a table."""
+    known = {score.index: score for score in ranking.latents} if ranking else {}
+    rows: list[dict[str, str | int | float | None]] = []
+    for latent in latents:
+        score = known.get(latent.index)
+        rows.append(
+            {
+                "latent": latent.index,
+                "coefficient": latent.coefficient,
+                "score": score.score if score else None,
+                "with": score.rate_positive if score else None,
+                "without": score.rate_negative if score else None,
+                "promotes": promotes(score.top_tokens) if score else "",
+            }
+        )
+    return rows
+
+
+def _finished(generation: Generation | None) -> ArmText:
+    if generation is None:
+        return ArmText()
+    return ArmText(generation.text, len(generation.token_ids), generation)

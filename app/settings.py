@@ -1,0 +1,66 @@
+"""Every SAIF_* environment variable, read in this file alone."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from saif_core.errors import SaifError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How this installation runs.
+
+    Attributes:
+        home: folder of everything SAIF writes (SAIF_HOME).
+        database_url: SQLite or PostgreSQL (SAIF_DATABASE_URL).
+        model: catalog name, Hugging Face name or local folder (SAIF_MODEL).
+        saes: SAEs offered besides the shipped ones (SAIF_SAES, separated by commas).
+        device: "auto", "cpu" or a torch device (SAIF_DEVICE).
+        dtype: "auto" or a torch dtype name (SAIF_DTYPE).
+        host: address that the dashboard listens on (SAIF_HOST).
+        port: port that the dashboard listens on (SAIF_PORT).
+    """
+
+    home: Path
+    database_url: str
+    model: str
+    saes: tuple[str, ...]
+    device: str
+    dtype: str
+    host: str
+    port: int
+
+
+def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings that the environment asks for; an empty variable counts as not set.
+
+    Args:
+        environment: read instead of the environment of this process.
+
+    Raises:
+        SaifError: SAIF_PORT is not a port number.
+    """
+    source = os.environ if environment is None else environment
+
+    def read(name: str, default: str) -> str:
+        return source.get(name, "").strip() or default
+
+    home = Path(read("SAIF_HOME", "~/.saif")).expanduser().resolve()
+    return Settings(
+        home=home,
+        database_url=read("SAIF_DATABASE_URL", f"sqlite:///{home / 'saif.db'}"),
+        model=read("SAIF_MODEL", "smollm2-135m-instruct"),
+        saes=tuple(part.strip() for part in read("SAIF_SAES", "").split(",") if part.strip()),
+        device=read("SAIF_DEVICE", "auto"),
+        dtype=read("SAIF_DTYPE", "auto"),
+        host=read("SAIF_HOST", "127.0.0.1"),
+        port=_port(read("SAIF_PORT", "8501")),
+    )
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise SaifError(f"SAIF_PORT is {text!r}, which is no port: set a number from 1 to 65535.")
+    return int(text)

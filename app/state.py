@@ -1,0 +1,211 @@
+"""The engine and store handles, and the work in hand that follows a person across the pages.
+
+The work in hand is one `Work` object in ``st.session_state``. It is read from the URL when a
+browser session starts and written back on every run (by ``main.py``), so that a copied address
+opens the same work. Pages read its fields and call its methods; they never touch its URL
+parameters: ``sae``, ``instruction``, ``job``, ``basket``, ``strength``. Every other parameter
+name is free for a page's own use.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from app.settings import Settings, load_settings
+from saif_core.records import ChosenLatent, Instruction, LatentScore, Ranking, RankingRequest
+from storage import Store, open_store
+
+if TYPE_CHECKING:  # importing the engine imports torch, which the first paint need not wait for
+    from saif_core.engine import Engine
+
+LOST_AFTER_SECONDS = 60.0
+DEFAULT_INSTRUCTION = "translate-to-french"
+MAX_STRENGTH = 100.0
+URL_PARAMETERS = ("sae", "instruction", "job", "basket", "strength")
+
+
+def store() -> Store:
+    """The store of this process, with its schema up to date."""
+    return _store(load_settings())
+
+
+def engine() -> "Engine":
+    """The engine of this process; the model is loaded by its first job, not here."""
+    return _engine(load_settings())
+
+
+@st.cache_resource(show_spinner=False)
+def _store(settings: Settings) -> Store:
+    settings.home.mkdir(parents=True, exist_ok=True)
+    opened = open_store(settings.database_url)
+    opened.jobs.mark_lost(LOST_AFTER_SECONDS)
+    return opened
+
+
+@st.cache_resource(show_spinner=False)
+def _engine(settings: Settings) -> "Engine":
+    from saif_core.catalog import Catalog
+    from saif_core.engine import Engine
+
+    opened = _store(settings)
+    return Engine(
+        Catalog(settings.home, extra_saes=settings.saes),
+        model_id=settings.model,
+        cache=opened.cache,
+        job_log=opened.jobs,
+        device=settings.device,
+        dtype=settings.dtype,
+    )
+
+
+@dataclass(frozen=True)
+class FinishedRanking:
+    """A ranking of this browser session, with the request and the job that made it."""
+
+    job_id: str
+    request: RankingRequest
+    ranking: Ranking
+
+
+@dataclass
+class Work:
+    """What a person is working on.
+
+    Attributes:
+        sae_id: chosen SAE ("" before the first choice); set it with ``choose_sae``.
+        instruction: name of the chosen instruction.
+        uploaded: the person's own instructions, by name.
+        job_id: the ranking job in hand, running or finished ("" for none).
+        ranking: the finished ranking in hand.
+        ranking_request: the request that made it.
+        finished: every ranking finished in this browser session, oldest first.
+        baskets: chosen latents (index → coefficient) by SAE id; indices mean nothing elsewhere.
+        strength: the steering dial; 1 = as strongly as the latents fire on instructed prompts.
+    """
+
+    sae_id: str = ""
+    instruction: str = DEFAULT_INSTRUCTION
+    uploaded: dict[str, Instruction] = field(default_factory=dict)
+    job_id: str = ""
+    ranking: Ranking | None = None
+    ranking_request: RankingRequest | None = None
+    finished: list[FinishedRanking] = field(default_factory=list)
+    baskets: dict[str, dict[int, float]] = field(default_factory=dict)
+    strength: float = 1.0
+
+    @property
+    def basket(self) -> dict[int, float]:
+        """Chosen latents of the current SAE: index → coefficient, in the order of choosing."""
+        return self.baskets.setdefault(self.sae_id, {})
+
+    def basket_latents(self) -> tuple[ChosenLatent, ...]:
+        """The basket as a generation request takes it."""
+        return tuple(ChosenLatent(index, value) for index, value in self.basket.items())
+
+    def add_latent(self, index: int, coefficient: float) -> None:
+        """Put a latent in the basket, or change its coefficient (default choice: its mean)."""
+        self.basket[index] = float(coefficient)
+
+    def remove_latent(self, index: int) -> None:
+        """Take a latent out of the basket; one that is not in it is no error."""
+        self.basket.pop(index, None)
+
+    def clear(self) -> None:
+        """Empty the basket of the current SAE."""
+        self.basket.clear()
+
+    def choose_sae(self, sae_id: str) -> None:
+        """Work with another SAE: its basket and its newest ranking of this session come back."""
+        if sae_id == self.sae_id:
+            return
+        self.sae_id = sae_id
+        self.ranking = self.ranking_request = None
+        self.job_id = ""
+        for done in self.finished:
+            if done.request.sae_id == sae_id:
+                self._hold(done)
+
+    def keep_ranking(self, job_id: str, request: RankingRequest, ranking: Ranking) -> None:
+        """Make a finished ranking the one in hand and remember it for comparisons."""
+        done = FinishedRanking(job_id, request, ranking)
+        self.finished = [old for old in self.finished if old.job_id != job_id] + [done]
+        self.sae_id = request.sae_id
+        self._hold(done)
+
+    def instruction_record(self) -> Instruction | None:
+        """The chosen instruction; None when the work came from uploaded pairs."""
+        from saif_core.prompt_pairs import shipped_instructions
+
+        return self.uploaded.get(self.instruction) or shipped_instructions().get(self.instruction)
+
+    def latent_score(self, index: int) -> LatentScore | None:
+        """What the ranking in hand says about a latent; None when it is not in it."""
+        if self.ranking is None:
+            return None
+        return next((score for score in self.ranking.latents if score.index == index), None)
+
+    def to_query(self) -> dict[str, str]:
+        """The URL parameters of this work; those at their default are left out."""
+        basket = ",".join(f"{index}:{value:.6g}" for index, value in self.basket.items())
+        query = {
+            "sae": self.sae_id,
+            "instruction": "" if self.instruction == DEFAULT_INSTRUCTION else self.instruction,
+            "job": self.job_id,
+            "basket": basket,
+            "strength": "" if self.strength == 1.0 else f"{self.strength:g}",
+        }
+        return {name: value for name, value in query.items() if value}
+
+    @classmethod
+    def from_query(cls, query: Mapping[str, str]) -> "Work":
+        """The work that an address describes; parts that make no sense are ignored."""
+        work = cls(sae_id=query.get("sae", ""), job_id=query.get("job", ""))
+        work.instruction = query.get("instruction", "") or DEFAULT_INSTRUCTION
+        work.strength = _number(query.get("strength", ""), 1.0)
+        if abs(work.strength) > MAX_STRENGTH:
+            work.strength = 1.0
+        for part in query.get("basket", "").split(",")[:1000]:
+            index, _, value = part.partition(":")
+            coefficient = _number(value, math.nan)
+            if index.isascii() and index.isdigit() and not math.isnan(coefficient):
+                work.basket[int(index[:12])] = coefficient
+        return work
+
+    def _hold(self, done: FinishedRanking) -> None:
+        self.job_id, self.ranking_request, self.ranking = done.job_id, done.request, done.ranking
+        self.instruction = done.request.instruction
+
+
+def work() -> Work:
+    """The work in hand of this browser session, read from the URL the first time."""
+    if "work" not in st.session_state:
+        st.session_state["work"] = Work.from_query(st.query_params.to_dict())
+    in_hand: Work = st.session_state["work"]
+    return in_hand
+
+
+def write_url() -> None:
+    """Bring the URL in line with the work in hand (``main.py`` calls this on every run)."""
+    query = work().to_query()
+    for name in URL_PARAMETERS:
+        _set_parameter(name, query.get(name, ""))
+
+
+def _set_parameter(name: str, value: str) -> None:
+    if st.query_params.get(name, "") == value:
+        return
+    if value:
+        st.query_params[name] = value
+    else:
+        del st.query_params[name]
+
+
+def _number(text: str, default: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        return default
+    return value if math.isfinite(value) else default

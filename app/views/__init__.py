@@ -1,0 +1,1 @@
+"""One page per step of the flow; Streamlit runs each file as a script."""

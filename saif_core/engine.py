@@ -1,0 +1,310 @@
+"""The engine: one worker thread owns the model; everyone else submits requests and reads events.
+
+Interactive requests (generation, a latent's page) go before batch work (rankings), and batch work
+lets them in between its own steps.
+"""
+
+import gc
+import itertools
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from saif_core.catalog import DEFAULT_MODEL, Catalog, resolve_device, resolve_dtype
+from saif_core.errors import BudgetError, SaifError
+from saif_core.explain.logit_lens import describe_latent
+from saif_core.jobs import Job
+from saif_core.models import LoadedModel
+from saif_core.pipeline import build_steering, rank_latents, steer
+from saif_core.reading import estimate_work, read_latents
+from saif_core.records import (
+    ActivationCache,
+    GenerationRequest,
+    GenerationResult,
+    JobLog,
+    JobRecord,
+    LatentDetail,
+    PairActivations,
+    PromptView,
+    Ranking,
+    RankingRequest,
+    SaeInfo,
+    WorkEstimate,
+    to_json,
+)
+from saif_core.saes import LoadedSae
+
+INTERACTIVE, BATCH = 0, 1
+MAX_NEW_TOKENS = 2048
+KEPT_JOBS = 200
+log = logging.getLogger(__name__)
+
+
+class EngineStatus(NamedTuple):
+    """What the engine is doing; ``memory_bytes`` is the model's and the SAEs' weights."""
+
+    device: str
+    dtype: str
+    model_id: str
+    model_loaded: bool
+    memory_bytes: int
+    running: list[JobRecord]
+
+
+class Engine:
+    """Queue in front of one model on one device.
+
+    Args:
+        catalog: where models and SAEs come from.
+        model_id: the model to own; loaded at the first request that needs it.
+        cache: keeps latent activations and responses between runs.
+        job_log: is told the state of every ranking and generation.
+        device, dtype: see ``Catalog.load_model``.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        *,
+        model_id: str = DEFAULT_MODEL,
+        cache: ActivationCache | None = None,
+        job_log: JobLog | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+    ) -> None:
+        self.model_id = model_id
+        self._catalog = catalog
+        self._cache = cache
+        self._job_log = job_log
+        self._device = resolve_device(device)
+        self._dtype = dtype
+        resolve_dtype(dtype, self._device)
+        self._model: LoadedModel | None = None
+        self._saes: dict[str, LoadedSae] = {}
+        self._details: dict[tuple[str, int], LatentDetail] = {}
+        self._jobs: dict[str, Job] = {}
+        self._queue: queue.PriorityQueue[tuple[int, int, Job | None]] = queue.PriorityQueue()
+        self._numbers = itertools.count()
+        self._closed = False
+        self._worker = threading.Thread(target=self._work, name="saif-engine", daemon=True)
+        self._worker.start()
+
+    def rank(self, request: RankingRequest) -> Job:
+        """Queue a ranking; the job's result is a ``Ranking``."""
+
+        def work(job: Job) -> Ranking:
+            model, sae = self._load(request.sae_id, job)
+            return rank_latents(model, sae, request, cache=self._cache, step=self._yielding(job))
+
+        title = f"Find latents for {request.instruction}"
+        return self._submit(Job("rank", title, request, work, log=self._job_log, summarize=to_json))
+
+    def generate(self, request: GenerationRequest) -> Job:
+        """Queue a generation; events carry the tokens, the result is a ``GenerationResult``."""
+        if not 1 <= request.max_new_tokens <= MAX_NEW_TOKENS:
+            raise BudgetError(
+                f"{request.max_new_tokens} new tokens were asked for; ask for 1 to {MAX_NEW_TOKENS}."
+            )
+
+        def work(job: Job) -> GenerationResult:
+            model, sae = self._load(request.sae_id, job)
+            return steer(model, sae, request, step=job.step, on_token=job.add_event)
+
+        title = f"Generate {len(request.prompts)} × 2 texts"
+        return self._submit(
+            Job("generate", title, request, work, log=self._job_log, summarize=to_json)
+        )
+
+    def latent_detail(self, sae_id: str, index: int) -> LatentDetail:
+        """Tokens and neighbours of one latent.
+
+        Raises:
+            SaeMismatchError: there is no such latent.
+        """
+        if (sae_id, index) not in self._details:
+
+            def work(job: Job) -> LatentDetail:
+                return describe_latent(*self._load(sae_id, job), index)
+
+            detail: LatentDetail = self._ask("detail", f"Latent {index}", work)
+            self._details[sae_id, index] = detail
+        return self._details[sae_id, index]
+
+    def pair_activations(self, request: RankingRequest, index: int) -> PairActivations:
+        """Activation of one latent on every pair; computes nothing after a ranking of the same."""
+
+        def work(job: Job) -> PairActivations:
+            model, sae = self._load(request.sae_id, job)
+            sae.check_index(index)
+            read = read_latents(model, sae, request, cache=self._cache, step=job.step)
+            n_pairs = len(request.pairs)
+            return PairActivations(
+                index,
+                tuple(read.positive.latent_by_prompt(index, n_pairs).tolist()),
+                tuple(read.negative.latent_by_prompt(index, n_pairs).tolist()),
+            )
+
+        activations: PairActivations = self._ask("pairs", f"Latent {index} on pairs", work)
+        return activations
+
+    def prompt_view(self, text: str, *, chat: bool) -> PromptView:
+        """A prompt as the model sees it.
+
+        Raises:
+            PromptPairError: it is empty.
+        """
+        view: PromptView = self._ask(
+            "view", "Show a prompt", lambda job: self._load_model(job).view_prompt(text, chat=chat)
+        )
+        return view
+
+    def estimate(self, request: RankingRequest) -> WorkEstimate:
+        """What a ranking would cost, counted without running the model."""
+
+        def work(job: Job) -> WorkEstimate:
+            return estimate_work(*self._load(request.sae_id, job), request, self._cache)
+
+        estimate: WorkEstimate = self._ask("estimate", "Estimate a ranking", work)
+        return estimate
+
+    def vector_size(self, request: GenerationRequest) -> tuple[float, float]:
+        """(norm of strength × steering vector, its share of the residual norm at the last token)."""
+
+        def work(job: Job) -> tuple[float, float]:
+            model, sae = self._load(request.sae_id, job)
+            prompt = request.prompts[0] if request.prompts else ""
+            token_ids = model.encode_prompt(prompt or "The", chat=request.chat)
+            resid = model.resid_at_end(token_ids, sae.layer)[None, None]
+            steering = build_steering(sae, request)
+            added = float(request.strength * steering.delta(resid).float().norm())
+            return abs(added), abs(added) / float(resid.norm())
+
+        size: tuple[float, float] = self._ask("size", "Measure a steering vector", work)
+        return size
+
+    def load(self, sae_id: str) -> tuple[LoadedModel, LoadedSae]:
+        """Load the model and an SAE now; for diagnosis and notebooks, not for script threads.
+
+        Raises:
+            SaifError: one of them cannot be loaded.
+        """
+        loaded: tuple[LoadedModel, LoadedSae] = self._ask(
+            "load", f"Load {sae_id}", lambda job: self._load(sae_id, job)
+        )
+        return loaded
+
+    def warm_up(self, sae_id: str) -> Job:
+        """Queue the loading of the model and an SAE, so that the first request does not wait."""
+        return self._submit(
+            Job("load", f"Load {sae_id}", sae_id, lambda job: self._load(sae_id, job)), BATCH
+        )
+
+    def saes(self) -> list[SaeInfo]:
+        """SAEs offered for the engine's model."""
+        return self._catalog.saes(self.model_id)
+
+    def status(self) -> EngineStatus:
+        """Device, memory and what is running."""
+        model = self._model
+        tensors: list[torch.Tensor] = list(model.hf_model.parameters()) if model else []
+        for sae in list(self._saes.values()):
+            tensors += list(sae.sae.parameters())
+        running = [job.record for job in self.jobs() if not job.finished()]
+        return EngineStatus(
+            self._device,
+            str(resolve_dtype(self._dtype, self._device)).removeprefix("torch."),
+            self.model_id,
+            model is not None,
+            sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+            running,
+        )
+
+    def jobs(self) -> list[Job]:
+        """Rankings, generations and loads of this process, newest first."""
+        return list(reversed(list(self._jobs.values())))
+
+    def job(self, job_id: str) -> Job | None:
+        """A job of this process."""
+        return self._jobs.get(job_id)
+
+    def close(self) -> None:
+        """Stop the worker after its current step and free the model."""
+        self._closed = True
+        for job in self.jobs():
+            job.cancel()
+        self._queue.put((INTERACTIVE, -1, None))
+        self._worker.join(timeout=30)
+        self._model = None
+        self._saes.clear()
+
+    def _submit(self, job: Job, priority: int | None = None) -> Job:
+        if self._closed:
+            raise SaifError("The engine is closed; start SAIF again.")
+        if job.kind in ("rank", "generate", "load"):
+            self._jobs[job.id] = job
+            for old in [j for j in self._jobs.values() if j.finished()][:-KEPT_JOBS]:
+                self._jobs.pop(old.id, None)
+        if priority is None:
+            priority = BATCH if job.kind == "rank" else INTERACTIVE
+        self._queue.put((priority, next(self._numbers), job))
+        return job
+
+    def _ask(self, kind: str, title: str, work: Callable[[Job], Any]) -> Any:
+        return self._submit(Job(kind, title, None, work)).result()
+
+    def _work(self) -> None:
+        while True:
+            _, _, job = self._queue.get()
+            if job is None:
+                return
+            self._run(job)
+
+    def _run(self, job: Job) -> None:
+        job.run()
+        error = job.error
+        if isinstance(error, Exception) and not isinstance(error, SaifError):
+            log.error("%s failed", job.title, exc_info=error)
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _yielding(self, job: Job) -> Callable[[int, int, str], None]:
+        """Progress of batch work that lets waiting interactive requests run first."""
+
+        def step(done: int, total: int, message: str) -> None:
+            job.step(done, total, message)
+            while (waiting := self._next_interactive()) is not None:
+                self._run(waiting)
+
+        return step
+
+    def _next_interactive(self) -> Job | None:
+        try:
+            entry = self._queue.get_nowait()
+        except queue.Empty:
+            return None
+        priority, _, job = entry
+        if priority == INTERACTIVE and job is not None:
+            return job
+        self._queue.put(entry)
+        return None
+
+    def _load(self, sae_id: str, job: Job) -> tuple[LoadedModel, LoadedSae]:
+        model = self._load_model(job)
+        if sae_id not in self._saes:
+            job.step(0, 0, "loading the SAE")
+            self._saes[sae_id] = self._catalog.load_sae(sae_id, model)
+        return model, self._saes[sae_id]
+
+    def _load_model(self, job: Job) -> LoadedModel:
+        if self._model is None:
+            job.step(0, 0, "loading the model")
+            self._model = self._catalog.load_model(
+                self.model_id, device=self._device, dtype=self._dtype
+            )
+        return self._model

@@ -1,0 +1,67 @@
+"""Every error that SAIF raises on purpose.
+
+```
+SaifError                 something the user can put right; the message is shown as it is
+├── UnknownNameError      a registered name, model, SAE, instruction or session that does not exist
+├── HookPointError        a hook point the engine does not support, or a layer the model does not have
+├── ModelError            a model that cannot be fetched, read or run
+├── SaeMismatchError      an SAE that does not belong to the model
+├── PromptPairError       a pairs file, instruction file or prompt that cannot be used
+├── SteeringError         a steering request that cannot be carried out, or that changed nothing
+├── EvaluatorError        an evaluator that was given parameters it cannot use
+├── StorageError          the database refused, or holds something that cannot be read
+├── JobCancelled          the user stopped the job
+└── BudgetError           the request needs more memory than there is
+```
+
+A message says what was asked, what was found and what to do, in one sentence.
+"""
+
+
+class SaifError(Exception):
+    """Root of the tree; the message is written for the user."""
+
+
+class UnknownNameError(SaifError):
+    """A name that nothing is registered under."""
+
+    def __init__(self, kind: str, name: str, known: list[str]) -> None:
+        self.known = known
+        listed = ", ".join(known) if known else "none"
+        super().__init__(f"There is no {kind} called {name!r}; the known ones are: {listed}.")
+
+
+class HookPointError(SaifError):
+    """A hook point outside what the engine reads and writes."""
+
+
+class ModelError(SaifError):
+    """A model that cannot be fetched, read or run."""
+
+
+class SaeMismatchError(SaifError):
+    """An SAE whose shape, hook point, model or reconstruction does not fit the model."""
+
+
+class PromptPairError(SaifError):
+    """Pairs, instructions or prompts that cannot be used as given."""
+
+
+class SteeringError(SaifError):
+    """A steering request that is impossible, or that had no effect."""
+
+
+class EvaluatorError(SaifError):
+    """Evaluator parameters that cannot be used."""
+
+
+class StorageError(SaifError):
+    """The database refused a request, or holds something unreadable."""
+
+
+class JobCancelled(SaifError):
+    """The user stopped the job."""
+
+
+class BudgetError(SaifError):
+    """A request that needs more memory than is free."""

@@ -1,0 +1,1 @@
+"""What a latent means: tokens its decoder direction promotes, and its nearest neighbours."""

@@ -1,0 +1,133 @@
+"""Hook points: where the residual stream is read and written; every hook of SAIF lives here.
+
+The only supported point is ``blocks.{layer}.hook_resid_post``: the output of block ``layer``
+(0-based), taken from the block itself. ``output_hidden_states`` is never used, because its last
+entry is taken after the final norm.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saif_core.errors import HookPointError, ModelError
+
+_PATTERN = re.compile(r"blocks\.(\d+)\.hook_resid_post")
+_NORM_NAMES = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+
+
+class StopForward(Exception):
+    """Ends a forward pass after the last block that is needed; never leaves this package."""
+
+
+def hook_point_name(layer: int) -> str:
+    """Name of the residual stream after block ``layer``."""
+    return f"blocks.{layer}.hook_resid_post"
+
+
+def parse_hook_point(name: str, n_layers: int | None = None) -> int:
+    """Layer of a hook point name.
+
+    Raises:
+        HookPointError: the name is not a residual stream after a block, or the layer is missing.
+    """
+    match = _PATTERN.fullmatch(name)
+    if match is None:
+        raise HookPointError(
+            f"Hook point {name!r} is not supported: SAIF reads and writes the residual stream "
+            "after a block, named 'blocks.<layer>.hook_resid_post'."
+        )
+    layer = int(match.group(1))
+    if n_layers is not None and layer >= n_layers:
+        raise HookPointError(
+            f"Hook point {name!r} asks for block {layer}, but the model has blocks 0 to "
+            f"{n_layers - 1}; choose one of these."
+        )
+    return layer
+
+
+def find_blocks(model: nn.Module, n_layers: int) -> nn.ModuleList:
+    """The transformer blocks of any decoder: the one module list as long as the model is deep."""
+    found = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers
+    ]
+    if not found:
+        raise ModelError(
+            f"No list of {n_layers} blocks was found in {type(model).__name__}; "
+            "choose a decoder-only model."
+        )
+    return found[0]
+
+
+def find_final_norm(base_model: nn.Module) -> nn.Module:
+    """The norm between the last block and the unembedding.
+
+    Raises:
+        ModelError: none of the usual attribute names is present.
+    """
+    for name in _NORM_NAMES:
+        module = getattr(base_model, name, None)
+        if isinstance(module, nn.Module):
+            return module
+    raise ModelError(
+        f"No final norm was found in {type(base_model).__name__}: looked for "
+        f"{', '.join(_NORM_NAMES)}; choose a decoder-only model."
+    )
+
+
+@contextmanager
+def capture_resid(
+    blocks: Sequence[nn.Module], layers: Sequence[int], *, stop: bool = True
+) -> Iterator[dict[int, Tensor]]:
+    """Collect the residual stream (batch, pos, d_model) after each of ``layers``.
+
+    With ``stop`` the forward pass ends after the deepest one: layers above it are not run.
+    """
+    captured: dict[int, Tensor] = {}
+    deepest = max(layers)
+
+    def hook_for(layer: int) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            captured[layer] = _resid_of(output)
+            if stop and layer == deepest:
+                raise StopForward
+
+        return hook
+
+    handles = [
+        blocks[layer].register_forward_hook(hook_for(layer)) for layer in sorted(set(layers))
+    ]
+    try:
+        yield captured
+    except StopForward:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def edit_resid(block: nn.Module, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Replace the residual stream after ``block`` by ``edit`` of it while the context is open."""
+
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        edited = edit(_resid_of(output))
+        return (edited, *output[1:]) if isinstance(output, tuple) else edited
+
+    handle = block.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _resid_of(output: Any) -> Tensor:
+    # Blocks return a tensor or, in older families, a tuple that starts with it.
+    resid = output[0] if isinstance(output, tuple) else output
+    assert isinstance(resid, torch.Tensor)
+    return resid

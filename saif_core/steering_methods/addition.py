@@ -1,0 +1,18 @@
+"""Steering method ``addition``: add the steering vector to the residual stream.
+
+Source: SAIF (arXiv 2502.11356), reconstructed; CAA adds its vector in the same way.
+"""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from saif_core.saes import LoadedSae
+
+
+def addition(
+    resid: Float[Tensor, "batch pos d_model"],
+    direction: Float[Tensor, " d_model"],
+    sae: LoadedSae,
+) -> Float[Tensor, "batch pos d_model"]:
+    """The steering vector in the residual stream's own scale, the same at every position."""
+    return (direction.to(resid.device) * sae.resid_scale(resid.float())).to(resid.dtype)
