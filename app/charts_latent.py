@@ -10,11 +10,11 @@ from app.session_view import visible
 from saif_core.records import PairActivations, PromptPair
 
 WITH, WITHOUT = "with the instruction", "without"
-# Blue and orange stay apart for every common kind of colour blindness, in both themes.
-BLUE, ORANGE = "#1f77b4", "#e08214"
+PROMOTED, SUPPRESSED = "promoted", "suppressed"
+# No colours are named: the theme's first and second are blue and orange, fit for light and dark.
 _BY_SIDE = alt.Color(
     "side:N",
-    scale=alt.Scale(domain=[WITH, WITHOUT], range=[BLUE, ORANGE]),
+    scale=alt.Scale(domain=[WITH, WITHOUT]),
     legend=alt.Legend(orient="top", title=None),
 )
 
@@ -23,9 +23,10 @@ def token_bars(tokens: Sequence[tuple[str, float]], *, promoted: bool) -> alt.Ch
     """Tokens with their logits as horizontal bars, strongest first.
 
     Args:
-        tokens: (token, logit added by one unit of the decoder direction).
+        tokens: (token, logit of the decoder direction less the mean over the vocabulary).
         promoted: colours the bars as promoted, else as suppressed.
     """
+    kind = PROMOTED if promoted else SUPPRESSED
     seen: dict[str, int] = {}
     rows = []
     for rank, (token, logit) in enumerate(tokens, start=1):
@@ -33,10 +34,10 @@ def token_bars(tokens: Sequence[tuple[str, float]], *, promoted: bool) -> alt.Ch
         seen[label] = seen.get(label, 0) + 1
         # Tokens that look alike need labels of their own, or their bars fall on each other.
         unique = label + "\u200b" * (seen[label] - 1)
-        rows.append({"rank": rank, "token": unique, "logit": logit})
+        rows.append({"rank": rank, "token": unique, "logit": logit, "kind": kind})
     return (
         alt.Chart(alt.Data(values=rows))
-        .mark_bar(color=BLUE if promoted else ORANGE)
+        .mark_bar()
         .encode(
             y=alt.Y(
                 "token:N",
@@ -44,7 +45,10 @@ def token_bars(tokens: Sequence[tuple[str, float]], *, promoted: bool) -> alt.Ch
                 title=None,
                 axis=alt.Axis(labelFont="monospace", labelLimit=160, ticks=False),
             ),
-            x=alt.X("logit:Q", title="logit per unit of activation"),
+            x=alt.X("logit:Q", title="logit, vocabulary mean = 0"),
+            color=alt.Color(
+                "kind:N", scale=alt.Scale(domain=[PROMOTED, SUPPRESSED]), legend=None
+            ),
             tooltip=[
                 alt.Tooltip("token:N"),
                 alt.Tooltip("logit:Q", format="+.3f"),

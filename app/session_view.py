@@ -3,7 +3,9 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from saif_core.errors import SaifError
 from saif_core.records import (
@@ -15,6 +17,7 @@ from saif_core.records import (
     Judgement,
     PromptPair,
     Ranking,
+    SessionSummary,
     SteeringRecipe,
     SteeringSession,
     TokenEvent,
@@ -96,9 +99,7 @@ def pair_texts(generations: Iterable[Generation]) -> list[TextPair]:
     for generation in generations:
         found.setdefault(generation.prompt_index, {})[generation.arm] = generation
     return [
-        TextPair(
-            next(iter(arms.values())).prompt, *(_finished(arms.get(arm)) for arm in ARMS)
-        )
+        TextPair(next(iter(arms.values())).prompt, *(_finished(arms.get(arm)) for arm in ARMS))
         for _, arms in sorted(found.items())
     ]
 
@@ -141,9 +142,7 @@ def count_grades(judgements: Iterable[Judgement]) -> GradeCount:
     grades = [judgement.grade for judgement in judgements]
     strict = grades.count("strict")
     not_judged = grades.count(None)
-    return GradeCount(
-        strict, strict + grades.count("loose"), len(grades) - not_judged, not_judged
-    )
+    return GradeCount(strict, strict + grades.count("loose"), len(grades) - not_judged, not_judged)
 
 
 def grades_sentence(counts: dict[Arm, GradeCount]) -> str:
@@ -311,3 +310,34 @@ def _finished(generation: Generation | None) -> ArmText:
     if generation is None:
         return ArmText()
     return ArmText(generation.text, len(generation.token_ids), generation)
+
+
+def session_rows(summaries: Sequence[SessionSummary]) -> list[dict[str, object]]:
+    """Saved sessions as rows of a table, in the order given."""
+    return [
+        {
+            "name": summary.name,
+            "instruction": summary.instruction,
+            "model": summary.model.rstrip("/").rsplit("/", 1)[-1],
+            "SAE": summary.sae.rstrip("/").rsplit("/", 1)[-1],
+            "prompts": summary.n_prompts,
+            "saved": _moment(summary.updated_at),
+            "shared": summary.shared,
+        }
+        for summary in summaries
+    ]
+
+
+def share_link(page_url: str, share_id: str) -> str:
+    """The address that opens a shared session, given the address of any page of the dashboard."""
+    parts = urlsplit(page_url)
+    # Pages are one level below the dashboard, which may itself be served from a folder.
+    base = parts.path.rpartition("/")[0]
+    return urlunsplit((parts.scheme, parts.netloc, f"{base}/", urlencode({"session": share_id}), ""))
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None

@@ -60,6 +60,20 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     )
 
 
+def export_settings(settings: Settings) -> None:
+    """Make these the settings of this process, for code in it that loads them anew."""
+    os.environ.update(
+        SAIF_HOME=str(settings.home),
+        SAIF_DATABASE_URL=settings.database_url,
+        SAIF_MODEL=settings.model,
+        SAIF_SAES=",".join(settings.saes),
+        SAIF_DEVICE=settings.device,
+        SAIF_DTYPE=settings.dtype,
+        SAIF_HOST=settings.host,
+        SAIF_PORT=str(settings.port),
+    )
+
+
 def _port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
         raise SaifError(f"SAIF_PORT is {text!r}, which is no port: set a number from 1 to 65535.")

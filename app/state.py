@@ -135,6 +135,11 @@ class Work:
         self.sae_id = request.sae_id
         self._hold(done)
 
+    def attach(self, job_id: str) -> None:
+        """Follow a ranking job; the ranking in hand makes way until that job has finished."""
+        self.job_id = job_id
+        self.ranking = self.ranking_request = None
+
     def instruction_record(self) -> Instruction | None:
         """The chosen instruction; None when the work came from uploaded pairs."""
         from saif_core.prompt_pairs import shipped_instructions
@@ -185,6 +190,16 @@ def work() -> Work:
         st.session_state["work"] = Work.from_query(st.query_params.to_dict())
     in_hand: Work = st.session_state["work"]
     return in_hand
+
+
+def resume_ranking() -> None:
+    """Take up the ranking that the URL names, if its job has finished in this process."""
+    in_hand = work()
+    if in_hand.ranking is not None or not in_hand.job_id:
+        return
+    job = engine().job(in_hand.job_id)
+    if job is not None and job.kind == "rank" and job.record.state == "done":
+        in_hand.keep_ranking(job.id, job.request, job.result())
 
 
 def write_url() -> None:

@@ -50,10 +50,7 @@ def diff_words(before: str, after: str) -> list[Piece]:
 def changed_share(pieces: Sequence[Piece]) -> float:
     """Share of the words that differ, between 0 and 1; 0 for a text without words."""
     words = [
-        piece.changed
-        for piece in pieces
-        for word in split_words(piece.text)
-        if not word.isspace()
+        piece.changed for piece in pieces for word in split_words(piece.text) if not word.isspace()
     ]
     return sum(words) / len(words) if words else 0.0
 
@@ -75,9 +72,7 @@ def diff_html(before: str, after: str) -> str:
 
 
 def _block(inner: str) -> str:
-    return (
-        f'<div style="white-space:pre-wrap;overflow-wrap:anywhere;min-height:3em">{inner}</div>'
-    )
+    return f'<div style="white-space:pre-wrap;overflow-wrap:anywhere;min-height:3em">{inner}</div>'
 
 
 def _join(pieces: Sequence[str], changed: Sequence[bool]) -> list[Piece]:

@@ -54,11 +54,11 @@ def pack_prefix_trees(
     order = sorted(range(len(sequences)), key=lambda index: tuple(sequences[index]))
     builder = _RowBuilder()
     for index in order:
-        sequence = np.asarray(sequences[index], dtype=np.int64)
-        if builder.n_nodes and builder.n_nodes + builder.n_new(sequence) > row_tokens:
+        tokens = np.asarray(sequences[index], dtype=np.int64)
+        if builder.n_nodes and builder.n_nodes + builder.n_new(tokens) > row_tokens:
             yield builder.row()
             builder = _RowBuilder()
-        builder.add(index, sequence)
+        builder.add(index, tokens)
     if builder.n_nodes:
         yield builder.row()
 

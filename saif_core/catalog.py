@@ -1,6 +1,7 @@
-"""Models and SAEs by name: the shipped default, any Hugging Face id or folder, any sae-lens release.
+"""Models and SAEs by name: the shipped default, Hugging Face ids, folders, sae-lens releases.
 
-SAE ids: ``<model>/layer<L>`` (shipped), ``release:sae_id`` (sae-lens), or a folder in sae-lens's format.
+SAE ids: ``<model>/layer<L>`` (shipped), ``release:sae_id`` (sae-lens), or a folder in
+sae-lens's format.
 """
 
 import json
@@ -37,13 +38,18 @@ class Catalog:
 
     def saes(self, model_id: str) -> list[SaeInfo]:
         """SAEs offered for a model: the shipped ones made for it, then the extra ones."""
+        # A model may be given as a path, and a path never names a shipped model.
+        folders = sorted(SHIPPED_SAES.glob("*/layer*")) if SHIPPED_SAES.is_dir() else []
         shipped = [
             _describe_folder(folder, f"{model_id}/{folder.name}")
-            for folder in sorted(SHIPPED_SAES.glob(f"{model_id}/layer*"))
+            for folder in folders
+            if folder.parent.name == model_id
         ]
         return shipped + [self._describe_extra(id, model_id) for id in self._extra_saes]
 
-    def load_model(self, model_id: str, *, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+    def load_model(
+        self, model_id: str, *, device: str = "auto", dtype: str = "auto"
+    ) -> LoadedModel:
         """Fetch (the default model) and load a model.
 
         Args:
@@ -114,8 +120,8 @@ def _describe_folder(folder: Path, sae_id: str) -> SaeInfo:
         d_sae = int(config["d_sae"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SaeMismatchError(
-            f"{sae_id!r} could not be read as an SAE; give a folder with cfg.json (with 'd_sae' and "
-            "the metadata 'hook_name') and sae_weights.safetensors in sae-lens's format."
+            f"{sae_id!r} could not be read as an SAE; give a folder in sae-lens's format: "
+            "sae_weights.safetensors, and cfg.json with 'd_sae' and the metadata 'hook_name'."
         ) from error
     card = folder / CARD_FILE
     measured: dict[str, Any] = json.loads(card.read_text()) if card.exists() else {}
@@ -141,7 +147,9 @@ def _describe_release(sae_id: str, model_id: str) -> SaeInfo:
     if release not in directory:
         raise UnknownNameError("sae-lens release", release, [])
     if name not in directory[release].saes_map:
-        raise UnknownNameError(f"SAE in release {release}", name, sorted(directory[release].saes_map)[:10])
+        raise UnknownNameError(
+            f"SAE in release {release}", name, sorted(directory[release].saes_map)[:10]
+        )
     match = [part for part in name.split("/") if part.startswith("layer_")]
     try:
         layer = int(match[0].removeprefix("layer_"))
@@ -152,5 +160,3 @@ def _describe_release(sae_id: str, model_id: str) -> SaeInfo:
     return SaeInfo(
         id=sae_id, model_id=model_id, hook_point=hook_point, layer=layer, d_sae=0, path=release
     )
-
-

@@ -107,7 +107,8 @@ class Engine:
         """Queue a generation; events carry the tokens, the result is a ``GenerationResult``."""
         if not 1 <= request.max_new_tokens <= MAX_NEW_TOKENS:
             raise BudgetError(
-                f"{request.max_new_tokens} new tokens were asked for; ask for 1 to {MAX_NEW_TOKENS}."
+                f"{request.max_new_tokens} new tokens were asked for; "
+                f"ask for 1 to {MAX_NEW_TOKENS}."
             )
 
         def work(job: Job) -> GenerationResult:
@@ -172,7 +173,7 @@ class Engine:
         return estimate
 
     def vector_size(self, request: GenerationRequest) -> tuple[float, float]:
-        """(norm of strength × steering vector, its share of the residual norm at the last token)."""
+        """Norm of strength × steering vector, and its share of the residual norm at the end."""
 
         def work(job: Job) -> tuple[float, float]:
             model, sae = self._load(request.sae_id, job)

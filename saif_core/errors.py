@@ -2,8 +2,8 @@
 
 ```
 SaifError                 something the user can put right; the message is shown as it is
-├── UnknownNameError      a registered name, model, SAE, instruction or session that does not exist
-├── HookPointError        a hook point the engine does not support, or a layer the model does not have
+├── UnknownNameError      a name that nothing is known by: plug-in, model, SAE, session …
+├── HookPointError        an unsupported hook point, or a layer the model does not have
 ├── ModelError            a model that cannot be fetched, read or run
 ├── SaeMismatchError      an SAE that does not belong to the model
 ├── PromptPairError       a pairs file, instruction file or prompt that cannot be used

@@ -82,7 +82,7 @@ def find_final_norm(base_model: nn.Module) -> nn.Module:
 
 @contextmanager
 def capture_resid(
-    blocks: Sequence[nn.Module], layers: Sequence[int], *, stop: bool = True
+    blocks: nn.ModuleList, layers: Sequence[int], *, stop: bool = True
 ) -> Iterator[dict[int, Tensor]]:
     """Collect the residual stream (batch, pos, d_model) after each of ``layers``.
 
@@ -92,7 +92,7 @@ def capture_resid(
     deepest = max(layers)
 
     def hook_for(layer: int) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
             captured[layer] = _resid_of(output)
             if stop and layer == deepest:
                 raise StopForward
@@ -115,7 +115,7 @@ def capture_resid(
 def edit_resid(block: nn.Module, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Replace the residual stream after ``block`` by ``edit`` of it while the context is open."""
 
-    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
         edited = edit(_resid_of(output))
         return (edited, *output[1:]) if isinstance(output, tuple) else edited
 

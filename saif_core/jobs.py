@@ -28,7 +28,7 @@ class Job:
         work: Callable[["Job"], Any],
         *,
         log: JobLog | None = None,
-        summarize: Callable[[Any], dict[str, Any] | None] = lambda result: None,
+        summarize: Callable[[Any], dict[str, Any] | None] = lambda _result: None,
     ) -> None:
         self.id = new_id()
         self.kind = kind
@@ -135,5 +135,3 @@ class Job:
         if force or now - self._last_logged >= LOG_INTERVAL_SECONDS:
             self._last_logged = now
             self._log.save_job(self.record)
-
-

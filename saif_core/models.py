@@ -30,7 +30,7 @@ class LoadedModel:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         tokenizer: PreTrainedTokenizerBase,
         *,
         id: str,
@@ -46,9 +46,11 @@ class LoadedModel:
         self.d_model = int(config.hidden_size)
         self.d_vocab = int(config.vocab_size)
         self.mixed_precision = mixed_precision
-        self.base_model: nn.Module = self.hf_model.base_model
+        base_model: nn.Module = self.hf_model.base_model
+        self.base_model = base_model
         self.blocks = find_blocks(self.base_model, self.n_layers)
         self.final_norm = find_final_norm(self.base_model)
+        self._norm_weight: Tensor = self.final_norm.get_parameter("weight")
         self.lock_parameters()
 
     def lock_parameters(self) -> None:
@@ -59,11 +61,13 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        return next(self.hf_model.parameters()).device
+        device: torch.device = self._norm_weight.device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.hf_model.parameters()).dtype
+        dtype: torch.dtype = self._norm_weight.dtype
+        return dtype
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         if not self.mixed_precision:
@@ -141,20 +145,19 @@ class LoadedModel:
     def unembed_directions(self, directions: Tensor) -> Tensor:
         """Logits (n, d_vocab) that directions (n, d_model) add, by the final norm's scale alone."""
         head = self.hf_model.get_output_embeddings()
-        scale: Tensor = getattr(self.final_norm, "weight").float()
+        scale: Tensor = self._norm_weight.float()
         # Gemma stores its norm's scale as a difference from one.
         if "gemma" in self.hf_model.config.model_type:
             scale = scale + 1.0
-        return directions.to(self.device).float() * scale @ head.weight.float().T
+        logits: Tensor = directions.to(self.device).float() * scale @ head.weight.float().T
+        return logits
 
     @property
     def end_token_ids(self) -> frozenset[int]:
         """Tokens that end an answer."""
         ends = self.hf_model.generation_config.eos_token_id
         listed = ends if isinstance(ends, list) else [ends]
-        return frozenset(
-            int(i) for i in [*listed, self.tokenizer.eos_token_id] if i is not None
-        )
+        return frozenset(int(i) for i in [*listed, self.tokenizer.eos_token_id] if i is not None)
 
     @property
     def has_chat_template(self) -> bool:
@@ -234,9 +237,10 @@ def load_model(
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path))
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             str(path), dtype=dtype, use_safetensors=True
-        ).to(device)
+        )
+        model = model.to(device)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"Model {id!r} could not be loaded; give a Hugging Face id or a folder with "

@@ -11,7 +11,7 @@ from saif_core.models import LoadedModel
 def read_perplexities(
     model: LoadedModel, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]
 ) -> list[float | None]:
-    """exp of the mean negative log-probability of each text after its prompt; None if empty."""
+    """Exp of the mean negative log-probability of each text after its prompt; None if empty."""
     sequences = [[*prompt, *text] for prompt, text in zip(prompts, texts, strict=True)]
     # The residual stream at a token predicts the next one.
     wanted = [

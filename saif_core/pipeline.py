@@ -261,5 +261,3 @@ def _recipe(model: LoadedModel, sae: LoadedSae, request: GenerationRequest) -> S
         selector=request.selector,
         versions=library_versions(),
     )
-
-

@@ -131,9 +131,7 @@ def _read_cached(
     keys = [reading.key(model, sae) for reading in readings]
     payloads = cache.get_many(sorted(set(keys))) if cache else {}
     missing = {
-        key: reading
-        for key, reading in zip(keys, readings, strict=True)
-        if key not in payloads
+        key: reading for key, reading in zip(keys, readings, strict=True) if key not in payloads
     }
     n_computed = 0
     if missing:
@@ -189,7 +187,7 @@ def _read_responses(
     for start in range(0, len(missing), DECODE_ROWS):
         batch = missing[start : start + DECODE_ROWS]
 
-        def on_step(n_done: int, texts: Sequence[Sequence[int]], start: int = start) -> None:
+        def on_step(n_done: int, _texts: Sequence[Sequence[int]], start: int = start) -> None:
             if step:
                 share = min(DECODE_ROWS, len(missing) - start) * n_done // n_tokens
                 step(start + share, len(missing), "writing responses")

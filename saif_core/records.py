@@ -313,6 +313,21 @@ class SteeringSession:
 
 
 @dataclass(frozen=True)
+class SessionSummary:
+    """A line in the list of sessions."""
+
+    id: str
+    name: str
+    instruction: str
+    model: str
+    sae: str
+    n_prompts: int
+    shared: bool
+    created_at: str
+    updated_at: str
+
+
+@dataclass(frozen=True)
 class SaeCard:
     """Measured quality of an SAE on one kind of text that was not trained on."""
 

@@ -5,10 +5,10 @@ left out of every figure.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from saif_core.errors import SaifError
@@ -25,6 +25,9 @@ class SaeMeasurement(NamedTuple):
 
     cards: tuple[SaeCard, ...]
     dead_fraction: float
+
+
+_Edit = Callable[[Tensor, Tensor], Tensor]  # (batch, pos, d_model), (batch, pos) → edited
 
 
 class _Batch(NamedTuple):
@@ -62,10 +65,8 @@ def _measure_text(
         raise SaifError(f"There is no text of kind {kind!r} to measure on; give some sentences.")
     reconstruction = _Reconstruction(sae, fired)
     losses = {
-        "clean": _mean_loss(model, sae.layer, batches, lambda resid, scored: resid),
-        "zero": _mean_loss(
-            model, sae.layer, batches, lambda resid, scored: resid * ~scored[..., None]
-        ),
+        "clean": _mean_loss(model, sae.layer, batches, _keep),
+        "zero": _mean_loss(model, sae.layer, batches, _zero),
         "sae": _mean_loss(model, sae.layer, batches, reconstruction),
     }
     fvu = reconstruction.fvu()
@@ -79,8 +80,20 @@ def _measure_text(
     )
 
 
+def _keep(resid: Tensor, _scored: Tensor) -> Tensor:
+    return resid
+
+
+def _zero(resid: Tensor, scored: Tensor) -> Tensor:
+    return resid * ~scored[..., None]
+
+
+def _edit_where(edit: _Edit, scored: Tensor, resid: Tensor) -> Tensor:
+    return edit(resid, scored)
+
+
 class _Reconstruction:
-    """Replaces the residual stream by the SAE's reconstruction and keeps the sums for FVU and L0."""
+    """Replaces the residual stream by its reconstruction; keeps the sums for FVU and L0."""
 
     def __init__(self, sae: LoadedSae, fired: Tensor) -> None:
         self._sae, self._fired = sae, fired
@@ -128,13 +141,13 @@ def _mean_loss(
     model: LoadedModel,
     layer: int,
     batches: Sequence[_Batch],
-    edit: Callable[[Float[Tensor, "batch pos d_model"], Tensor], Float[Tensor, "batch pos d_model"]],
+    edit: _Edit,
 ) -> float:
     """Mean next-token cross-entropy (nats) over targets whose own token is scored and edited."""
     total, n_targets = 0.0, 0
     for token_ids, scored in batches:
         ids, where = token_ids.to(model.device), scored.to(model.device)
-        with edit_resid(model.blocks[layer], lambda resid, where=where: edit(resid, where)):
+        with edit_resid(model.blocks[layer], partial(_edit_where, edit, where)):
             logits = model.logits(ids)
         # Position 0 predicts token 1 from the sink alone, which no edit touches.
         targets = where[:, 2:]

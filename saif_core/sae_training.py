@@ -1,4 +1,4 @@
-"""Training SAEs on the engine's own activations: texts → residual stream on disk → sae-lens trainers.
+"""Training SAEs on the engine's own activations, with sae-lens's trainers.
 
 The text is run through the model once for all layers. Activations go to float16 files, so that
 training reads them in random order for as many epochs as wanted; both halves stop and resume.
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TextSource:
-    """A JSONL file (optionally .zst) of ``{"text": …}`` or ``{"messages": …}`` and its share of the tokens."""
+    """A JSONL file (.zst too) of ``{"text": …}`` or ``{"messages": …}``, and its token share."""
 
     path: Path
     share: float
@@ -69,7 +69,7 @@ def read_documents(path: Path, *, held_out: bool) -> Iterator[dict[str, Any]]:
 
 
 def tokenize_document(model: LoadedModel, document: dict[str, Any]) -> list[list[int]]:
-    """Token ids of a document in sequences of at most SEQUENCE_TOKENS; chats through the template."""
+    """Token ids of a document in sequences of SEQUENCE_TOKENS; chats through the template."""
     if document.get("messages") and model.tokenizer.chat_template:
         messages = document["messages"]
         ids = model.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)[

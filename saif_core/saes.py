@@ -82,9 +82,10 @@ class LoadedSae:
     def resid_scale(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... 1"]:
         """What a decoder direction is multiplied by to be in the residual stream's own scale."""
         if self.normalisation == "layer_norm":
-            return resid.std(dim=-1, keepdim=True)
+            return torch.as_tensor(resid.std(dim=-1, keepdim=True))
         if self.normalisation == "constant_norm_rescale":
-            return resid.norm(dim=-1, keepdim=True) / resid.shape[-1] ** 0.5
+            norm: Tensor = resid.norm(dim=-1, keepdim=True)
+            return norm / float(resid.shape[-1] ** 0.5)
         return torch.ones_like(resid[..., :1])
 
     def check_index(self, index: int) -> int:

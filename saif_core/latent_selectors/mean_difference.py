@@ -10,4 +10,4 @@ def mean_difference(
     positive: LatentActivations, negative: LatentActivations
 ) -> Float[np.ndarray, " d_sae"]:
     """Mean activation with minus mean activation without the instruction, zeros included."""
-    return positive.mean() - negative.mean()
+    return np.asarray(positive.mean() - negative.mean())

@@ -28,7 +28,7 @@ def sensitivity(
         compare: "fires": active with and silent without; "higher": more active with than without.
     """
     if not (positive.one_row_per_prompt and negative.one_row_per_prompt):
-        return positive.firing_rate() - negative.firing_rate()
+        return np.asarray(positive.firing_rate() - negative.firing_rate())
     with_instruction, without = positive.dense(), negative.dense()
     if compare == "higher":
         changed = with_instruction > without

@@ -1,0 +1,335 @@
+"""The controls of the Compare page: prompts, chosen latents, strength, method and sampling."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import pandas as pd
+import streamlit as st
+
+from app.session_view import MAX_PROMPTS, chosen_table, escape_markdown, split_prompts
+from app.state import Work
+from saif_core.prompt_pairs import shipped_contents
+from saif_core.records import GenerationRequest, SteeringScope
+from saif_core.registry import STEERING_METHODS, Parameter
+
+PromptSource = Literal["one", "lines", "shipped"]
+_SOURCES: dict[PromptSource, str] = {
+    "one": "One prompt",
+    "lines": "Several, one per line",
+    "shipped": "Shipped contents",
+}
+_SCOPES: dict[SteeringScope, str] = {
+    "generated": "the answer only",
+    "all": "prompt and answer",
+    "prompt": "the prompt only",
+}
+MAX_DIAL, DIAL_STEP = 2.5, 0.05
+MAX_TOKENS = 512
+# Streamlit forgets widgets of a page that is left; the form outlives them under this key.
+_KEY = "compare_form"
+
+
+@dataclass
+class SteeringForm:
+    """What is set on the Compare page, kept while other pages are visited.
+
+    Attributes:
+        first_shipped: number of the first shipped content, counted from 1.
+        temperature: used when ``sampled``.
+    """
+
+    source: PromptSource = "one"
+    prompt: str = ""
+    lines: str = ""
+    first_shipped: int = 1
+    n_shipped: int = 4
+    method: str = "addition"
+    method_parameters: dict[str, Any] = field(default_factory=dict)
+    scope: SteeringScope = "generated"
+    chat: bool = True
+    max_new_tokens: int = 48
+    sampled: bool = False
+    temperature: float = 0.7
+    seed: int = 0
+
+    def prompts(self) -> tuple[str, ...]:
+        """The prompts to answer, at most ``MAX_PROMPTS``."""
+        if self.source == "one":
+            return (self.prompt.strip(),) if self.prompt.strip() else ()
+        if self.source == "lines":
+            return split_prompts(self.lines)[:MAX_PROMPTS]
+        start = self.first_shipped - 1
+        return tuple(shipped_contents()[start : start + self.n_shipped])
+
+    def set_prompts(self, prompts: tuple[str, ...]) -> None:
+        """Show these prompts in the form."""
+        # A prompt of several lines cannot stand in a list of one prompt per line.
+        if len(prompts) == 1:
+            self.source, self.prompt = "one", prompts[0]
+        elif prompts:
+            self.source = "lines"
+            self.lines = "\n".join(" ".join(prompt.split()) for prompt in prompts)
+
+    def request(self, work: Work) -> GenerationRequest:
+        """The request that the form and the work in hand describe."""
+        ranking = work.ranking
+        return GenerationRequest(
+            sae_id=work.sae_id,
+            prompts=self.prompts(),
+            latents=work.basket_latents(),
+            strength=work.strength,
+            method=self.method,
+            method_parameters=dict(self.method_parameters),
+            scope=self.scope,
+            chat=self.chat,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature if self.sampled else 0.0,
+            seed=self.seed,
+            instruction=work.instruction,
+            read=ranking.read if ranking else "",
+            selector=ranking.selector if ranking else "",
+        )
+
+    def take(self, request: GenerationRequest) -> None:
+        """Set the form as a request says; latents and strength belong to the work in hand."""
+        self.set_prompts(request.prompts)
+        self.method, self.method_parameters = request.method, dict(request.method_parameters)
+        self.scope, self.chat, self.seed = request.scope, request.chat, request.seed
+        self.max_new_tokens = request.max_new_tokens
+        self.sampled = request.temperature > 0
+        if self.sampled:
+            self.temperature = request.temperature
+
+
+def steering_form() -> SteeringForm:
+    """The form of this browser session; its first prompt is a shipped content."""
+    if _KEY not in st.session_state:
+        st.session_state[_KEY] = SteeringForm(prompt=shipped_contents()[0])
+    form: SteeringForm = st.session_state[_KEY]
+    return form
+
+
+def draw_prompts(form: SteeringForm) -> None:
+    """Draw the prompt box, the list of prompts or the choice of shipped contents."""
+    source = st.segmented_control(
+        "Prompts",
+        get_args(PromptSource),
+        default=form.source,
+        required=True,
+        format_func=lambda option: _SOURCES[option],
+        key="compare_source",
+    )
+    form.source = source or "one"
+    if form.source == "one":
+        form.prompt = (
+            st.text_area(
+                "Prompt, without the instruction",
+                form.prompt,
+                height=100,
+                max_chars=8000,
+                key="compare_prompt",
+            )
+            or ""
+        )
+    elif form.source == "lines":
+        form.lines = (
+            st.text_area(
+                f"Prompts, one per line (at most {MAX_PROMPTS})",
+                form.lines,
+                height=160,
+                max_chars=64000,
+                key="compare_lines",
+            )
+            or ""
+        )
+        n_lines = len(split_prompts(form.lines))
+        if n_lines > MAX_PROMPTS:
+            st.caption(f"{n_lines} prompts given; the first {MAX_PROMPTS} are used.")
+    else:
+        _draw_shipped(form)
+
+
+def _draw_shipped(form: SteeringForm) -> None:
+    total = len(shipped_contents())
+    first, count = st.columns(2)
+    form.first_shipped = int(
+        first.number_input(
+            f"First content (of {total})",
+            1,
+            total,
+            min(form.first_shipped, total),
+            key="compare_first_shipped",
+        )
+    )
+    form.n_shipped = int(
+        count.number_input("How many", 1, MAX_PROMPTS, form.n_shipped, key="compare_n_shipped")
+    )
+    for prompt in form.prompts():
+        st.text(prompt)
+
+
+def draw_basket(work: Work) -> None:
+    """Draw the chosen latents as a table whose coefficients can be edited and rows deleted."""
+    state = st.session_state
+    key = f"compare_basket_{state.get('compare_basket_version', 0)}"
+    # The editor keeps edits relative to the table it was first given, so it gets a new identity
+    # whenever the basket was changed elsewhere and the same table as long as it was not.
+    if key not in state or state.get("compare_basket_seen") != list(work.basket.items()):
+        state["compare_basket_version"] = state.get("compare_basket_version", 0) + 1
+        key = f"compare_basket_{state['compare_basket_version']}"
+        state["compare_basket_table"] = pd.DataFrame(
+            chosen_table(work.basket_latents(), work.ranking),
+            columns=["latent", "coefficient", "promotes"],
+        )
+    column = st.column_config
+    edited = st.data_editor(
+        state["compare_basket_table"],
+        key=key,
+        hide_index=True,
+        num_rows="delete",
+        disabled=["latent", "promotes"],
+        column_config={
+            "latent": column.NumberColumn("latent", format="%d", width="small"),
+            "coefficient": column.NumberColumn(
+                "coefficient",
+                help="Activation of the latent at strength 1; its mean on instructed prompts "
+                "unless you change it.",
+                format="%.3f",
+                required=True,
+            ),
+            "promotes": column.TextColumn("promotes"),
+        },
+        alt="Chosen latents with their coefficients",
+    )
+    kept = {
+        int(latent): float(value)
+        for latent, value in zip(edited["latent"], edited["coefficient"], strict=True)
+        if pd.notna(value) and math.isfinite(value)
+    }
+    edited_now = list(kept.items()) != list(work.basket.items())
+    if edited_now:
+        work.clear()
+        for index, coefficient in kept.items():
+            work.add_latent(index, coefficient)
+    state["compare_basket_seen"] = list(work.basket.items())
+    if edited_now:
+        # The sidebar, drawn before, still lists the basket as it was.
+        st.rerun()
+
+
+def draw_strength(work: Work) -> None:
+    """Draw the one dial; a strength beyond its usual range, from a link or session, widens it."""
+    state = st.session_state
+    if state.get("compare_strength_seen") != work.strength:
+        state["compare_strength"] = work.strength
+    work.strength = float(
+        st.slider(
+            "Strength: 1 is as strong as on instructed prompts",
+            min(0.0, work.strength),
+            max(MAX_DIAL, work.strength),
+            None if "compare_strength" in state else work.strength,
+            DIAL_STEP,
+            key="compare_strength",
+        )
+    )
+    state["compare_strength_seen"] = work.strength
+
+
+def draw_settings(form: SteeringForm) -> None:
+    """Draw how the vector is applied and how the texts are sampled."""
+    left, right = st.columns(2)
+    with left:
+        _draw_method(form)
+        form.scope = st.selectbox(
+            "Steer",
+            get_args(SteeringScope),
+            index=get_args(SteeringScope).index(form.scope),
+            format_func=lambda option: _SCOPES[option],
+            key="compare_scope",
+            help="Tokens whose residual stream the steering vector is added to.",
+        )
+        form.chat = st.toggle(
+            "Prompts go through the chat template",
+            form.chat,
+            key="compare_chat",
+            help="Off: the model continues the prompt as raw text.",
+        )
+    with right:
+        form.max_new_tokens = int(
+            st.number_input(
+                "Tokens at most",
+                1,
+                max(MAX_TOKENS, form.max_new_tokens),
+                form.max_new_tokens,
+                key="compare_max_new_tokens",
+            )
+        )
+        form.sampled = (
+            st.selectbox(
+                "Sampling",
+                ["greedy", "sampled"],
+                index=int(form.sampled),
+                key="compare_sampling",
+                help="Both arms share their random draws, so they differ by steering alone.",
+            )
+            == "sampled"
+        )
+        if form.sampled:
+            form.temperature = float(
+                st.number_input(
+                    "Temperature", 0.05, 5.0, form.temperature, 0.05, key="compare_temperature"
+                )
+            )
+            form.seed = int(st.number_input("Seed", 0, 2**31 - 1, form.seed, key="compare_seed"))
+
+
+def _draw_method(form: SteeringForm) -> None:
+    names = STEERING_METHODS.names()
+    chosen = st.selectbox(
+        "Steering method",
+        names,
+        index=names.index(form.method) if form.method in names else 0,
+        format_func=lambda name: name.replace("_", " "),
+        key="compare_method",
+    )
+    if chosen != form.method:
+        form.method, form.method_parameters = chosen, {}
+    registered = STEERING_METHODS.get(chosen)
+    st.caption(escape_markdown(registered.help))
+    form.method_parameters = {
+        parameter.name: _draw_parameter(
+            chosen, parameter, form.method_parameters.get(parameter.name, parameter.default)
+        )
+        for parameter in registered.parameters
+    }
+
+
+def _draw_parameter(method: str, parameter: Parameter, value: Any) -> Any:
+    key = f"compare_parameter_{method}_{parameter.name}"
+    label, about = parameter.name.replace("_", " "), parameter.help or None
+    kind = parameter.annotation
+    if parameter.choices:
+        choices = list(parameter.choices)
+        at = choices.index(value) if value in choices else 0
+        return st.selectbox(label, choices, index=at, key=key, help=about)
+    if kind is bool:
+        return st.toggle(label, value is True, key=key, help=about)
+    if kind in (int, float) and not parameter.required:
+        return st.number_input(label, value=kind(value), key=key, help=about)
+    typed = st.text_input(
+        label, "" if value is None or parameter.required else str(value), key=key, help=about
+    )
+    return _read_typed(parameter, typed or "")
+
+
+def _read_typed(parameter: Parameter, typed: str) -> Any:
+    """A typed value in the kind the parameter takes; what fits none is left for its own check."""
+    if not typed.strip() and parameter.optional:
+        return None
+    for read in (int, float):
+        try:
+            return parameter.accept(read(typed))
+        except ValueError:
+            continue
+    return typed

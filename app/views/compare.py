@@ -1,0 +1,315 @@
+"""Page 4: the same prompts answered unsteered and steered, side by side."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from app.messages import shown
+from app.session_open import OPENED, RUN, hold
+from app.session_view import (
+    default_session_name,
+    escape_markdown,
+    pair_events,
+    pair_texts,
+    session_of_work,
+    size_sentence,
+)
+from app.state import Work, engine, resume_ranking, store, work
+from app.steering_form import (
+    draw_basket,
+    draw_prompts,
+    draw_settings,
+    draw_strength,
+    steering_form,
+)
+from app.text_columns import draw_finished, draw_growing
+from saif_core.errors import JobCancelled, SaifError
+from saif_core.records import (
+    GenerationRequest,
+    GenerationResult,
+    Instruction,
+    JobRecord,
+    SteeringSession,
+    from_json,
+)
+
+if TYPE_CHECKING:
+    from saif_core.engine import Job
+
+POLL_SECONDS = 0.3
+MAX_NAME, MAX_NOTES = 120, 20_000
+
+
+@dataclass(frozen=True)
+class Run:
+    """The texts on the page: a job of this process, or texts that were kept.
+
+    Attributes:
+        record: what the store still knows of a job that another process ran.
+    """
+
+    job: "Job | None" = None
+    result: GenerationResult | None = None
+    record: JobRecord | None = None
+    unknown: bool = False
+
+
+def draw_page() -> None:
+    """Head with the save button, controls, then the texts of the run in hand."""
+    resume_ranking()
+    in_hand, form = work(), steering_form()
+    _reopen()
+    run = _current_run()
+    head = st.container(horizontal=True, vertical_alignment="center")
+    head.title("What does it do to the text?", width="stretch")
+    draw_prompts(form)
+    _draw_latents(in_hand)
+    dial, size = st.columns([3, 2], vertical_alignment="center")
+    with dial:
+        draw_strength(in_hand)
+    size_place = size.empty()
+    with st.expander("Method, scope and sampling", key="compare_settings"):
+        draw_settings(form)
+    request = form.request(in_hand)
+    with head:
+        _draw_save(request, run)
+    with shown():
+        _draw_generate(request, run)
+    _draw_run(run, request)
+    # Last, because the engine may take a moment to answer.
+    with shown():
+        _draw_size(size_place, request)
+
+
+def _reopen() -> None:
+    """Hold the session that the address names, once, so that a reload shows it again."""
+    asked = st.query_params.get("open", "")
+    opened = st.session_state.get(OPENED)
+    if asked and (opened is None or opened.id != asked):
+        with shown():
+            hold(store().sessions.get(asked))
+            st.rerun()
+    elif opened is not None and not asked:
+        st.query_params["open"] = opened.id
+
+
+def _current_run() -> Run:
+    run_id = st.query_params.get("run", "") or st.session_state.get(RUN, "")
+    if not run_id:
+        opened = st.session_state.get(OPENED)
+        return Run(result=opened.result if opened else None)
+    _hold_run(run_id)
+    job = engine().job(run_id)
+    if job is not None and job.kind == "generate":
+        done = job.finished() and job.record.state == "done"
+        return Run(job=job, result=job.result() if done else None)
+    record = store().jobs.get(run_id)
+    if record is None or record.kind != "generate":
+        return Run(unknown=True)
+    try:
+        result = from_json(GenerationResult, record.result) if record.result else None
+    except ValueError:
+        result = None
+    return Run(record=record, result=result)
+
+
+def _hold_run(run_id: str) -> None:
+    st.session_state[RUN] = run_id
+    if st.query_params.get("run") != run_id:
+        st.query_params["run"] = run_id
+
+
+def _draw_latents(in_hand: Work) -> None:
+    st.subheader("Steer with", anchor=False)
+    if in_hand.basket:
+        draw_basket(in_hand)
+        return
+    st.info(
+        "No latents are chosen yet: choose some on the Latents page, or take the best of a ranking.",
+        icon=":material/scatter_plot:",
+    )
+    with st.container(horizontal=True, vertical_alignment="center"):
+        ranking = in_hand.ranking
+        best = [score for score in ranking.latents[: ranking.top] if score.mean] if ranking else []
+        if best and st.button(
+            f"Take the top {len(best)}", key="compare_take_top", icon=":material/playlist_add:"
+        ):
+            for score in best:
+                in_hand.add_latent(score.index, score.mean)
+            st.rerun()
+        st.page_link("views/latents.py", label="Choose latents", icon=":material/scatter_plot:")
+
+
+def _draw_generate(request: GenerationRequest, run: Run) -> None:
+    missing = (
+        "Write a prompt first." if not request.prompts
+        else "Choose at least one latent first." if not request.latents
+        else ""
+    )
+    clicked = st.button(
+        "Generate",
+        key="compare_generate",
+        type="primary",
+        icon=":material/play_arrow:",
+        disabled=bool(missing),
+        help=missing or "Answers every prompt twice, unsteered and steered.",
+    )
+    if not clicked:
+        return
+    job = engine().generate(request)
+    if run.job is not None and not run.job.finished():
+        run.job.cancel()
+    _hold_run(job.id)
+    st.rerun()
+
+
+def _draw_run(run: Run, request: GenerationRequest) -> None:
+    if run.unknown:
+        st.warning(
+            "The texts that this address names are not known here; generate them again.",
+            icon=":material/help:",
+        )
+    elif run.job is not None and not run.job.finished():
+        # A fragment, so that the texts grow while everything else on the page stays usable.
+        st.fragment(_stream, run_every=POLL_SECONDS)(run.job)
+    elif run.result is not None:
+        _draw_result(run, run.result, request)
+    elif run.job is not None:
+        _draw_unfinished(run.job)
+    elif run.record is not None:
+        st.warning(
+            f"“{escape_markdown(run.record.title)}” was {run.record.state} before SAIF was "
+            "restarted and left no texts; generate them again.",
+            icon=":material/history:",
+        )
+
+
+def _stream(job: "Job") -> None:
+    with shown():
+        if job.finished():
+            st.rerun()
+        record = job.record
+        share = min(1.0, record.done / record.total) if record.total else 0.0
+        count = f" · token {record.done} of {record.total} at most" if record.total else ""
+        st.progress(share, text=f"{record.message or 'waiting for its turn'}{count}")
+        if st.button("Stop", key="compare_stop", icon=":material/stop_circle:"):
+            job.cancel()
+        draw_growing(pair_events(job.request.prompts, job.events()))
+
+
+def _draw_unfinished(job: "Job") -> None:
+    try:
+        job.result()
+    except JobCancelled:
+        st.info(
+            "Stopped; the texts below are as far as they came and are not judged.",
+            icon=":material/stop_circle:",
+        )
+    except SaifError as error:
+        st.error(escape_markdown(str(error)), icon=":material/error:")
+    except Exception:
+        # The engine has logged it; the record holds the sentence that is fit to show.
+        st.error(escape_markdown(job.record.error), icon=":material/error:")
+    events = job.events()
+    if events:
+        draw_growing(pair_events(job.request.prompts, events))
+
+
+def _draw_result(run: Run, result: GenerationResult, request: GenerationRequest) -> None:
+    recipe = result.recipe
+    st.divider()
+    st.caption(
+        f"{escape_markdown(recipe.sae)} · {escape_markdown(recipe.instruction)} · "
+        f"{size_sentence(result.vector_norm, result.resid_share)} · {result.seconds:.1f} s"
+    )
+    if run.job is not None and run.job.request != request:
+        st.caption(":material/sync_problem: The settings above have changed since; generate again.")
+    n = len(recipe.latents)
+    draw_finished(
+        pair_texts(result.generations),
+        _instruction_of(recipe.instruction),
+        steered=f"steered · {n} latent{'' if n == 1 else 's'} at strength {recipe.strength:g}",
+    )
+
+
+def _instruction_of(name: str) -> Instruction | None:
+    from saif_core.prompt_pairs import shipped_instructions
+
+    opened: SteeringSession | None = st.session_state.get(OPENED)
+    if opened and opened.instruction and opened.instruction.name == name:
+        return opened.instruction
+    return work().uploaded.get(name) or shipped_instructions().get(name)
+
+
+def _draw_size(place: DeltaGenerator, request: GenerationRequest) -> None:
+    if not request.latents or not request.prompts:
+        place.caption("The size of the steering vector is shown once latents are chosen.")
+        return
+    sizes: dict[str, tuple[float, float]] = st.session_state.setdefault("compare_sizes", {})
+    # The size grows in proportion to strength, so one measurement serves the whole dial.
+    unit = replace(request, strength=1.0, prompts=request.prompts[:1])
+    asked = repr((unit.sae_id, unit.prompts, unit.latents, unit.method, unit.method_parameters,
+                  unit.chat))
+    if asked not in sizes:
+        status = engine().status()
+        if not status.model_loaded or status.running:
+            place.caption("The size of the steering vector is measured once the model is loaded and free.")
+            return
+        if len(sizes) >= 100:
+            sizes.clear()
+        sizes[asked] = engine().vector_size(unit)
+    norm, share = sizes[asked]
+    strength = abs(request.strength)
+    place.markdown(size_sentence(norm * strength, share * strength))
+
+
+def _draw_save(request: GenerationRequest, run: Run) -> None:
+    opened: SteeringSession | None = st.session_state.get(OPENED)
+    with (
+        st.popover("Save as session", icon=":material/save:", key="compare_save"),
+        st.form("compare_save_form", border=False),
+    ):
+        suggested = default_session_name(request.instruction, request.latents, request.strength)
+        name = st.text_input(
+            "Name", opened.name if opened else suggested, max_chars=MAX_NAME, key="save_name"
+        )
+        notes = st.text_area(
+            "Notes", opened.notes if opened else "", max_chars=MAX_NOTES, key="save_notes"
+        )
+        if run.result is None:
+            st.caption("No finished texts yet: what is set on the page is saved without texts.")
+        save = st.form_submit_button("Save as new", icon=":material/save:", type="primary")
+        update = opened is not None and st.form_submit_button(
+            "Save changes to the opened session", icon=":material/edit:"
+        )
+        if save or update:
+            with shown():
+                _save(name or suggested, notes or "", request, run, replaces=update)
+
+
+def _save(name: str, notes: str, request: GenerationRequest, run: Run, *, replaces: bool) -> None:
+    named = run.result.recipe.instruction if run.result else request.instruction
+    session = session_of_work(
+        name,
+        notes,
+        request=request,
+        instruction=_instruction_of(named),
+        ranking=work().ranking,
+        result=run.result,
+    )
+    opened: SteeringSession | None = st.session_state.get(OPENED)
+    if replaces and opened is not None:
+        current = store().sessions.get(opened.id)
+        session = replace(
+            session, id=current.id, created_at=current.created_at, share_id=current.share_id
+        )
+    saved = store().sessions.save(session)
+    st.session_state[OPENED] = saved
+    st.query_params["open"] = saved.id
+    st.success(f"Saved as “{escape_markdown(saved.name)}”.", icon=":material/check:")
+    st.page_link("views/sessions.py", label="All sessions", icon=":material/folder_open:")
+
+
+draw_page()

@@ -1,0 +1,1 @@
+"""Schema revisions; Alembic applies each once."""
