@@ -35,8 +35,8 @@ def token_bars(tokens: Sequence[tuple[str, float]], *, promoted: bool) -> alt.Ch
         # Tokens that look alike need labels of their own, or their bars fall on each other.
         unique = label + "\u200b" * (seen[label] - 1)
         rows.append({"rank": rank, "token": unique, "logit": logit, "kind": kind})
-    return (
-        alt.Chart(alt.Data(values=rows))
+    chart: alt.Chart = (
+        alt.Chart(alt.InlineData(values=rows))
         .mark_bar()
         .encode(
             y=alt.Y(
@@ -46,9 +46,7 @@ def token_bars(tokens: Sequence[tuple[str, float]], *, promoted: bool) -> alt.Ch
                 axis=alt.Axis(labelFont="monospace", labelLimit=160, ticks=False),
             ),
             x=alt.X("logit:Q", title="logit, vocabulary mean = 0"),
-            color=alt.Color(
-                "kind:N", scale=alt.Scale(domain=[PROMOTED, SUPPRESSED]), legend=None
-            ),
+            color=alt.Color("kind:N", scale=alt.Scale(domain=[PROMOTED, SUPPRESSED]), legend=None),
             tooltip=[
                 alt.Tooltip("token:N"),
                 alt.Tooltip("logit:Q", format="+.3f"),
@@ -57,6 +55,7 @@ def token_bars(tokens: Sequence[tuple[str, float]], *, promoted: bool) -> alt.Ch
         )
         .properties(height=alt.Step(18))
     )
+    return chart
 
 
 def pair_rows(activations: PairActivations, pairs: Sequence[PromptPair]) -> list[dict[str, Any]]:
@@ -91,12 +90,12 @@ def pair_chart(activations: PairActivations, pairs: Sequence[PromptPair]) -> alt
     ]
     x = alt.X("pair:Q", title="pair, strongest first", axis=alt.Axis(tickMinStep=1, format="d"))
     lines = (
-        alt.Chart(alt.Data(values=rows))
+        alt.Chart(alt.InlineData(values=rows))
         .mark_rule(opacity=0.35)
         .encode(x=x, y=alt.Y("with:Q", title="activation"), y2="without:Q")
     )
     dots = (
-        alt.Chart(alt.Data(values=points))
+        alt.Chart(alt.InlineData(values=points))
         .mark_point(filled=True, size=45)
         .encode(
             x=x,
@@ -111,7 +110,7 @@ def pair_chart(activations: PairActivations, pairs: Sequence[PromptPair]) -> alt
             ],
         )
     )
-    return alt.layer(lines, dots).properties(height=260)
+    return alt.LayerChart(layer=[lines, dots]).properties(height=260)
 
 
 def histogram_rows(activations: PairActivations, n_bins: int = 20) -> list[dict[str, Any]]:
@@ -132,8 +131,8 @@ def histogram_rows(activations: PairActivations, n_bins: int = 20) -> list[dict[
 
 def activation_histogram(activations: PairActivations) -> alt.Chart:
     """How many pairs fire how strongly, on a logarithmic count axis."""
-    return (
-        alt.Chart(alt.Data(values=histogram_rows(activations)))
+    chart: alt.Chart = (
+        alt.Chart(alt.InlineData(values=histogram_rows(activations)))
         .mark_bar(opacity=0.65)
         .encode(
             x=alt.X("from:Q", title="activation"),
@@ -150,6 +149,7 @@ def activation_histogram(activations: PairActivations) -> alt.Chart:
         )
         .properties(height=260)
     )
+    return chart
 
 
 def activation_sentence(activations: PairActivations) -> str:

@@ -67,7 +67,7 @@ def rank(
     instruction: InstructionOption = "",
     pairs: PairsOption = None,
     contents: ContentsOption = None,
-    n_contents: NContentsOption = 32,
+    n_contents: NContentsOption = None,
     wordings: WordingsOption = "first",
     position: PositionOption = "after",
     read: ReadOption = "response",
@@ -111,7 +111,9 @@ def rank(
 
 @app.command()
 def latent(
-    index: Annotated[int, typer.Argument(min=0, help="Index of the latent, from 0 on.")],
+    index: Annotated[
+        int, typer.Argument(min=0, metavar="INDEX", help="Index of the latent, from 0 on.")
+    ],
     layer: LayerOption = None,
     model: ModelOption = "",
     sae: SaeOption = "",
@@ -143,7 +145,7 @@ def generate(
     instruction: InstructionOption = "",
     pairs: PairsOption = None,
     contents: ContentsOption = None,
-    n_contents: NContentsOption = 32,
+    n_contents: NContentsOption = None,
     wordings: WordingsOption = "first",
     position: PositionOption = "after",
     read: ReadOption = "response",

@@ -52,7 +52,7 @@ def fetch(model: ModelOption = "", sae: SaeOption = "", as_json: JsonOption = Fa
 def doctor(model: ModelOption = "", sae: SaeOption = "", as_json: JsonOption = False) -> None:
     """Check that model and SAEs load.
 
-    All SAEs of the model are loaded, or the one that is named. Ends with exit status 1 if there are problems.
+    All SAEs of the model are loaded, or the one that is named. Problems make the exit status 1.
     """
     with answering(as_json) as answer:
         report = _examine(settings_for(model, sae), absolute_folder(sae))

@@ -63,7 +63,13 @@ ContentsOption = Annotated[
     ),
 ]
 NContentsOption = Annotated[
-    int, typer.Option("--n-contents", min=1, help="How many contents to use, from the first on.")
+    int | None,
+    typer.Option(
+        "--n-contents",
+        min=1,
+        show_default="32, or all if there are fewer",
+        help="How many contents to use, from the first on.",
+    ),
 ]
 WordingsOption = Annotated[
     Wordings, typer.Option("--wordings", help="Use the instruction's first wording or all of them.")

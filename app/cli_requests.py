@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,21 +20,31 @@ if TYPE_CHECKING:  # these take seconds to import, and `saif --help` needs neith
     from saif_core.engine import Engine
     from storage import Store
 
+DEFAULT_CONTENTS = 32
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
-def settings_for(model: str, sae: str = "") -> Settings:
-    """The settings of this installation with what the command line says instead."""
+
+def settings_for(model: str, sae: str = "", device: str = "") -> Settings:
+    """The settings of this installation with what the command line says instead.
+
+    Raises:
+        UnknownNameError: the device is none that models run on.
+    """
     settings = load_settings()
+    device = device or settings.device
+    if not _DEVICE.fullmatch(device):
+        raise UnknownNameError("device", device, ["auto", "cpu", "cuda", "cuda:0", "mps"])
     model_id = absolute_folder(model or settings.model)
     saes = settings.saes
     if sae and (Path(sae).is_dir() or ":" in sae):
         extra = absolute_folder(sae)
         saes = (extra, *(id for id in saes if absolute_folder(id) != extra))
-    return replace(settings, model=model_id, saes=saes)
+    return replace(settings, model=model_id, saes=saes, device=device)
 
 
 def absolute_folder(name: str) -> str:
     """A folder's absolute path, so that a recipe names it everywhere; other names unchanged."""
-    return os.path.abspath(name) if Path(name).is_dir() else name
+    return os.path.abspath(name) if name and Path(name).is_dir() else name
 
 
 @contextlib.contextmanager
@@ -110,7 +121,7 @@ def read_pairs(
     pairs: Path | None,
     contents: Path | None,
     *,
-    n_contents: int,
+    n_contents: int | None,
     wordings: Wordings,
     position: InstructionPosition,
 ) -> tuple[str, tuple[PromptPair, ...]]:
@@ -137,7 +148,7 @@ def read_pairs(
         found,
         texts,
         position=position,
-        n_contents=n_contents,
+        n_contents=min(DEFAULT_CONTENTS, len(texts)) if n_contents is None else n_contents,
         wordings=None if wordings == "all" else [found.wordings[0].text],
     )
     return found.name, made

@@ -58,7 +58,7 @@ def generation_text(result: GenerationResult) -> str:
     """The texts of a generation, arm under arm."""
     recipe = result.recipe
     lines = [
-        f"{len(recipe.latents)} latents of {recipe.sae} at {recipe.hook_point}, strength "
+        f"{len(recipe.latents)} latents, {recipe.sae} at {recipe.hook_point}, strength "
         f"{recipe.strength:g}: adds {result.vector_norm:.3g}, {result.resid_share:.0%} of the "
         f"residual norm; {result.seconds:.1f} s"
     ]

@@ -73,7 +73,7 @@ def train_sae(
     k: Annotated[int, typer.Option("--k", min=1, help="Latents active on each token.")] = 64,
     batch_tokens: Annotated[
         int, typer.Option("--batch-tokens", min=1, help="Tokens of one training step.")
-    ] = 4096,
+    ] = 2048,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of weights and order.")] = 0,
     out: Annotated[
         Path | None,
@@ -111,7 +111,7 @@ def train_sae(
     Started again with the same options, it goes on where it stopped.
     """
     started = time.perf_counter()
-    settings = settings_for(model, sae)
+    settings = settings_for(model, sae, device)
     with answering(as_json) as answer:
         from saif_core.catalog import Catalog
         from saif_core.sae_training import TrainingPlan
@@ -125,9 +125,7 @@ def train_sae(
             shape = shape_like(catalog, settings.model, absolute_folder(sae), layers)
         if k > shape[0]:
             raise SaifError(f"--k {k} is more than the {shape[0]} latents; choose a smaller one.")
-        loaded = catalog.load_model(
-            settings.model, device=device or settings.device, dtype=settings.dtype
-        )
+        loaded = catalog.load_model(settings.model, device=settings.device, dtype=settings.dtype)
         check_layers(shape[1], loaded)
         training = _Training(
             loaded,

@@ -3,6 +3,7 @@
 import streamlit as st
 
 from app.messages import shown
+from app.session_view import escape_markdown
 from app.state import engine, store, work
 from saif_core.records import JobRecord, SaeInfo
 
@@ -15,18 +16,19 @@ def draw_work_in_hand() -> None:
     offered = engine().saes()
     if not offered:
         st.info(
-            f"No SAE is offered for {engine().model_id}; name one in SAIF_SAES and restart.",
+            f"No SAE is offered for {escape_markdown(engine().model_id)}; name one in SAIF_SAES "
+            "and restart.",
             icon=":material/info:",
         )
         return
     if work().sae_id not in {info.id for info in offered}:
         # Ids come from the URL too: only what this installation offers is ever loaded.
-        work().choose_sae(offered[0].id)
-    st.caption(f"Model `{engine().model_id}`")
+        work().sae_id = offered[0].id
+    st.caption(f"Model {escape_markdown(engine().model_id)}")
     sae_picker("sidebar_sae")
-    st.caption(f"Instruction `{work().instruction}`")
-    with shown():
-        _draw_basket()
+    # A name may come from the URL or from a file, so it must not act as Markdown.
+    st.caption(f"Instruction {escape_markdown(work().instruction)}")
+    _draw_basket()
 
 
 def sae_picker(key: str) -> None:
@@ -103,7 +105,7 @@ def _draw_status(was_running: bool) -> None:
 
 def _draw_job(record: JobRecord) -> None:
     share = min(1.0, record.done / record.total) if record.total else 0.0
-    st.progress(share, text=f"{record.title}: {record.message or record.state}")
+    st.progress(share, text=escape_markdown(f"{record.title}: {record.message or record.state}"))
     page = {"rank": "views/instructions.py", "generate": "views/compare.py"}.get(record.kind)
     if page and st.button(
         "Go to it", key=f"job_{record.id}", icon=":material/arrow_forward:", type="tertiary"

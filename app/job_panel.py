@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app.messages import shown
+from app.session_view import escape_markdown
 from app.state import engine, store, work
 from saif_core.errors import JobCancelled, SaifError
 from saif_core.records import Ranking
 
 if TYPE_CHECKING:
-    from saif_core.engine import Job
+    from saif_core.jobs import Job
 
 POLL_SECONDS = 1.0
 
@@ -42,7 +43,8 @@ def _draw_progress(job: "Job") -> None:
         record = job.record
         share = min(1.0, record.done / record.total) if record.total else 0.0
         count = f" · {record.done:,} of {record.total:,}" if record.total else ""
-        st.progress(share, text=f"{job.title}: {record.message or 'waiting for its turn'}{count}")
+        doing = f"{job.title}: {record.message or 'waiting for its turn'}{count}"
+        st.progress(share, text=escape_markdown(doing))
         if st.button("Stop", key="rank_stop", icon=":material/stop_circle:"):
             job.cancel()
             st.caption("It stops after its current batch.")
@@ -52,7 +54,7 @@ def _draw_outcome(job: "Job") -> None:
     try:
         ranking: Ranking = job.result()
     except JobCancelled as error:
-        st.info(str(error), icon=":material/stop_circle:")
+        st.info(escape_markdown(str(error)), icon=":material/stop_circle:")
         return
     except SaifError:
         raise
@@ -72,7 +74,7 @@ def _draw_gone(job_id: str) -> None:
         )
         return
     st.warning(
-        f"“{record.title}” was {record.state} before SAIF was restarted; find latents again, "
-        "which takes what was computed from the cache.",
+        f"“{escape_markdown(record.title)}” was {record.state} before SAIF was restarted; find "
+        "latents again, which takes what was computed from the cache.",
         icon=":material/history:",
     )

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import streamlit as st
 
+from app.session_view import escape_markdown
 from saif_core.errors import SaifError
 
 logger = logging.getLogger("saif")
@@ -26,7 +27,8 @@ def shown() -> Iterator[None]:
     try:
         yield
     except SaifError as error:
-        st.error(str(error), icon=":material/error:")
+        # Messages quote file names and typed text, which must not act as Markdown.
+        st.error(escape_markdown(str(error)), icon=":material/error:")
     except Exception:
         logger.exception("Unexpected error in a page")
         st.error(UNEXPECTED, icon=":material/error:")

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from saif_core.errors import SaifError
@@ -285,25 +285,18 @@ def manifest(session: SteeringSession) -> list[tuple[str, str]]:
     return rows
 
 
-def chosen_table(
-    latents: Sequence[ChosenLatent], ranking: Ranking | None
-) -> list[dict[str, str | int | float | None]]:
-    """Chosen latents with what the ranking says of them, as rows of a table."""
+def chosen_table(latents: Sequence[ChosenLatent], ranking: Ranking | None) -> dict[str, list[Any]]:
+    """Chosen latents with what the ranking says of them, as columns of a table."""
     known = {score.index: score for score in ranking.latents} if ranking else {}
-    rows: list[dict[str, str | int | float | None]] = []
-    for latent in latents:
-        score = known.get(latent.index)
-        rows.append(
-            {
-                "latent": latent.index,
-                "coefficient": latent.coefficient,
-                "score": score.score if score else None,
-                "with": score.rate_positive if score else None,
-                "without": score.rate_negative if score else None,
-                "promotes": promotes(score.top_tokens) if score else "",
-            }
-        )
-    return rows
+    scores = [known.get(latent.index) for latent in latents]
+    return {
+        "latent": [latent.index for latent in latents],
+        "coefficient": [latent.coefficient for latent in latents],
+        "score": [score.score if score else None for score in scores],
+        "with": [score.rate_positive if score else None for score in scores],
+        "without": [score.rate_negative if score else None for score in scores],
+        "promotes": [promotes(score.top_tokens) if score else "" for score in scores],
+    }
 
 
 def _finished(generation: Generation | None) -> ArmText:
@@ -312,20 +305,17 @@ def _finished(generation: Generation | None) -> ArmText:
     return ArmText(generation.text, len(generation.token_ids), generation)
 
 
-def session_rows(summaries: Sequence[SessionSummary]) -> list[dict[str, object]]:
-    """Saved sessions as rows of a table, in the order given."""
-    return [
-        {
-            "name": summary.name,
-            "instruction": summary.instruction,
-            "model": summary.model.rstrip("/").rsplit("/", 1)[-1],
-            "SAE": summary.sae.rstrip("/").rsplit("/", 1)[-1],
-            "prompts": summary.n_prompts,
-            "saved": _moment(summary.updated_at),
-            "shared": summary.shared,
-        }
-        for summary in summaries
-    ]
+def session_table(summaries: Sequence[SessionSummary]) -> dict[str, list[Any]]:
+    """Saved sessions as columns of a table, in the order given."""
+    return {
+        "name": [summary.name for summary in summaries],
+        "instruction": [summary.instruction for summary in summaries],
+        "model": [_last_part(summary.model) for summary in summaries],
+        "SAE": [_last_part(summary.sae) for summary in summaries],
+        "prompts": [summary.n_prompts for summary in summaries],
+        "saved": [_moment(summary.updated_at) for summary in summaries],
+        "shared": [summary.shared for summary in summaries],
+    }
 
 
 def share_link(page_url: str, share_id: str) -> str:
@@ -333,7 +323,13 @@ def share_link(page_url: str, share_id: str) -> str:
     parts = urlsplit(page_url)
     # Pages are one level below the dashboard, which may itself be served from a folder.
     base = parts.path.rpartition("/")[0]
-    return urlunsplit((parts.scheme, parts.netloc, f"{base}/", urlencode({"session": share_id}), ""))
+    query = urlencode({"session": share_id})
+    return urlunsplit((parts.scheme, parts.netloc, f"{base}/", query, ""))
+
+
+def _last_part(name: str) -> str:
+    """A catalog name, or the last folder of a path."""
+    return name.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _moment(text: str) -> datetime | None:

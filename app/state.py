@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # importing the engine imports torch, which the first paint n
 LOST_AFTER_SECONDS = 60.0
 DEFAULT_INSTRUCTION = "translate-to-french"
 MAX_STRENGTH = 100.0
+MAX_INDEX_DIGITS = 9
 URL_PARAMETERS = ("sae", "instruction", "job", "basket", "strength")
 
 
@@ -175,8 +176,9 @@ class Work:
         for part in query.get("basket", "").split(",")[:1000]:
             index, _, value = part.partition(":")
             coefficient = _number(value, math.nan)
-            if index.isascii() and index.isdigit() and not math.isnan(coefficient):
-                work.basket[int(index[:12])] = coefficient
+            is_index = index.isascii() and index.isdigit() and len(index) <= MAX_INDEX_DIGITS
+            if is_index and not math.isnan(coefficient):
+                work.basket[int(index)] = coefficient
         return work
 
     def _hold(self, done: FinishedRanking) -> None:

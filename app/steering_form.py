@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-import pandas as pd
 import streamlit as st
 
 from app.session_view import MAX_PROMPTS, chosen_table, escape_markdown, split_prompts
@@ -169,8 +168,8 @@ def _draw_shipped(form: SteeringForm) -> None:
         st.text(prompt)
 
 
-def draw_basket(work: Work) -> None:
-    """Draw the chosen latents as a table whose coefficients can be edited and rows deleted."""
+def draw_basket(work: Work) -> bool:
+    """Draw the chosen latents as a table to edit and delete from; whether the basket changed."""
     state = st.session_state
     key = f"compare_basket_{state.get('compare_basket_version', 0)}"
     # The editor keeps edits relative to the table it was first given, so it gets a new identity
@@ -178,10 +177,10 @@ def draw_basket(work: Work) -> None:
     if key not in state or state.get("compare_basket_seen") != list(work.basket.items()):
         state["compare_basket_version"] = state.get("compare_basket_version", 0) + 1
         key = f"compare_basket_{state['compare_basket_version']}"
-        state["compare_basket_table"] = pd.DataFrame(
-            chosen_table(work.basket_latents(), work.ranking),
-            columns=["latent", "coefficient", "promotes"],
-        )
+        table = chosen_table(work.basket_latents(), work.ranking)
+        state["compare_basket_table"] = {
+            name: table[name] for name in ("latent", "coefficient", "promotes")
+        }
     column = st.column_config
     edited = st.data_editor(
         state["compare_basket_table"],
@@ -205,7 +204,7 @@ def draw_basket(work: Work) -> None:
     kept = {
         int(latent): float(value)
         for latent, value in zip(edited["latent"], edited["coefficient"], strict=True)
-        if pd.notna(value) and math.isfinite(value)
+        if value is not None and math.isfinite(value)
     }
     edited_now = list(kept.items()) != list(work.basket.items())
     if edited_now:
@@ -213,9 +212,7 @@ def draw_basket(work: Work) -> None:
         for index, coefficient in kept.items():
             work.add_latent(index, coefficient)
     state["compare_basket_seen"] = list(work.basket.items())
-    if edited_now:
-        # The sidebar, drawn before, still lists the basket as it was.
-        st.rerun()
+    return edited_now
 
 
 def draw_strength(work: Work) -> None:

@@ -109,7 +109,5 @@ def _judge_cached(instruction: dict[str, object], generation: dict[str, object])
 
 def _counts(judged: dict[tuple[int, Arm], Judgement]) -> dict[Arm, GradeCount]:
     return {
-        arm: count_grades([value for (_, of), value in judged.items() if of == arm])
-        for arm in ARMS
+        arm: count_grades([value for (_, of), value in judged.items() if of == arm]) for arm in ARMS
     }
-

@@ -188,8 +188,8 @@ class TrainingPlan:
     d_sae: int = 4608
     k: int = 64
     n_epochs: float = 3.0
-    batch_tokens: int = 4096
-    lr: float = 8e-4
+    batch_tokens: int = 2048
+    lr: float = 2e-3
     seed: int = 0
 
 
@@ -273,7 +273,20 @@ def train_sae(
     trainer.fit()
     target = folder / f"layer{layer}"
     sae.save_inference_model(target)
+    store_as_half(target)
     return target
+
+
+def store_as_half(folder: Path) -> None:
+    """Turn a saved SAE's weights into float16: half the size, and sae-lens still reads it."""
+    from safetensors.torch import load_file, save_file
+
+    weights, config = folder / "sae_weights.safetensors", folder / "cfg.json"
+    half = {name: tensor.half().contiguous() for name, tensor in load_file(weights).items()}
+    save_file(half, weights)
+    settings = json.loads(config.read_text())
+    settings["dtype"] = "float16"
+    config.write_text(json.dumps(settings, indent=1))
 
 
 class _shuffled_batches:

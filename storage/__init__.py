@@ -1,10 +1,13 @@
-"""Everything that is kept: sessions, jobs and the activation cache, in SQLite or PostgreSQL.
+"""The only code that knows a database exists: records in, records out.
 
-``open_store(url)`` is the only way in; records go in and come out, never rows. It knows nothing of
-models, and importing it does not import torch.
+``open_store`` is the whole interface. It takes a SQLite or PostgreSQL URL, brings the schema up to
+date and returns a `Store`, which is safe to use from several threads; several processes may open
+the same database.
 """
 
-from storage.activation_cache import StoredActivationCache
+from dataclasses import dataclass, field
+
+from storage.activation_cache import ActivationStore
 from storage.database import Database
 from storage.job_store import JobStore
 from storage.session_store import SessionStore
@@ -12,35 +15,40 @@ from storage.session_store import SessionStore
 __all__ = ["Store", "open_store"]
 
 
+@dataclass(frozen=True)
 class Store:
-    """The three stores over one database.
+    """Everything that outlives a process.
 
     Attributes:
-        cache: latent activations and responses, keyed by content.
-        jobs: state and results of rankings and generations.
-        sessions: what people saved.
+        cache: what the engine computed, by content hash.
+        jobs: state and progress of jobs.
+        sessions: saved steering sessions.
     """
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self.cache = StoredActivationCache(database)
-        self.jobs = JobStore(database)
-        self.sessions = SessionStore(database)
+    cache: ActivationStore
+    jobs: JobStore
+    sessions: SessionStore
+    _database: Database = field(repr=False)
 
     def close(self) -> None:
-        """Close every connection."""
+        """Release every connection; an in-memory database is gone then."""
         self._database.close()
 
 
 def open_store(url: str) -> Store:
-    """The store at a database URL, its schema created or brought up to date.
+    """The store at a database URL, created or migrated to the newest schema.
 
     Args:
-        url: an SQLAlchemy URL such as ``sqlite:///saif.db`` or ``postgresql+psycopg://…``.
+        url: ``sqlite:///path``, ``sqlite://`` (in memory) or ``postgresql://…``.
 
     Raises:
-        StorageError: the database cannot be opened or is newer than this SAIF.
+        StorageError: the URL is not one of these, the database cannot be reached, or a newer SAIF
+            has changed its schema.
     """
     database = Database(url)
-    database.migrate()
-    return Store(database)
+    try:
+        database.migrate()
+    except BaseException:
+        database.close()
+        raise
+    return Store(ActivationStore(database), JobStore(database), SessionStore(database), database)

@@ -1,154 +1,221 @@
-"""One database: its engine, its transactions, its schema version.
+"""One database, SQLite or PostgreSQL: connections, transactions and the translation of errors.
 
-Every SQLAlchemy error becomes a StorageError here, without the URL or the statement in it.
+Every statement of this package runs inside `Database.transaction`. Messages never hold the URL,
+a file path, a host or a user, as they are shown to whoever uses the dashboard.
 """
 
 import contextlib
-import threading
+import sqlite3
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, event, text
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
-from sqlalchemy.pool import StaticPool
+from sqlalchemy import ColumnElement, Connection, Engine, create_engine, event, func
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.orm import Session as OrmSession
+from sqlalchemy.pool import QueuePool
 
 from saif_core.errors import StorageError
+from storage import migrations
+from storage.tables import Base
 
 BUSY_SECONDS = 10
-_MIGRATIONS = Path(__file__).parent / "migrations"
-_MIGRATION_LOCK = 728_411  # any constant: processes that migrate the same PostgreSQL share it
+WRITE_OPTION = "saif_write"
+
+SQLITE_REASONS = {
+    sqlite3.SQLITE_BUSY: f"something else kept the database locked for {BUSY_SECONDS} seconds; "
+    "try again",
+    sqlite3.SQLITE_LOCKED: "something else kept the database locked; try again",
+    sqlite3.SQLITE_FULL: "the disk is full; free some space and try again",
+    sqlite3.SQLITE_READONLY: "the database is read-only; let this user write to its file",
+    sqlite3.SQLITE_CANTOPEN: "the database file cannot be opened; check that its folder exists "
+    "and that this user may write there",
+    sqlite3.SQLITE_NOTADB: "the file is not a SQLite database; choose another file",
+    sqlite3.SQLITE_CORRUPT: "the database file is damaged; restore it from a backup",
+}
 
 
 class Database:
-    """An SQLAlchemy engine with short transactions; safe from several threads.
+    """A pool of connections to one database; safe from several threads.
+
+    Args:
+        url: see ``open_store``.
 
     Raises:
-        StorageError: the URL is not one of SQLite or PostgreSQL.
+        StorageError: the URL cannot be read, or names another kind of database.
     """
 
     def __init__(self, url: str) -> None:
+        parsed = _parse_url(url)
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
         try:
-            parsed = make_url(url)
-            dialect = parsed.get_backend_name()
-            if dialect not in ("sqlite", "postgresql"):
-                raise StorageError(
-                    f"The database is of kind {dialect!r}; use an SQLite or PostgreSQL URL."
-                )
-            options: dict[str, Any] = {}
-            if dialect == "sqlite":
-                options["connect_args"] = {"timeout": BUSY_SECONDS, "check_same_thread": False}
-                if parsed.database in (None, "", ":memory:"):
-                    # One connection for all threads: each new one would be an empty database.
-                    options["poolclass"] = StaticPool
-            self.engine = create_engine(parsed, **options)
-        except (SQLAlchemyError, ImportError) as error:
+            engine = _sqlite_engine(parsed) if self.is_sqlite else _postgresql_engine(parsed)
+        except ModuleNotFoundError as error:
             raise StorageError(
-                "The database URL cannot be used; give one like sqlite:///saif.db or "
-                "postgresql+psycopg://user:password@host/database, with its driver installed."
+                "A PostgreSQL database was asked for, but its driver psycopg is not installed; "
+                "install SAIF with the extra 'postgres'."
             ) from error
-        self._writer = self.engine.execution_options(sqlite_begin="IMMEDIATE")
-        # All threads share the one connection of an in-memory database, so they take turns.
-        self._turn = threading.RLock() if "poolclass" in options else contextlib.nullcontext()
-        if dialect == "sqlite":
-            event.listen(self.engine, "connect", _prepare_sqlite)
-            event.listen(self.engine, "begin", _begin_sqlite)
+        except (SQLAlchemyError, ValueError, TypeError) as error:
+            raise StorageError(
+                "The database URL holds options that its driver does not know; remove them."
+            ) from error
+        self._engines = {False: engine, True: engine.execution_options(**{WRITE_OPTION: True})}
 
-    @property
-    def dialect(self) -> str:
-        """Name of the database: "sqlite" or "postgresql"."""
-        return self.engine.dialect.name
+    @contextlib.contextmanager
+    def transaction(self, action: str, *, write: bool = False) -> Iterator[OrmSession]:
+        """A transaction that commits at the end of the block and rolls back on any error.
 
-    @contextmanager
-    def reading(self) -> Iterator[Session]:
-        """A session that only reads.
+        Transactions do not nest: an in-memory database has a single connection.
 
-        Raises:
-            StorageError: the database refused.
-        """
-        with self._turn, _translated_errors(), Session(self.engine) as session, session.begin():
-            yield session
-
-    @contextmanager
-    def writing(self) -> Iterator[Session]:
-        """A session that commits at the end, or rolls back on any error.
-
-        On SQLite it waits for other writers at its start: a transaction that reads first and
-        writes later would be refused at once when somebody wrote in between.
+        Args:
+            action: what is being done, as the beginning of an error message.
+            write: take SQLite's write lock at once; taking it half-way cannot wait for others.
 
         Raises:
             StorageError: the database refused.
         """
-        with self._turn, _translated_errors(), Session(self._writer) as session, session.begin():
-            yield session
+        with (
+            translated(action),
+            OrmSession(self._engines[write], expire_on_commit=False) as db,
+            db.begin(),
+        ):
+            yield db
 
     def migrate(self) -> None:
-        """Bring the schema to the newest revision; a newer one is refused.
+        """Bring the schema up to date; a database that is up to date is only read.
 
         Raises:
-            StorageError: the database cannot be reached or was made by a newer SAIF.
+            StorageError: it cannot be opened, or its schema is of a newer SAIF.
         """
-        config = Config()
-        config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-        scripts = ScriptDirectory.from_config(config)
-        head = scripts.get_current_head()
-        with _translated_errors(), self.engine.connect() as connection:
-            if _revision(connection) == head:
-                return
-        with _translated_errors(), self._writer.connect() as connection:
-            # Two processes may open a new database at once: the second waits, then finds it done.
-            if self.dialect == "postgresql":
-                connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
-            current = _revision(connection)
-            known = {script.revision for script in scripts.walk_revisions()}
-            if current is not None and current not in known:
-                raise StorageError(
-                    "The database was made by a newer version of SAIF; update SAIF, or point "
-                    "SAIF_DATABASE_URL to another database."
-                )
-            if current != head:
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
-            connection.commit()
+        with self.transaction("Opening the database") as db:
+            current = migrations.is_current(db.connection())
+        if not current:
+            with self.transaction("Updating the database schema", write=True) as db:
+                migrations.upgrade(db.connection())
+
+    def insert(self, row: type[Base]) -> sqlite.Insert | postgresql.Insert:
+        """An INSERT in the database's own dialect, for its ON CONFLICT clauses."""
+        return sqlite.insert(row) if self.is_sqlite else postgresql.insert(row)
+
+    def contains(self, column: InstrumentedAttribute[str], text: str) -> ColumnElement[bool]:
+        """Whether a column holds a text literally; no character of it is a wildcard."""
+        position: Any = func.instr if self.is_sqlite else func.strpos
+        return position(column, text) > 0  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Close all connections."""
-        self.engine.dispose()
+        """Close every connection that is not in use."""
+        self._engines[False].dispose()
 
 
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    # Python's driver would open transactions by itself and commit before each schema change.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
-    cursor.close()
+@contextlib.contextmanager
+def translated(action: str) -> Iterator[None]:
+    """Turn what the database libraries raise into StorageError.
+
+    Args:
+        action: as in ``Database.transaction``.
+
+    Raises:
+        StorageError: a statement or a connection in the block failed.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        raise StorageError(f"{action} failed: {_reason(error)}.") from error
+
+
+def clean_text(text: str) -> str:
+    """The text with what databases refuse (NUL, lone surrogates) shown as U+FFFD."""
+    return "".join("\ufffd" if c == "\0" or "\ud800" <= c <= "\udfff" else c for c in text)
+
+
+def _reason(error: Exception) -> str:
+    origin = getattr(error, "orig", None) or error
+    if isinstance(origin, sqlite3.Error):
+        code = getattr(origin, "sqlite_errorcode", None)
+        known = SQLITE_REASONS.get(code & 0xFF) if code is not None else None
+        if known:
+            return known
+    elif isinstance(error, OperationalError):
+        return (
+            "the database server cannot be reached or closed the connection; check that it runs "
+            "and that the database URL is right"
+        )
+    if isinstance(error, PoolTimeoutError):
+        return f"every connection was in use for {BUSY_SECONDS} seconds; try again"
+    return f"the database answered with {type(origin).__name__}; try again"
+
+
+def _parse_url(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise StorageError(
+            "The database URL cannot be read; write it as sqlite:///path or "
+            "postgresql://user:password@host/name."
+        ) from error
+    if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
+        return parsed.set(drivername="sqlite+pysqlite")
+    if parsed.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
+        return parsed.set(drivername="postgresql+psycopg")
+    raise StorageError(
+        f"The database URL begins with {parsed.drivername!r}, but SAIF keeps its data in SQLite "
+        "or PostgreSQL; begin it with sqlite:/// or postgresql://."
+    )
+
+
+def _postgresql_engine(url: URL) -> Engine:
+    return create_engine(
+        url,
+        hide_parameters=True,
+        pool_pre_ping=True,
+        pool_timeout=BUSY_SECONDS,
+        connect_args={"connect_timeout": BUSY_SECONDS},
+    )
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    in_memory = url.database in (None, "", ":memory:")
+    engine = create_engine(
+        url,
+        hide_parameters=True,
+        poolclass=QueuePool,
+        # In memory, a second connection would be a second, empty database.
+        pool_size=1 if in_memory else 5,
+        max_overflow=0 if in_memory else 10,
+        pool_timeout=BUSY_SECONDS,
+        connect_args={
+            "timeout": BUSY_SECONDS,
+            "check_same_thread": False,
+            # The driver would begin transactions by itself, too late to hold the write lock.
+            "isolation_level": None,
+        },
+    )
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    connection.execute("PRAGMA foreign_keys = ON")
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").close()
+            return
+        except sqlite3.OperationalError as error:
+            # SQLite does not wait by itself while another process turns WAL on.
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    mode = connection.get_execution_options().get("sqlite_begin", "DEFERRED")
-    connection.exec_driver_sql(f"BEGIN {mode}")
-
-
-def _revision(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
-
-
-@contextmanager
-def _translated_errors() -> Iterator[None]:
-    try:
-        yield
-    except SQLAlchemyError as error:
-        raise StorageError(
-            f"The database refused the request ({type(error).__name__}); check that it is "
-            "reachable, writable and has free space, then try again."
-        ) from error
+    write = connection.get_execution_options().get(WRITE_OPTION)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -1,76 +1,113 @@
-"""Jobs: the engine reports them, pages read them, also after a restart."""
+"""Jobs in the database: the last known state of each, also after its process is gone."""
 
-from dataclasses import replace
+import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Row, select, update
 
 from saif_core.errors import StorageError
 from saif_core.records import JobRecord, from_json, to_json
-from storage.database import Database
+from storage.database import Database, clean_text
 from storage.tables import JobRow
 
-_OPEN_STATES = ("queued", "running")
+COLUMNS = tuple(column for column in JobRow.__table__.columns if column.name != "number")
+LOST_MESSAGE = "The process that ran this job stopped; start the job again."
 
 
 class JobStore:
-    """``saif_core.records.JobLog`` in the database, with lists."""
+    """Implements ``JobLog`` of the records, and lists what it was told.
+
+    Args:
+        database: a migrated database.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def save_job(self, job: JobRecord) -> None:
-        """Insert or update a job."""
-        with self._database.writing() as session:
-            session.merge(_row(job))
+        """Insert or update a job.
+
+        Raises:
+            StorageError: its result holds NaN or infinity, a time is not ISO 8601, or the
+                database refused.
+        """
+        values = _to_columns(job)
+        insert = self._database.insert(JobRow).values(values)
+        upsert = insert.on_conflict_do_update(
+            index_elements=["id"], set_={name: values[name] for name in values if name != "id"}
+        )
+        with self._database.transaction("Saving a job", write=True) as db:
+            db.execute(upsert)
 
     def get(self, job_id: str) -> JobRecord | None:
-        """A job, or None."""
-        with self._database.reading() as session:
-            row = session.get(JobRow, job_id)
-            return _record(row) if row is not None else None
+        """The job with that id.
+
+        Raises:
+            StorageError: the database refused, or the row cannot be read.
+        """
+        with self._database.transaction("Reading a job") as db:
+            row = db.execute(select(*COLUMNS).where(JobRow.id == clean_text(job_id))).first()
+        return None if row is None else _from_columns(row)
 
     def list(self, limit: int = 50) -> list[JobRecord]:
-        """Newest jobs first."""
-        with self._database.reading() as session:
-            rows = session.scalars(select(JobRow).order_by(JobRow.created_at.desc()).limit(limit))
-            return [_record(row) for row in rows]
+        """Jobs, the newest first.
+
+        Raises:
+            StorageError: the database refused, or a row cannot be read.
+        """
+        newest = select(*COLUMNS).order_by(JobRow.number.desc()).limit(max(0, limit))
+        with self._database.transaction("Listing the jobs") as db:
+            rows = db.execute(newest).all()
+        return [_from_columns(row) for row in rows]
 
     def mark_lost(self, older_than_seconds: float) -> int:
-        """Mark unfinished jobs without a sign of life as lost.
+        """Number of unfinished jobs that had no heartbeat for so long; their state is "lost" now.
 
-        Returns:
-            how many there were.
+        Raises:
+            StorageError: the database refused.
         """
-        limit = (datetime.now(UTC) - timedelta(seconds=older_than_seconds)).isoformat(
-            timespec="seconds"
+        limit = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
+        lost = (
+            update(JobRow)
+            .where(JobRow.state.in_(("queued", "running")))
+            .where(JobRow.heartbeat_at < limit.isoformat(timespec="seconds"))
+            .values(state="lost", error=LOST_MESSAGE)
+            .returning(JobRow.id)
+            .execution_options(synchronize_session=False)
         )
-        with self._database.writing() as session:
-            rows = session.scalars(
-                select(JobRow).where(JobRow.state.in_(_OPEN_STATES), JobRow.heartbeat_at < limit)
-            ).all()
-            for row in rows:
-                lost = replace(
-                    _record(row),
-                    state="lost",
-                    error="SAIF stopped before this was finished; start it again.",
-                )
-                session.merge(_row(lost))
-            return len(rows)
+        with self._database.transaction("Looking for lost jobs", write=True) as db:
+            return len(db.execute(lost).all())
 
 
-def _row(job: JobRecord) -> JobRow:
-    return JobRow(
-        id=job.id,
-        state=job.state,
-        created_at=job.created_at,
-        heartbeat_at=job.heartbeat_at,
-        record=to_json(job),
-    )
-
-
-def _record(row: JobRow) -> JobRecord:
+def _to_columns(job: JobRecord) -> dict[str, Any]:
     try:
-        return from_json(JobRecord, row.record)
+        values = to_json(job)
+        # One zone and one precision, so that times compare as texts.
+        for name in ("created_at", "heartbeat_at"):
+            time = datetime.fromisoformat(values[name]).astimezone(UTC)
+            values[name] = time.isoformat(timespec="seconds")
+    except (ValueError, TypeError) as error:
+        raise StorageError(
+            f"Job {job.title!r} cannot be saved, as its result or a time in it is not valid "
+            f"({error}); report this as a bug."
+        ) from error
+    result = values.pop("result")
+    cleaned = {
+        name: clean_text(value) if isinstance(value, str) else value
+        for name, value in values.items()
+    }
+    return {**cleaned, "result": None if result is None else json.dumps(result)}
+
+
+def _from_columns(row: Row[Any]) -> JobRecord:
+    values = dict(row._mapping)
+    try:
+        if values["result"] is not None:
+            values["result"] = json.loads(values["result"])
+        return from_json(JobRecord, values)
     except ValueError as error:
-        raise StorageError(f"Job {row.id} in the database cannot be read: {error}") from error
+        raise StorageError(
+            f"Job {values['id']!r} was to be read, but what is stored is not a job of this SAIF; "
+            "update SAIF."
+        ) from error

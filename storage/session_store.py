@@ -1,9 +1,15 @@
-"""Step 10: steering sessions, kept as records, listed, searched and shared by link."""
+"""Steering sessions in the database: saved, found, shared, deleted and brought back."""
 
+import builtins
+import json
 import secrets
+import time
+import unicodedata
 from dataclasses import replace
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session as OrmSession
 
 from saif_core.errors import StorageError, UnknownNameError
 from saif_core.records import (
@@ -15,164 +21,257 @@ from saif_core.records import (
     to_json,
     utc_now,
 )
-from storage.database import Database
+from storage.database import Database, clean_text
 from storage.tables import SessionRow
 
-SHARE_BYTES = 16  # 128 random bits: a link nobody guesses
+LISTED_IN_ERRORS = 10
+SHARE_BYTES = 16
 
 
 class SessionStore:
-    """Sessions in and out of the database."""
+    """Sessions by id; whether one is shared is decided here alone, never by a record's field.
+
+    Args:
+        database: a migrated database.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def save(self, session: SteeringSession) -> SteeringSession:
-        """Insert or update a session; its link stays as the database has it.
+        """The session as it is stored now, with the time of saving in ``updated_at``.
 
-        Returns:
-            the session as saved, ``updated_at`` set.
+        A session that exists keeps its share link, whatever the record says: a copy held by an
+        old tab must not bring back a link that was withdrawn. Saving a deleted session brings it
+        back, unshared.
+
+        Raises:
+            StorageError: the session, or what it would replace, is of a newer schema version; it
+                holds NaN or infinity; or the database refused.
         """
-        with self._database.writing() as transaction:
-            row = transaction.get(SessionRow, session.id)
-            share_id = row.share_id if row is not None else None
-            saved = replace(session, updated_at=utc_now(), share_id=share_id)
-            transaction.merge(_row(saved, deleted_at=row.deleted_at if row is not None else None))
-        return saved
+        with self._database.transaction("Saving the session", write=True) as db:
+            row = db.get(SessionRow, clean_text(session.id), with_for_update=True)
+            if row is not None:
+                _check_version(row.name, row.schema_version)
+            share_id = row.share_id if row is not None and row.deleted_at is None else None
+            return self._write(db, replace(session, share_id=share_id, updated_at=utc_now()))
 
     def get(self, session_id: str) -> SteeringSession:
-        """A session that is not deleted.
+        """The session with that id.
 
         Raises:
-            UnknownNameError: there is none of that id.
-            StorageError: it was saved by a newer SAIF.
+            UnknownNameError: there is none, or it is deleted.
+            StorageError: it is of a newer schema version, cannot be read, or the database refused.
         """
-        with self._database.reading() as transaction:
-            row = transaction.get(SessionRow, session_id)
-            if row is None or row.deleted_at is not None:
-                raise UnknownNameError("session", session_id, [])
-            return _record(row)
+        with self._database.transaction("Reading the session") as db:
+            return _to_record(_find(db, session_id))
 
-    def list(self, search: str = "", limit: int = 200) -> list[SessionSummary]:
-        """Sessions, last changed first; ``search`` looks in name, notes and instruction."""
-        query = select(SessionRow).where(SessionRow.deleted_at.is_(None))
-        if search.strip():
-            # Folded by Python on both sides: the databases fold no more than ASCII the same way.
-            wanted = search.strip().casefold()
-            query = query.where(SessionRow.search_text.contains(wanted, autoescape=True))
-        query = query.order_by(SessionRow.updated_at.desc(), SessionRow.id).limit(limit)
-        with self._database.reading() as transaction:
-            return [_summary(row) for row in transaction.scalars(query)]
+    def list(self, search: str = "", limit: int = 200) -> builtins.list[SessionSummary]:
+        """Sessions that are not deleted, the last saved first.
+
+        Args:
+            search: text to find in name, notes or instruction, in any case; taken literally.
+            limit: how many at most.
+
+        Raises:
+            StorageError: the database refused.
+        """
+        query = select(
+            SessionRow.id,
+            SessionRow.name,
+            SessionRow.instruction,
+            SessionRow.model,
+            SessionRow.sae,
+            SessionRow.n_prompts,
+            SessionRow.share_id.is_not(None).label("shared"),
+            SessionRow.created_at,
+            SessionRow.updated_at,
+        ).where(_is_live())
+        if wanted := _folded(search.strip()):
+            query = query.where(self._database.contains(SessionRow.search_text, wanted))
+        query = query.order_by(SessionRow.saved_seconds.desc(), SessionRow.id).limit(max(0, limit))
+        with self._database.transaction("Listing the sessions") as db:
+            return [SessionSummary(**row._mapping) for row in db.execute(query)]
 
     def rename(self, session_id: str, name: str) -> SteeringSession:
-        """Give a session another name.
-
-        Raises:
-            StorageError: the name is empty.
-        """
-        if not name.strip():
-            raise StorageError("The new name is empty; type one.")
-        return self.save(replace(self.get(session_id), name=name.strip()))
-
-    def duplicate(self, session_id: str) -> SteeringSession:
-        """A copy with a new id, without the link."""
-        original = self.get(session_id)
-        copy = replace(
-            original,
-            id=new_id(),
-            name=f"{original.name} (copy)",
-            share_id=None,
-            created_at=utc_now(),
-        )
-        return self.save(copy)
-
-    def delete(self, session_id: str) -> None:
-        """Hide a session until ``restore``; its link stops working meanwhile."""
-        self.get(session_id)
-        with self._database.writing() as transaction:
-            transaction.get_one(SessionRow, session_id).deleted_at = utc_now()
-
-    def restore(self, session_id: str) -> None:
-        """Undo ``delete``.
+        """The session under its new name.
 
         Raises:
             UnknownNameError: there is no such session.
+            StorageError: it is of a newer schema version, cannot be read, or the database refused.
         """
-        with self._database.writing() as transaction:
-            row = transaction.get(SessionRow, session_id)
-            if row is None:
-                raise UnknownNameError("session", session_id, [])
-            row.deleted_at = None
+        with self._database.transaction("Renaming the session", write=True) as db:
+            session = _to_record(_find(db, session_id, lock=True))
+            return self._write(db, replace(session, name=name, updated_at=utc_now()))
+
+    def duplicate(self, session_id: str) -> SteeringSession:
+        """A copy under an id of its own, not shared.
+
+        Raises:
+            UnknownNameError: there is no such session.
+            StorageError: it is of a newer schema version, cannot be read, or the database refused.
+        """
+        with self._database.transaction("Copying the session", write=True) as db:
+            session = _to_record(_find(db, session_id))
+            now = utc_now()
+            copy = replace(
+                session,
+                id=new_id(),
+                name=f"{session.name} (copy)",
+                share_id=None,
+                created_at=now,
+                updated_at=now,
+            )
+            return self._write(db, copy)
+
+    def delete(self, session_id: str) -> None:
+        """Hide a session everywhere, its share link included, until it is restored.
+
+        Raises:
+            UnknownNameError: there is no such session.
+            StorageError: the database refused.
+        """
+        with self._database.transaction("Deleting the session", write=True) as db:
+            _find(db, session_id, lock=True).deleted_at = utc_now()
+
+    def restore(self, session_id: str) -> None:
+        """Undo a deletion; the share link works again too.
+
+        Raises:
+            UnknownNameError: there never was such a session.
+            StorageError: the database refused.
+        """
+        with self._database.transaction("Restoring the session", write=True) as db:
+            _find(db, session_id, lock=True, deleted=True).deleted_at = None
 
     def share(self, session_id: str) -> str:
-        """Id of the session's link; the same one as long as it is shared."""
-        self.get(session_id)
-        with self._database.writing() as transaction:
-            row = transaction.get_one(SessionRow, session_id, with_for_update=True)
+        """The id that lets anyone read the session: the one it has, or a new, unguessable one.
+
+        Raises:
+            UnknownNameError: there is no such session.
+            StorageError: the database refused.
+        """
+        with self._database.transaction("Sharing the session", write=True) as db:
+            row = _find(db, session_id, lock=True)
             if row.share_id is None:
                 row.share_id = secrets.token_urlsafe(SHARE_BYTES)
             return row.share_id
 
     def unshare(self, session_id: str) -> None:
-        """Make the link stop working, for good: a later one is another."""
-        self.get(session_id)
-        with self._database.writing() as transaction:
-            transaction.get_one(SessionRow, session_id).share_id = None
+        """Withdraw the share link for good; sharing again makes another one.
+
+        Raises:
+            UnknownNameError: there is no such session.
+            StorageError: the database refused.
+        """
+        with self._database.transaction("Unsharing the session", write=True) as db:
+            _find(db, session_id, lock=True).share_id = None
 
     def get_shared(self, share_id: str) -> SteeringSession | None:
-        """The session behind a link, or None."""
-        query = select(SessionRow).where(
-            SessionRow.share_id == share_id, SessionRow.deleted_at.is_(None)
+        """The session behind a share link; None when there is none or it was withdrawn.
+
+        Raises:
+            StorageError: it is of a newer schema version, cannot be read, or the database refused.
+        """
+        query = select(SessionRow).where(SessionRow.share_id == clean_text(share_id), _is_live())
+        with self._database.transaction("Reading the shared session") as db:
+            row = db.scalar(query)
+            return None if row is None else _to_record(row)
+
+    def _write(self, db: OrmSession, session: SteeringSession) -> SteeringSession:
+        values = _to_columns(session)
+        insert = self._database.insert(SessionRow).values(values)
+        upsert = insert.on_conflict_do_update(
+            index_elements=["id"], set_={name: values[name] for name in values if name != "id"}
         )
-        with self._database.reading() as transaction:
-            row = transaction.scalars(query).one_or_none()
-            return _record(row) if row is not None else None
+        db.execute(upsert)
+        return session
 
 
-def _row(session: SteeringSession, *, deleted_at: str | None) -> SessionRow:
-    recipe, ranking = session.recipe, session.ranking
-    instruction = session.instruction.name if session.instruction else ""
-    instruction = instruction or (ranking.instruction if ranking else "")
-    source = recipe or ranking
-    searched = "\n".join((session.name, session.notes, instruction))
-    return SessionRow(
-        id=session.id,
-        name=session.name,
-        instruction=instruction,
-        model=source.model if source else "",
-        sae=source.sae if source else "",
-        search_text=searched.casefold(),
-        n_prompts=len(session.prompts),
-        share_id=session.share_id,
-        deleted_at=deleted_at,
-        created_at=session.created_at,
-        updated_at=session.updated_at,
-        record=to_json(session),
-    )
+def _is_live() -> ColumnElement[bool]:
+    return SessionRow.deleted_at.is_(None)
 
 
-def _record(row: SessionRow) -> SteeringSession:
-    version = row.record.get("schema_version")
-    if not isinstance(version, int) or version > SESSION_SCHEMA_VERSION:
+def _find(
+    db: OrmSession, session_id: str, *, lock: bool = False, deleted: bool = False
+) -> SessionRow:
+    row = db.get(SessionRow, clean_text(session_id), with_for_update=lock)
+    if row is None or (row.deleted_at is not None and not deleted):
+        raise UnknownNameError("session", session_id, _known_ids(db))
+    return row
+
+
+def _known_ids(db: OrmSession) -> list[str]:
+    newest = select(SessionRow.id).where(_is_live()).order_by(SessionRow.saved_seconds.desc())
+    ids = list(db.scalars(newest.limit(LISTED_IN_ERRORS)))
+    total = db.scalar(select(func.count()).select_from(SessionRow).where(_is_live())) or 0
+    return ids + ([f"and {total - len(ids)} more"] if total > len(ids) else [])
+
+
+def _check_version(name: str, version: int) -> None:
+    if version > SESSION_SCHEMA_VERSION:
         raise StorageError(
-            f"Session {row.name!r} was saved by a newer version of SAIF (format {version}, this "
-            f"one reads up to {SESSION_SCHEMA_VERSION}); update SAIF to open it."
+            f"Session {name!r} is of version {version}, but this SAIF knows sessions up to version "
+            f"{SESSION_SCHEMA_VERSION}; update SAIF to use it."
         )
+
+
+def _to_columns(session: SteeringSession) -> dict[str, Any]:
+    _check_version(session.name, session.schema_version)
     try:
-        return replace(from_json(SteeringSession, row.record), share_id=row.share_id)
-    except ValueError as error:
-        raise StorageError(f"Session {row.name!r} cannot be read: {error}") from error
+        record = json.dumps(to_json(replace(session, share_id=None)), allow_nan=False)
+    except (ValueError, TypeError) as error:
+        raise StorageError(
+            f"Session {session.name!r} was to be saved, but it holds something that JSON cannot "
+            "write, such as a number that is not finite; generate its texts again and save it anew."
+        ) from error
+    source = session.recipe or session.ranking
+    return {
+        "id": clean_text(session.id),
+        "name": clean_text(session.name),
+        "instruction": clean_text(_instruction_name(session)),
+        "model": clean_text(source.model if source else ""),
+        "sae": clean_text(source.sae if source else ""),
+        "n_prompts": len(session.prompts),
+        "share_id": session.share_id,
+        "schema_version": session.schema_version,
+        "created_at": clean_text(session.created_at),
+        "updated_at": session.updated_at,
+        "deleted_at": None,
+        "saved_seconds": time.time(),
+        "search_text": _search_text(session),
+        "record": record,
+    }
 
 
-def _summary(row: SessionRow) -> SessionSummary:
-    return SessionSummary(
-        id=row.id,
-        name=row.name,
-        instruction=row.instruction,
-        model=row.model,
-        sae=row.sae,
-        n_prompts=row.n_prompts,
-        shared=row.share_id is not None,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-    )
+def _to_record(row: SessionRow) -> SteeringSession:
+    _check_version(row.name, row.schema_version)
+    try:
+        session = from_json(SteeringSession, json.loads(row.record))
+    except (ValueError, RecursionError) as error:
+        raise StorageError(
+            f"Session {row.name!r} was to be read, but what is stored is not a complete session; "
+            "restore the database from a backup, or delete the session."
+        ) from error
+    return replace(session, share_id=row.share_id)
+
+
+def _instruction_name(session: SteeringSession) -> str:
+    if session.instruction is not None:
+        return session.instruction.name
+    source = session.recipe or session.ranking
+    return source.instruction if source else ""
+
+
+def _search_text(session: SteeringSession) -> str:
+    texts = [session.name, session.notes, _instruction_name(session)]
+    if session.instruction is not None:
+        texts.append(session.instruction.description)
+        texts.extend(wording.text for wording in session.instruction.wordings)
+    return _folded("\n".join(texts))
+
+
+def _folded(text: str) -> str:
+    # Twice normalized: folding can leave letters and accents apart again.
+    folded = unicodedata.normalize("NFC", clean_text(text)).casefold()
+    return unicodedata.normalize("NFC", folded)

@@ -17,6 +17,7 @@ import pytest
 
 from app.cli import main
 from app.session_files import export_session
+from app.settings import export_settings, load_settings
 from saif_core.records import (
     ChosenLatent,
     Generation,
@@ -27,8 +28,22 @@ from saif_core.records import (
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
+INTERRUPTED = """
+import os, signal
+from app import cli, cli_output
+
+class Interrupting(cli_output.ProgressLine):
+    sent = False
+
+    def __call__(self, message, done, total):
+        if not self.sent:
+            self.sent = True
+            os.kill(os.getpid(), signal.SIGINT)
+
+cli_output.ProgressLine = Interrupting
+cli.main()
+"""
 RECIPE = SteeringRecipe("m", "0" * 64, "s", "1" * 64, "blocks.1.hook_resid_post", ())
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 class Ran(NamedTuple):
@@ -410,6 +425,7 @@ def test_nothing_but_the_answer_reaches_standard_output(
         (["serve", "--port", "70000"], "--port"),
         (["serve", "--host", "256.0.0.1"], "256.0.0.1"),
         (["train-sae"], "--source"),
+        (["train-sae", "--source", "good.jsonl", "--device", "toaster"], "toaster"),
         (["train-sae", "--source", "missing.jsonl"], "missing.jsonl"),
         (["train-sae", "--source", "bad.jsonl:0.5"], "bad.jsonl"),
         (["train-sae", "--source", "good.jsonl:0"], "share 0"),
@@ -441,9 +457,9 @@ def test_bad_input_is_refused_in_one_sentence(
 def test_train_sae_resumes_and_its_sae_can_be_used(
     saif: Run, tmp_path: Path, pairs_file: Path
 ) -> None:
-    texts = tiny.contents(600, seed=5)
+    texts = tiny.contents(1200, seed=5)
     source = tmp_path / "english.jsonl"
-    documents = [{"text": " ".join(texts[n : n + 4])} for n in range(0, 600, 4)]
+    documents = [{"text": " ".join(texts[n : n + 4])} for n in range(0, 1200, 4)]
     source.write_text("\n".join(map(json.dumps, documents)), encoding="utf-8")
     out = tmp_path / "trained"
     command = ("train-sae", "--source", f"{source}:0.5", "--layers", "0,1", "--tokens", 2000)
@@ -469,6 +485,31 @@ def test_train_sae_resumes_and_its_sae_can_be_used(
     assert "(k)" in saif(*command, "--k", 8, "--json").refusal
     ranked = saif("rank", "--pairs", pairs_file, "--sae", out / "layer1", "--json").answer
     assert ranked["sae"] == str(out / "layer1")
+
+
+def test_exported_settings_are_those_loaded_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    settings = replace(
+        load_settings({"SAIF_HOME": "/somewhere", "SAIF_SAES": "a,b"}), port=9000, host="::1"
+    )
+
+    export_settings(settings)
+
+    assert load_settings() == settings
+
+
+def test_ctrl_c_stops_the_work_and_answers_nothing(
+    tiny_model_dir: Path, tiny_sae_dir: Path, pairs_file: Path
+) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, "rank", "--pairs", str(pairs_file), "--json"]
+    command += ["--model", str(tiny_model_dir), "--sae", str(tiny_sae_dir)]
+
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
+
+    assert (done.returncode, done.stdout) == (130, "")
+    assert "Traceback" not in done.stderr
 
 
 def test_help_names_every_command_without_loading_the_engine() -> None:

@@ -36,7 +36,7 @@ from saif_core.records import (
 )
 
 if TYPE_CHECKING:
-    from saif_core.engine import Job
+    from saif_core.jobs import Job
 
 POLL_SECONDS = 0.3
 MAX_NAME, MAX_NOTES = 120, 20_000
@@ -64,8 +64,9 @@ def draw_page() -> None:
     run = _current_run()
     head = st.container(horizontal=True, vertical_alignment="center")
     head.title("What does it do to the text?", width="stretch")
+    _draw_opened(in_hand)
     draw_prompts(form)
-    _draw_latents(in_hand)
+    edited = _draw_latents(in_hand)
     dial, size = st.columns([3, 2], vertical_alignment="center")
     with dial:
         draw_strength(in_hand)
@@ -81,6 +82,10 @@ def draw_page() -> None:
     # Last, because the engine may take a moment to answer.
     with shown():
         _draw_size(size_place, request)
+    if edited:
+        # The sidebar, drawn first, still lists the basket as it was. Not sooner: a button that
+        # was pressed in the same run would be forgotten.
+        st.rerun()
 
 
 def _reopen() -> None:
@@ -93,6 +98,21 @@ def _reopen() -> None:
             st.rerun()
     elif opened is not None and not asked:
         st.query_params["open"] = opened.id
+
+
+def _draw_opened(in_hand: Work) -> None:
+    opened: SteeringSession | None = st.session_state.get(OPENED)
+    if opened is None:
+        return
+    st.caption(f":material/folder_open: Session “{escape_markdown(opened.name)}”")
+    if opened.recipe is not None and opened.recipe.sae != in_hand.sae_id:
+        offered = {info.id for info in engine().saes()}
+        if opened.recipe.sae not in offered:
+            st.warning(
+                f"The session's SAE, {escape_markdown(opened.recipe.sae)}, is not offered here: "
+                "its texts can be read, but steering uses the SAE chosen in the sidebar.",
+                icon=":material/info:",
+            )
 
 
 def _current_run() -> Run:
@@ -121,13 +141,12 @@ def _hold_run(run_id: str) -> None:
         st.query_params["run"] = run_id
 
 
-def _draw_latents(in_hand: Work) -> None:
+def _draw_latents(in_hand: Work) -> bool:
     st.subheader("Steer with", anchor=False)
     if in_hand.basket:
-        draw_basket(in_hand)
-        return
+        return draw_basket(in_hand)
     st.info(
-        "No latents are chosen yet: choose some on the Latents page, or take the best of a ranking.",
+        "No latents are chosen yet: choose some on the Latents page, or take a ranking's best.",
         icon=":material/scatter_plot:",
     )
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -140,12 +159,15 @@ def _draw_latents(in_hand: Work) -> None:
                 in_hand.add_latent(score.index, score.mean)
             st.rerun()
         st.page_link("views/latents.py", label="Choose latents", icon=":material/scatter_plot:")
+    return False
 
 
 def _draw_generate(request: GenerationRequest, run: Run) -> None:
     missing = (
-        "Write a prompt first." if not request.prompts
-        else "Choose at least one latent first." if not request.latents
+        "Write a prompt first."
+        if not request.prompts
+        else "Choose at least one latent first."
+        if not request.latents
         else ""
     )
     clicked = st.button(
@@ -250,12 +272,13 @@ def _draw_size(place: DeltaGenerator, request: GenerationRequest) -> None:
     sizes: dict[str, tuple[float, float]] = st.session_state.setdefault("compare_sizes", {})
     # The size grows in proportion to strength, so one measurement serves the whole dial.
     unit = replace(request, strength=1.0, prompts=request.prompts[:1])
-    asked = repr((unit.sae_id, unit.prompts, unit.latents, unit.method, unit.method_parameters,
-                  unit.chat))
+    asked = repr(
+        (unit.sae_id, unit.prompts, unit.latents, unit.method, unit.method_parameters, unit.chat)
+    )
     if asked not in sizes:
         status = engine().status()
         if not status.model_loaded or status.running:
-            place.caption("The size of the steering vector is measured once the model is loaded and free.")
+            place.caption("The size of the vector is measured once the model is loaded and free.")
             return
         if len(sizes) >= 100:
             sizes.clear()

@@ -24,9 +24,7 @@ def draw_page() -> None:
     asked = st.query_params.get(_PARAMETER, "")
     if asked and not (asked.isascii() and asked.isdigit() and len(asked) <= 9):
         st.title("Which latent?")
-        st.error(
-            "The address names no latent number; choose one here.", icon=":material/error:"
-        )
+        st.error("The address names no latent number; choose one here.", icon=":material/error:")
         _draw_choice(in_hand)
         return
     index = int(asked) if asked else _default_index(in_hand)
@@ -107,8 +105,13 @@ def _draw_actions(in_hand: Work, index: int, score: LatentScore | None) -> None:
                 on_click=in_hand.add_latent,
                 args=(index, coefficient),
             )
-        if st.button("Steer with this one", key="latent_steer", icon=":material/compare:",
-                     type="primary", help="Replaces the basket by this latent."):
+        if st.button(
+            "Steer with this one",
+            key="latent_steer",
+            icon=":material/compare:",
+            type="primary",
+            help="Replaces the basket by this latent.",
+        ):
             in_hand.clear()
             in_hand.add_latent(index, coefficient)
             st.switch_page("views/compare.py")

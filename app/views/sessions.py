@@ -3,13 +3,12 @@
 import hashlib
 from collections.abc import Sequence
 
-import pandas as pd
 import streamlit as st
 
 from app.messages import shown
 from app.session_files import MAX_BYTES, export_filename, export_session, import_session
 from app.session_open import OPENED, open_in_compare
-from app.session_view import escape_markdown, session_rows, share_link
+from app.session_view import escape_markdown, session_table, share_link
 from app.state import store
 from saif_core.records import SessionSummary, SteeringSession
 
@@ -65,7 +64,7 @@ def _draw_table(summaries: Sequence[SessionSummary]) -> str | None:
     version = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:12]
     column = st.column_config
     event = st.dataframe(
-        pd.DataFrame(session_rows(summaries)),
+        session_table(summaries),
         key=f"sessions_table_{version}",
         hide_index=True,
         on_select="rerun",
@@ -186,7 +185,10 @@ def _draw_undo() -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.info(f"“{escape_markdown(name)}” was deleted.", icon=":material/delete:")
         st.button(
-            "Undo", key="sessions_undo", icon=":material/undo:", on_click=_restore,
+            "Undo",
+            key="sessions_undo",
+            icon=":material/undo:",
+            on_click=_restore,
             args=(session_id,),
         )
 

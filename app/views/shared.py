@@ -1,6 +1,5 @@
 """A shared session, read-only, as a story in order; needs neither model nor SAE."""
 
-import pandas as pd
 import streamlit as st
 
 from app.session_open import open_in_compare
@@ -91,7 +90,7 @@ def _draw_latents(recipe: SteeringRecipe | None, ranking: Ranking | None) -> Non
         return
     column = st.column_config
     st.dataframe(
-        pd.DataFrame(chosen_table(chosen, ranking)),
+        chosen_table(chosen, ranking),
         key="shared_latents",
         hide_index=True,
         column_config={
@@ -126,9 +125,10 @@ def _draw_texts(session: SteeringSession) -> None:
 
 
 def _draw_manifest(session: SteeringSession) -> None:
+    rows = manifest(session)
     with st.expander("Manifest: what this was made with", key="shared_manifest"):
         st.dataframe(
-            pd.DataFrame(manifest(session), columns=["what", "value"]),
+            {"what": [what for what, _ in rows], "value": [value for _, value in rows]},
             key="shared_manifest_table",
             hide_index=True,
             alt="Models, versions and settings",

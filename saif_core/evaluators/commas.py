@@ -1,11 +1,11 @@
 """Evaluator ``commas``: is the content rewritten without commas?
 
-strict: no comma anywhere in the text, which has at least three words and at least one content
-word of the content.
-loose: commas are rare (at most half as many per word as in a content that has some), or there is
-none but the text shares no content word with the content; at least three words.
-none: anything else. What repeats the prompt does not count, and a text that repeats a part of the
-prompt with a comma in it is none. A text that repeats a content that has no comma cannot be judged.
+strict: no comma anywhere in the text.
+loose: commas, but at most half as many per word as in the content.
+none: anything else. A text that repeats a part of the prompt with a comma in it is none, and so is
+one with fewer than three words of its own, or with no content word of the content: short or
+unrelated texts have no commas by chance. A text that only repeats a content without commas cannot
+be judged.
 
 Commas of Chinese, Japanese and Arabic count, and so do commas inside numbers.
 """
@@ -42,19 +42,15 @@ def commas(pair: PromptPair, generation: str) -> Judgement:
         return Judgement("none", "The text only repeats the prompt.")
     if len(words(own)) < _MIN_WORDS:
         return Judgement("none", "The text has fewer than three words of its own.")
+    if not _covers(text, content):
+        return Judgement("none", "The text has no content word of the content.")
     if not _count(text):
-        return _judge_comma_free(text, content)
+        return Judgement("strict", "The text has no comma.")
     if _count(text) > _count(own):
         return Judgement("none", "The text repeats the prompt and has commas.")
     if _rate(own) <= _rate(content) / 2:
         return Judgement("loose", "The text has commas, but at most half as many as the content.")
     return Judgement("none", f"The text has {_count(text)} comma(s).")
-
-
-def _judge_comma_free(text: str, content: str) -> Judgement:
-    if count_content_words(content) and not shared_content_words(content, text):
-        return Judgement("loose", "The text has no comma, but no content word of the content.")
-    return Judgement("strict", "The text has no comma.")
 
 
 def _covers(text: str, content: str) -> bool:

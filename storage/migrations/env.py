@@ -1,9 +1,9 @@
-"""Runs the revisions on the connection that ``Database.migrate`` opened."""
+"""What Alembic runs to migrate: the revisions, on the connection that ``upgrade`` hands over."""
 
 from alembic import context
 
 from storage.tables import Base
 
-connection = context.config.attributes["connection"]
-context.configure(connection=connection, target_metadata=Base.metadata)
-context.run_migrations()
+context.configure(connection=context.config.attributes["connection"], target_metadata=Base.metadata)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,272 @@
+from dataclasses import replace
+from typing import Any
+
+import altair as alt
+import pytest
+
+from app.charts_latent import (
+    WITH,
+    WITHOUT,
+    activation_histogram,
+    activation_sentence,
+    histogram_rows,
+    pair_chart,
+    pair_rows,
+    token_bars,
+)
+from app.session_view import (
+    GradeCount,
+    chosen_table,
+    count_grades,
+    escape_markdown,
+    grades_sentence,
+    judge_text,
+    judgement_line,
+    manifest,
+    pair_events,
+    pair_texts,
+    promotes,
+    recipe_of_request,
+    request_of_recipe,
+    session_of_work,
+    session_table,
+    share_link,
+    split_prompts,
+    text_facts,
+    visible,
+)
+from saif_core.records import (
+    Generation,
+    GenerationRequest,
+    Judgement,
+    PairActivations,
+    PromptPair,
+    SessionSummary,
+    TokenEvent,
+)
+from tests import saved
+
+PAIRS = tuple(PromptPair(f"{c} !", c, c, "!") for c in ("one", "two", "three"))
+ACTIVATIONS = PairActivations(7, (1.0, 3.0, 2.0), (0.0, 0.5, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("![x](http://a)", r"\!\[x\]\(http\:\/\/a\)".replace(r"\/", "/")),
+        ("<b>", r"\<b\>"),
+        ("a\n# b", r"a \# b"),
+        (":red[x] $y$", r"\:red\[x\] \$y\$"),
+    ],
+)
+def test_markdown_in_a_text_is_shown_as_it_is(text: str, escaped: str) -> None:
+    assert escape_markdown(text) == escaped
+
+
+def test_white_space_of_tokens_is_visible() -> None:
+    assert visible(" a\n\t") == "·a↵⇥"
+    assert promotes((" ère", "ê", "\n", "x")) == "ère · ê · ↵"
+
+
+def test_prompts_are_the_lines_that_hold_something() -> None:
+    assert split_prompts(" a \n\n  \nb c\r\n") == ("a", "b c")
+
+
+def test_growing_texts_are_the_latest_of_each_arm() -> None:
+    events = [
+        TokenEvent(0, "unsteered", "A", 1),
+        TokenEvent(0, "steered", "L", 1),
+        TokenEvent(0, "unsteered", "A man", 2),
+        TokenEvent(1, "steered", "Un", 1),
+    ]
+    first, second = pair_events(["p", "q"], events)
+    assert (first.unsteered.text, first.steered.text) == ("A man", "L")
+    assert (second.unsteered.text, second.steered.text) == ("", "Un")
+    assert text_facts(first.unsteered) == "2 tokens"
+
+
+def test_finished_texts_stand_by_prompt_whatever_their_order() -> None:
+    (pair,) = pair_texts(reversed(saved.result().generations))
+    assert pair.unsteered.text.startswith("Hello")
+    assert pair.steered.text.startswith("HELLO")
+    assert text_facts(pair.unsteered) == (
+        "3 tokens · ended by itself · perplexity 12.5 under the unsteered model"
+    )
+    assert text_facts(pair.steered) == "2 tokens · cut at the token limit"
+
+
+def test_texts_are_judged_by_the_evaluator_of_the_instruction() -> None:
+    grades = [judge_text(saved.INSTRUCTION, g).grade for g in saved.result().generations]
+    assert grades == ["none", "strict"]
+
+
+@pytest.mark.parametrize("evaluator", ["casing", "no such one"])
+def test_an_evaluator_that_cannot_judge_says_why(evaluator: str) -> None:
+    instruction = replace(saved.INSTRUCTION, evaluator=evaluator, evaluator_parameters={})
+    judgement = judge_text(instruction, saved.result().generations[0])
+    assert judgement.grade is None
+    assert evaluator in judgement.reason
+    assert judgement_line(judgement).startswith("**could not judge**: ")
+
+
+def test_texts_that_could_not_be_judged_are_no_failures() -> None:
+    grades = [Judgement(grade, "") for grade in ("strict", "loose", "none", None, "strict")]
+    count = count_grades(grades)
+    assert count == GradeCount(strict=2, loose=3, judged=4, not_judged=1)
+    assert "strictly 2, at least loosely 3 of 4 (1 could not be judged)" in grades_sentence(
+        {"steered": count}
+    )
+    assert grades_sentence({"steered": count_grades([Judgement(None, "")])}) == ""
+
+
+def test_a_request_and_its_recipe_say_the_same() -> None:
+    request = GenerationRequest(
+        sae_id="tiny/layer1",
+        prompts=("p",),
+        latents=saved.recipe().latents,
+        strength=1.5,
+        scope="all",
+        chat=False,
+        max_new_tokens=7,
+        temperature=0.5,
+        seed=9,
+        instruction="x",
+        read="response",
+        selector="sensitivity",
+    )
+    assert request_of_recipe(recipe_of_request(request, saved.ranking()), ("p",)) == request
+
+
+def drawn(chart: alt.Chart | alt.LayerChart) -> list[list[dict[str, Any]]]:
+    """The data sets that a chart carries."""
+    return list(chart.to_dict()["datasets"].values())
+
+
+def work_request(**changes: object) -> GenerationRequest:
+    request = request_of_recipe(saved.recipe(), ("typed since",))
+    return replace(request, **changes)  # type: ignore[arg-type]
+
+
+def test_a_session_keeps_what_made_its_texts_and_not_what_was_typed_since() -> None:
+    ranking = saved.ranking()
+    session = session_of_work(
+        "  a \n name ",
+        " note ",
+        request=work_request(strength=9.0),
+        instruction=saved.INSTRUCTION,
+        ranking=ranking,
+        result=saved.result(),
+    )
+    assert (session.name, session.notes) == ("a name", "note")
+    assert session.recipe == saved.recipe()
+    assert session.prompts == ("The mayor <i>spoke</i>.",)
+    assert session.ranking == ranking
+    assert session.instruction == saved.INSTRUCTION
+
+
+def test_a_session_without_texts_keeps_the_recipe_of_the_page() -> None:
+    session = session_of_work(
+        "n", "", request=work_request(), instruction=None, ranking=saved.ranking(), result=None
+    )
+    assert session.recipe is not None
+    assert session.recipe.strength == 0.8
+    assert session.recipe.sae_sha256 == "b" * 64
+    assert session.prompts == ("typed since",)
+
+
+@pytest.mark.parametrize(
+    "ranking", [saved.ranking(sae="other"), saved.ranking(instruction="other")]
+)
+def test_a_ranking_of_something_else_stays_out_of_the_session(ranking: object) -> None:
+    session = session_of_work(
+        "n",
+        "",
+        request=work_request(),
+        instruction=saved.INSTRUCTION,
+        ranking=ranking,  # type: ignore[arg-type]
+        result=None,
+    )
+    assert session.ranking is None
+    assert session.recipe is None
+
+
+def test_the_manifest_names_model_sae_versions_and_seed() -> None:
+    rows = dict(manifest(saved.session()))
+    assert rows["model sha256"] == "a" * 64
+    assert rows["SAE sha256"] == "b" * 64
+    assert rows["torch"] == "2.13"
+    assert "seed 3" in rows["sampling"]
+    assert rows["pairs"] == "12"
+    without_recipe = dict(manifest(replace(saved.session(), recipe=None, result=None)))
+    assert without_recipe["model sha256"] == "a" * 64
+
+
+def test_chosen_latents_are_listed_with_what_the_ranking_says() -> None:
+    table = chosen_table(saved.recipe().latents, saved.ranking())
+    assert table["latent"] == [7, 3]
+    assert table["with"] == [1.0, 0.75]
+    assert table["promotes"] == ["oui · <b> · ↵", ""]
+    assert chosen_table(saved.recipe().latents, None)["score"] == [None, None]
+
+
+def test_a_list_of_sessions_shows_names_and_not_folders() -> None:
+    moment = "2025-01-02T03:04:05+00:00"
+    summary = SessionSummary("i", "n", "x", "/m/tiny", "tiny/layer1", 2, True, moment, moment)
+    table = session_table([summary, replace(summary, updated_at="odd")])
+    assert table["model"] == ["tiny", "tiny"]
+    assert table["saved"][0].hour == 3
+    assert table["saved"][1] is None
+
+
+@pytest.mark.parametrize(
+    ("page", "link"),
+    [
+        ("http://host:8501/sessions", "http://host:8501/?session=a-b"),
+        ("https://host/saif/sessions", "https://host/saif/?session=a-b"),
+        ("", "/?session=a-b"),
+    ],
+)
+def test_a_share_link_opens_the_dashboard_at_its_root(page: str, link: str) -> None:
+    assert share_link(page, "a-b") == link
+
+
+def test_tokens_that_look_alike_keep_bars_of_their_own() -> None:
+    (rows,) = drawn(token_bars([(" a", 2.0), ("·a", 1.0), ("b", 0.5)], promoted=True))
+    assert len({row["token"] for row in rows}) == 3
+    assert [row["logit"] for row in rows] == [2.0, 1.0, 0.5]
+
+
+def test_pairs_are_drawn_strongest_first_with_both_sides() -> None:
+    rows = pair_rows(ACTIVATIONS, PAIRS)
+    assert [row["content"] for row in rows] == ["two", "three", "one"]
+    lines, dots = sorted(drawn(pair_chart(ACTIVATIONS, PAIRS)), key=len)
+    assert [row["with"] for row in lines] == [3.0, 2.0, 1.0]
+    assert {row["side"] for row in dots} == {WITH, WITHOUT}
+    assert len(dots) == 6
+
+
+def test_the_histogram_counts_every_pair_once_per_side() -> None:
+    rows = histogram_rows(ACTIVATIONS, n_bins=3)
+    assert sum(row["n"] for row in rows if row["side"] == WITH) == 3
+    assert sum(row["n"] for row in rows if row["side"] == WITHOUT) == 3
+    assert {row["to"] for row in rows} <= {1.0, 2.0, 3.0}
+    (shown,) = drawn(activation_histogram(ACTIVATIONS))
+    assert sum(row["n"] for row in shown) == 6
+
+
+def test_a_latent_that_never_fires_has_a_histogram_too() -> None:
+    rows = histogram_rows(PairActivations(1, (0.0, 0.0), (0.0, 0.0)))
+    assert [row["n"] for row in rows] == [2, 2]
+
+
+def test_activations_are_told_with_n_and_quantiles() -> None:
+    assert activation_sentence(ACTIVATIONS) == (
+        "With the instruction it fires on 3 of 3 pairs (median 2.00, 90% below 2.80, most 3.00); "
+        "without it fires on 1 of 3 pairs (median 0.00, 90% below 0.40, most 0.50)."
+    )
+
+
+def test_a_text_that_is_missing_is_shown_as_empty() -> None:
+    (pair,) = pair_texts([Generation(0, "p", "steered", "x", (1,), "end")])
+    assert pair.unsteered.text == ""
+    assert pair.unsteered.generation is None

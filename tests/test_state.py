@@ -1,0 +1,63 @@
+import pytest
+
+from app.settings import load_settings
+from app.state import Work
+from saif_core.catalog import DEFAULT_MODEL
+from saif_core.errors import SaifError
+
+
+def test_settings_have_defaults_below_home(tmp_path: object) -> None:
+    settings = load_settings({"SAIF_HOME": str(tmp_path)})
+    assert settings.database_url == f"sqlite:///{tmp_path}/saif.db"
+    assert settings.model == DEFAULT_MODEL
+    assert (settings.saes, settings.host, settings.port) == ((), "127.0.0.1", 8501)
+
+
+def test_settings_read_what_is_set_and_pass_over_what_is_empty() -> None:
+    settings = load_settings({"SAIF_SAES": " a, ,b:c ", "SAIF_PORT": "80", "SAIF_MODEL": " "})
+    assert settings.saes == ("a", "b:c")
+    assert settings.port == 80
+    assert settings.model == DEFAULT_MODEL
+
+
+@pytest.mark.parametrize("port", ["x", "0", "65536", "-1", "8.5", "²"])
+def test_a_port_that_is_none_is_refused(port: str) -> None:
+    with pytest.raises(SaifError, match="SAIF_PORT"):
+        load_settings({"SAIF_PORT": port})
+
+
+def test_work_survives_its_address() -> None:
+    work = Work(sae_id="model/layer1", instruction="shout", job_id="j", strength=0.75)
+    work.add_latent(12, 3.5)
+    work.add_latent(7, -0.25)
+    again = Work.from_query(work.to_query())
+    assert again == work
+    assert list(again.basket) == [12, 7]
+
+
+def test_defaults_stay_out_of_the_address() -> None:
+    assert Work().to_query() == {}
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"basket": "x:1,:,7,7:nan,-3:1,1:inf,9999999999999:1,²:1"},
+        {"strength": "nan"},
+        {"strength": "1e9"},
+        {"strength": "much"},
+    ],
+)
+def test_what_makes_no_sense_in_an_address_is_ignored(query: dict[str, str]) -> None:
+    work = Work.from_query(query)
+    assert work.basket == {}
+    assert work.strength == 1.0
+
+
+def test_every_sae_has_its_own_basket() -> None:
+    work = Work(sae_id="a")
+    work.add_latent(1, 1.0)
+    work.choose_sae("b")
+    assert work.basket_latents() == ()
+    work.choose_sae("a")
+    assert [latent.index for latent in work.basket_latents()] == [1]

@@ -1,0 +1,196 @@
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from app.state import engine
+from saif_core.records import Ranking
+from tests.pages import MAIN, errors, one_process, settle, texts, wait_for
+
+
+@pytest.fixture(autouse=True)
+def _process(
+    tiny_model_dir: Path, tiny_sae_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    monkeypatch.setenv("SAIF_MODEL", str(tiny_model_dir))
+    monkeypatch.setenv("SAIF_SAES", str(tiny_sae_dir))
+    with one_process():
+        yield
+
+
+def open_first(**query: str) -> AppTest:
+    """The first page once the model is loaded."""
+    at = AppTest.from_file(str(MAIN), default_timeout=60)
+    for name, value in query.items():
+        at.query_params[name] = value
+    settle(at.run())
+    for job in engine().jobs():
+        wait_for(job)
+    return settle(at.run())
+
+
+def find(at: AppTest) -> AppTest:
+    settle(at.button(key="find_latents").click().run())
+    wait_for(engine().jobs()[0])
+    return settle(at.run())
+
+
+def test_the_first_screen_makes_32_pairs_of_the_first_wording() -> None:
+    at = open_first()
+    assert not errors(at)
+    assert at.selectbox(key="instruction_choice").value == "translate-to-french"
+    assert "Pair 1 of 32" in texts(at)
+    assert re.search(r"32 pairs · [\d,]+ of [\d,]+ tokens to compute", texts(at))
+
+
+def test_the_first_paint_does_not_wait_for_the_model() -> None:
+    at = settle(AppTest.from_file(str(MAIN), default_timeout=60).run())
+    assert "Loading the model" in texts(at) or engine().status().model_loaded
+    assert at.button(key="find_latents").label == "Find latents"
+
+
+def test_prompts_show_special_tokens_and_what_the_instruction_adds() -> None:
+    html = [item.proto.body for item in open_first().get("html")]
+    assert len(html) == 2
+    assert "&lt;|im_start|&gt;" in html[0]
+    assert "text-decoration:underline" in html[0]
+    assert "text-decoration:underline" not in html[1]
+
+
+def test_all_wordings_multiply_the_pairs() -> None:
+    at = open_first(contents_shipped="3", wordings="all")
+    n_wordings = int(re.findall(r"Wordings \((\d+)", at.get("button_group")[1].label)[0])
+    assert f"Pair 1 of {3 * n_wordings}" in texts(at)
+
+
+def test_finding_latents_keeps_the_ranking_and_names_its_job_in_the_url() -> None:
+    at = find(open_first(contents_shipped="4", response_tokens="3"))
+    work = at.session_state["work"]
+    assert isinstance(work.ranking, Ranking)
+    assert work.ranking.n_pairs == 4
+    assert work.ranking_request.response_tokens == 3
+    assert at.query_params["job"] == work.job_id
+    assert "of 64 latents fire" in at.success[0].value
+    assert "already computed" in texts(at)
+
+
+def test_a_reload_takes_up_the_job_in_the_url() -> None:
+    first = find(open_first(contents_shipped="4", response_tokens="3"))
+    job_id = first.query_params["job"]
+    again = open_first(job=job_id)
+    assert again.session_state["work"].ranking.id == first.session_state["work"].ranking.id
+
+
+def test_an_unknown_job_in_the_url_is_answered_with_a_sentence() -> None:
+    at = open_first(job="no-such-job")
+    assert "not known here" in at.warning[0].value
+    assert not errors(at)
+
+
+def test_choices_outlive_a_visit_to_another_page() -> None:
+    at = open_first(position="before")
+    settle(at.number_input(key="contents_shipped").set_value(5).run())
+    settle(at.toggle(key="chat").set_value(False).run())
+    settle(at.switch_page("views/latents.py").run())
+    settle(at.switch_page("views/instructions.py").run())
+    assert at.number_input(key="contents_shipped").value == 5
+    assert at.toggle(key="chat").value is False
+    assert at.segmented_control(key="position").value == "before"
+
+
+def test_the_selector_decides_which_parameters_are_drawn() -> None:
+    at = open_first()
+    assert at.selectbox(key="selector_sensitivity_compare").value == "fires"
+    settle(at.selectbox(key="selector").set_value("mean_difference").run())
+    assert not [box for box in at.selectbox if (box.key or "").startswith("selector_")]
+
+
+def test_pairs_of_ones_own_can_be_ranked() -> None:
+    at = open_first(source="file", read="last-token")
+    assert at.button(key="find_latents").disabled
+    rows = "".join(f"The dog is big {n},PLANT\n" for n in range(3))
+    at.file_uploader[0].upload("mine.csv", f"content,instruction\n{rows}".encode(), "text/csv")
+    settle(at.run())
+    assert "Pair 1 of 3" in texts(at)
+    find(at)
+    assert at.session_state["work"].ranking.instruction == "mine"
+    assert at.session_state["work"].ranking.n_pairs == 3
+
+
+def test_a_bad_upload_is_one_sentence_and_keeps_the_form() -> None:
+    at = open_first(source="file", read="last-token")
+    at.file_uploader[0].upload("mine.csv", b"a,b\n1,2\n", "text/csv")
+    settle(at.run())
+    (message,) = errors(at)
+    assert "columns" in message
+    assert at.segmented_control(key="read").value == "last-token"
+    assert at.button(key="find_latents").disabled
+
+
+def test_an_edited_copy_of_an_instruction_is_chosen() -> None:
+    at = open_first()
+    area = at.text_area(key="instruction_text_translate-to-french")
+    area.set_value(area.value.replace("Translate the sentence to French.", "PLANT"))
+    button = next(button for button in at.button if button.label == "Use this copy")
+    settle(button.click().run())
+    assert at.session_state["work"].instruction == "my-translate-to-french"
+    assert any("PLANT" in item.proto.body for item in at.get("html"))
+
+
+def test_an_edited_copy_that_is_no_instruction_is_one_sentence() -> None:
+    at = open_first()
+    at.text_area(key="instruction_text_translate-to-french").set_value("name: [")
+    button = next(button for button in at.button if button.label == "Use this copy")
+    settle(button.click().run())
+    (message,) = errors(at)
+    assert "YAML" in message
+    assert at.session_state["work"].instruction == "translate-to-french"
+
+
+def test_an_instruction_file_is_chosen() -> None:
+    at = open_first()
+    fields = ["name: shout", "evaluator: language", "evaluator_parameters: {language: fr}"]
+    data = "\n".join([*fields, "wordings: [PLANT]"]).encode()
+    at.file_uploader(key="instruction_file").upload("shout.yaml", data, "text/yaml")
+    settle(at.run())
+    assert at.session_state["work"].instruction == "shout"
+    assert not errors(at)
+
+
+def test_a_name_in_the_url_cannot_act_as_markdown() -> None:
+    at = open_first(instruction="![x](http://example.org/x.png)")
+    assert "![x](" not in texts(at)
+
+
+def test_an_sae_in_the_url_that_is_not_offered_is_never_loaded(tiny_sae_dir: Path) -> None:
+    at = open_first(sae="/etc")
+    assert at.session_state["work"].sae_id == str(tiny_sae_dir)
+
+
+def test_a_running_ranking_shows_its_progress_and_can_be_stopped() -> None:
+    at = open_first(contents_shipped="100", wordings="all", response_tokens="200")
+    settle(at.button(key="find_latents").click().run())
+    job = engine().jobs()[0]
+    assert at.button(key="find_latents").disabled
+    settle(at.button(key="rank_stop").click().run())
+    wait_for(job)
+    settle(at.run())
+    assert job.record.state == "cancelled"
+    assert any("stopped" in info.value for info in at.info)
+    assert not at.button(key="find_latents").disabled
+
+
+def test_a_page_that_breaks_says_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = open_first()
+
+    def broken(*args: object, **kwargs: object) -> None:  # noqa: ARG001
+        raise ZeroDivisionError("secret detail")
+
+    monkeypatch.setattr(st, "title", broken)
+    settle(at.run())
+    (message,) = errors(at)
+    assert "did not expect" in message
+    assert "secret" not in message
