@@ -43,7 +43,9 @@ def token_bars(tokens: Sequence[tuple[str, float]], *, promoted: bool) -> alt.Ch
                 "token:N",
                 sort=None,
                 title=None,
-                axis=alt.Axis(labelFont="monospace", labelLimit=160, ticks=False),
+                axis=alt.Axis(
+                    labelFont="monospace", labelLimit=160, labelOverlap=False, ticks=False
+                ),
             ),
             x=alt.X("logit:Q", title="logit, vocabulary mean = 0"),
             color=alt.Color("kind:N", scale=alt.Scale(domain=[PROMOTED, SUPPRESSED]), legend=None),
@@ -91,7 +93,7 @@ def pair_chart(activations: PairActivations, pairs: Sequence[PromptPair]) -> alt
     x = alt.X("pair:Q", title="pair, strongest first", axis=alt.Axis(tickMinStep=1, format="d"))
     lines = (
         alt.Chart(alt.InlineData(values=rows))
-        .mark_rule(opacity=0.35)
+        .mark_rule(color="#888888")
         .encode(x=x, y=alt.Y("with:Q", title="activation"), y2="without:Q")
     )
     dots = (
@@ -122,7 +124,7 @@ def histogram_rows(activations: PairActivations, n_bins: int = 20) -> list[dict[
     for side, side_values in ((WITH, activations.positive), (WITHOUT, activations.negative)):
         counts, _ = np.histogram(np.asarray(side_values, dtype=float), bins=edges)
         rows += [
-            {"side": side, "from": float(low), "to": float(high), "n": int(n)}
+            {"side": side, "from": float(low), "to": float(high), "n": int(n), "zero": 0}
             for n, low, high in zip(counts, edges[:-1], edges[1:], strict=True)
             if n
         ]
@@ -137,7 +139,8 @@ def activation_histogram(activations: PairActivations) -> alt.Chart:
         .encode(
             x=alt.X("from:Q", title="activation"),
             x2="to:Q",
-            # A logarithm that also has a place for zero, where the bars start.
+            y2="zero:Q",
+            # A logarithm that has a place for zero; without y2 the bars would not start there.
             y=alt.Y("n:Q", title="pairs", stack=None, scale=alt.Scale(type="symlog")),
             color=_BY_SIDE,
             tooltip=[

@@ -4,7 +4,7 @@ import streamlit as st
 
 from app.messages import shown
 from app.session_view import escape_markdown
-from app.state import engine, store, work
+from app.state import engine, open_page, store, work
 from saif_core.records import JobRecord, SaeInfo
 
 POLL_SECONDS = 2.0
@@ -110,9 +110,10 @@ def _draw_job(record: JobRecord) -> None:
     if page and st.button(
         "Go to it", key=f"job_{record.id}", icon=":material/arrow_forward:", type="tertiary"
     ):
-        if record.kind == "rank":
-            work().attach(record.id)
-        st.switch_page(page)
+        if record.kind == "generate":
+            open_page(page, run=record.id)
+        work().attach(record.id)
+        open_page(page)
 
 
 def megabytes(n_bytes: int) -> str:

@@ -7,7 +7,7 @@ import streamlit as st
 
 from app.frame import draw_engine_status, draw_work_in_hand
 from app.messages import shown
-from app.state import work, write_url
+from app.state import begin_url, write_url
 
 INSTRUCTIONS = st.Page(
     "views/instructions.py", title="Instructions", icon=":material/edit_note:", default=True
@@ -23,27 +23,32 @@ PAGES = [
     st.Page("views/sessions.py", title="Sessions", icon=":material/folder_open:"),
     SHARED,
 ]
+# Drawn here because a Material icon would be fetched from another host.
+ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16" fill="none" stroke="#0b63a5" '
+    'stroke-width="2" stroke-linecap="round"><path d="M2 6v4M6 2v12M10 5v6M14 7v2"/></svg>'
+)
 
 
 def run() -> None:
     """Draw the frame and the page that was asked for."""
-    st.set_page_config(page_title="SAIF", page_icon=":material/graphic_eq:", layout="wide")
+    st.set_page_config(page_title="SAIF", page_icon=ICON, layout="wide")
     page = st.navigation(PAGES)
     if "session" in st.query_params and page == INSTRUCTIONS:
         # A share link names no page, so that it stays short and survives renamed pages.
         st.switch_page(SHARED, query_params={"session": st.query_params["session"]})
-    with shown():
-        if page == SHARED:
-            # A reader of a share link has no work in hand, and needs neither model nor SAE.
+    if page == SHARED:
+        # A reader of a share link has no work in hand, and needs neither model nor SAE.
+        with shown():
             page.run()
-            return
-        work()
+        return
+    begin_url()
+    with shown():
         with st.sidebar:
             draw_work_in_hand()
             draw_engine_status()
-        write_url()
         page.run()
-        write_url()
+    write_url()
 
 
 run()

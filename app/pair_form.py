@@ -10,6 +10,7 @@ import yaml
 from app.messages import shown
 from app.session_view import escape_markdown
 from app.state import work
+from app.url_fields import publish, seed_choice, seed_number
 from saif_core.errors import PromptPairError
 from saif_core.prompt_pairs import (
     load_contents,
@@ -24,7 +25,8 @@ from saif_core.records import Instruction, InstructionPosition, PromptPair
 T = TypeVar("T")
 Source = Literal["instruction", "file"]
 Wordings = Literal["first", "all", "chosen"]
-# Choices in the URL are named there as they are shown, so options are shown by their plain names.
+_SOURCES: dict[Source, str] = {"instruction": "An instruction", "file": "My own pairs"}
+_WORDINGS: dict[Wordings, str] = {"first": "First only", "all": "All", "chosen": "Choose"}
 DEFAULT_CONTENTS = 32
 # Uploads are held here, not in their widgets, which forget them when the page is left.
 _PAIRS, _CONTENTS, _INSTRUCTION = "own_pairs", "own_contents", "own_instruction_file"
@@ -47,16 +49,16 @@ class _Upload(Generic[T]):
 
 def draw_pair_choice() -> PairChoice | None:
     """Draw the form; None while what it holds makes no pairs, which it has then said why."""
+    seed_choice("source", "instruction", get_args(Source))
     source = st.segmented_control(
         "Prompt pairs from",
         get_args(Source),
-        default="instruction",
         required=True,
+        format_func=lambda option: _SOURCES[option],
         key="source",
-        help="instruction: its wordings put to contents; file: pairs of your own, as CSV or JSONL.",
-        bind="query-params",
         persist_state="session",
     )
+    publish("source", "instruction")
     choice: PairChoice | None = None
     with shown():
         choice = _draw_own_pairs() if source == "file" else _draw_instruction()
@@ -129,16 +131,17 @@ def _draw_wordings(instruction: Instruction) -> list[str]:
     texts = [wording.text for wording in instruction.wordings]
     n_foreign = sum(wording.language != "en" for wording in instruction.wordings)
     foreign = f", {n_foreign} not English" if n_foreign else ""
+    seed_choice("wordings", "first", get_args(Wordings))
     how = st.segmented_control(
         f"Wordings ({len(texts)}{foreign})",
         get_args(Wordings),
-        default="first",
         required=True,
+        format_func=lambda option: _WORDINGS[option],
         key="wordings",
-        bind="query-params",
         persist_state="session",
         help="Every chosen wording is put to every content.",
     )
+    publish("wordings", "first")
     if how == "all":
         return texts
     if how == "chosen":
@@ -214,26 +217,22 @@ def _read_instruction(data: bytes, *, filename: str) -> Instruction:
 
 def _draw_contents(n_known: int, kind: str) -> tuple[int, InstructionPosition]:
     left, right = st.columns(2)
+    key, default = f"contents_{kind}", min(DEFAULT_CONTENTS, n_known)
+    seed_number(key, default, 1, n_known)
     n_contents = left.number_input(
-        f"Contents (of {n_known} {kind})",
-        1,
-        n_known,
-        min(DEFAULT_CONTENTS, n_known),
-        key=f"contents_{kind}",
-        persist_state="session",
-        bind="query-params",
+        f"Contents (of {n_known} {kind})", 1, n_known, step=1, key=key, persist_state="session"
     )
-    with right:
-        position = st.segmented_control(
-            "Instruction stands",
-            get_args(InstructionPosition),
-            default="after",
-            required=True,
-            help="After or before the content.",
-            key="position",
-            bind="query-params",
-            persist_state="session",
-        )
+    publish(key, default)
+    seed_choice("position", "after", get_args(InstructionPosition))
+    position = right.segmented_control(
+        "Instruction comes",
+        get_args(InstructionPosition),
+        required=True,
+        help="After or before the content.",
+        key="position",
+        persist_state="session",
+    )
+    publish("position", "after")
     return int(n_contents), position or "after"
 
 

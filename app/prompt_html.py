@@ -11,7 +11,7 @@ _BLOCK = (
     "font-family:monospace;font-size:0.9rem;line-height:1.7;overflow-wrap:anywhere;"
     "max-height:22rem;overflow-y:auto"
 )
-_SPECIAL = "border:1px solid currentColor;border-radius:3px;padding:0 2px;opacity:0.6"
+_SPECIAL = "border:1px solid currentColor;border-radius:3px;padding:0 2px 2px;opacity:0.6"
 # Underline besides the tint, so that what was added does not rest on colour alone.
 _ADDED = "background:rgba(128,128,128,0.25);text-decoration:underline;text-decoration-thickness:2px"
 
@@ -36,7 +36,7 @@ def prompt_html(view: PromptView, added: Sequence[bool] = ()) -> str:
         _token_html(token, special, mark)
         for token, special, mark in zip(view.tokens, view.special, marks, strict=True)
     ]
-    return f'<div style="{_BLOCK}">{"".join(spans)}</div>'
+    return f'<div style="{_BLOCK}">{"<wbr>".join(spans)}</div>'
 
 
 def _token_html(token: str, special: bool, added: bool) -> str:

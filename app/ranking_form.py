@@ -10,9 +10,11 @@ from app.pair_form import PairChoice
 from app.parameter_fields import draw_parameters
 from app.session_view import escape_markdown
 from app.state import work
+from app.url_fields import publish, seed_choice, seed_flag, seed_number
 from saif_core.records import RankingRequest, ReadPosition
 from saif_core.registry import SELECTORS
 
+_READ: dict[ReadPosition, str] = {"response": "The answer", "last-token": "Last prompt token"}
 DEFAULT_SELECTOR = "sensitivity"
 DEFAULT_RESPONSE_TOKENS, MAX_RESPONSE_TOKENS = 24, 256
 DEFAULT_TOP, MAX_TOP = 15, 1000
@@ -50,71 +52,75 @@ def draw_ranking_choice() -> RankingChoice:
     Raises:
         SteeringError: a selector's parameter does not fit.
     """
-    sae_picker("page_sae")
     left, right = st.columns(2)
     with left:
+        sae_picker("page_sae")
         read, response_tokens = _draw_read()
     with right:
         selector, parameters = _draw_selector()
-    left, right = st.columns(2, vertical_alignment="bottom")
-    top = left.number_input(
-        "Latents to steer with (top k)",
-        1,
-        MAX_TOP,
-        DEFAULT_TOP,
-        key="top",
-        bind="query-params",
-        persist_state="session",
-        help="Can still be changed once the latents are ranked.",
-    )
-    chat = right.toggle(
+        seed_number("top", DEFAULT_TOP, 1, MAX_TOP)
+        top = st.number_input(
+            "Latents to steer with (top k)",
+            1,
+            MAX_TOP,
+            step=1,
+            key="top",
+            persist_state="session",
+            help="Can still be changed once the latents are ranked.",
+        )
+        publish("top", DEFAULT_TOP)
+    seed_flag("chat", True)
+    chat = st.toggle(
         "Chat template",
-        True,
         key="chat",
-        bind="query-params",
         persist_state="session",
         help="Off: the model reads the prompt as raw text.",
     )
+    publish("chat", True)
     return RankingChoice(chat, read, response_tokens, selector, parameters, int(top))
 
 
 def _draw_read() -> tuple[ReadPosition, int]:
+    seed_choice("read", "response", get_args(ReadPosition))
     read = st.segmented_control(
         "Read activations at",
         get_args(ReadPosition)[::-1],
-        default="response",
         required=True,
+        format_func=lambda option: _READ[option],
         key="read",
-        bind="query-params",
         persist_state="session",
-        help="response: the first tokens of the answer that the model itself writes, with and "
-        "without the instruction; last-token: the last token of the prompt.",
+        help="The answer: the first tokens that the model itself writes, with and without the "
+        "instruction.",
     )
+    publish("read", "response")
     if read == "last-token":
         return "last-token", DEFAULT_RESPONSE_TOKENS
+    seed_number("response_tokens", DEFAULT_RESPONSE_TOKENS, 1, MAX_RESPONSE_TOKENS)
     n_tokens = st.number_input(
         "Answer tokens to read",
         1,
         MAX_RESPONSE_TOKENS,
-        DEFAULT_RESPONSE_TOKENS,
+        step=1,
         key="response_tokens",
-        bind="query-params",
         persist_state="session",
     )
+    publish("response_tokens", DEFAULT_RESPONSE_TOKENS)
     return "response", int(n_tokens)
 
 
 def _draw_selector() -> tuple[str, dict[str, Any]]:
     names = SELECTORS.names()
+    default = DEFAULT_SELECTOR if DEFAULT_SELECTOR in names else names[0]
+    seed_choice("selector", default, names)
     name = st.selectbox(
         "Score latents by",
         names,
-        index=names.index(DEFAULT_SELECTOR) if DEFAULT_SELECTOR in names else 0,
+        format_func=lambda name: name.replace("_", " "),
         key="selector",
-        bind="query-params",
+        help="  \n".join(f"{one.name}: {escape_markdown(one.help)}" for one in SELECTORS),
         persist_state="session",
     )
+    publish("selector", default)
     selector = SELECTORS.get(name)
-    st.caption(escape_markdown(selector.help))
     values = draw_parameters(selector.parameters, key=f"selector_{name}")
     return name, SELECTORS.check(name, values)

@@ -286,12 +286,16 @@ def manifest(session: SteeringSession) -> list[tuple[str, str]]:
 
 
 def chosen_table(latents: Sequence[ChosenLatent], ranking: Ranking | None) -> dict[str, list[Any]]:
-    """Chosen latents with what the ranking says of them, as columns of a table."""
-    known = {score.index: score for score in ranking.latents} if ranking else {}
-    scores = [known.get(latent.index) for latent in latents]
-    return {
+    """Chosen latents with what the ranking says of them, if there is one, as columns."""
+    chosen: dict[str, list[Any]] = {
         "latent": [latent.index for latent in latents],
         "coefficient": [latent.coefficient for latent in latents],
+    }
+    if ranking is None:
+        return chosen
+    known = {score.index: score for score in ranking.latents}
+    scores = [known.get(latent.index) for latent in latents]
+    return chosen | {
         "score": [score.score if score else None for score in scores],
         "with": [score.rate_positive if score else None for score in scores],
         "without": [score.rate_negative if score else None for score in scores],

@@ -10,7 +10,7 @@ name is free for a page's own use.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import streamlit as st
 
@@ -25,6 +25,7 @@ LOST_AFTER_SECONDS = 60.0
 DEFAULT_INSTRUCTION = "translate-to-french"
 MAX_STRENGTH = 100.0
 MAX_INDEX_DIGITS = 9
+_PUBLISHED = "published_parameters"
 URL_PARAMETERS = ("sae", "instruction", "job", "basket", "strength")
 
 
@@ -204,20 +205,33 @@ def resume_ranking() -> None:
         in_hand.keep_ranking(job.id, job.request, job.result())
 
 
+def open_page(page: str, **parameters: str) -> NoReturn:
+    """Go to a page with the work in hand, and parameters of its own, in the URL."""
+    st.switch_page(page, query_params={**work().to_query(), **parameters})
+
+
+def begin_url() -> None:
+    """Forget what the last run published (``main.py`` calls this as a run begins)."""
+    st.session_state[_PUBLISHED] = {}
+
+
+def publish_parameter(name: str, value: str) -> None:
+    """Have a page's own parameter in the URL when the run ends; an empty value takes it away."""
+    st.session_state.setdefault(_PUBLISHED, {})[name] = value
+
+
 def write_url() -> None:
-    """Bring the URL in line with the work in hand (``main.py`` calls this on every run)."""
-    query = work().to_query()
-    for name in URL_PARAMETERS:
-        _set_parameter(name, query.get(name, ""))
+    """Bring the URL in line with the work in hand and the page (``main.py``, as a run ends).
 
-
-def _set_parameter(name: str, value: str) -> None:
-    if st.query_params.get(name, "") == value:
-        return
-    if value:
-        st.query_params[name] = value
-    else:
-        del st.query_params[name]
+    All parameters change at once: every single change would be a step of the browser's history.
+    """
+    published: dict[str, str] = st.session_state.get(_PUBLISHED, {})
+    ours = {*URL_PARAMETERS, *published}
+    current = st.query_params.to_dict()
+    wanted = {name: value for name, value in current.items() if name not in ours}
+    wanted |= {name: value for name, value in published.items() if value} | work().to_query()
+    if wanted != current:
+        st.query_params.from_dict(wanted)
 
 
 def _number(text: str, default: float) -> float:

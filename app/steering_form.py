@@ -179,7 +179,7 @@ def draw_basket(work: Work) -> bool:
         key = f"compare_basket_{state['compare_basket_version']}"
         table = chosen_table(work.basket_latents(), work.ranking)
         state["compare_basket_table"] = {
-            name: table[name] for name in ("latent", "coefficient", "promotes")
+            name: table[name] for name in ("latent", "coefficient", "promotes") if name in table
         }
     column = st.column_config
     edited = st.data_editor(

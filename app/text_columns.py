@@ -25,11 +25,12 @@ _ICONS = {"strict": "check_circle", "loose": "check", "none": "cancel", None: "h
 
 def draw_growing(pairs: Sequence[TextPair]) -> None:
     """Draw texts that are still being written."""
-    _draw_heads("steered")
     for pair in pairs:
         st.text(pair.prompt)
         columns = st.columns(2, border=True)
-        for column, arm in zip(columns, (pair.unsteered, pair.steered), strict=True):
+        arms = (pair.unsteered, pair.steered)
+        for column, name, arm in zip(columns, ARMS, arms, strict=True):
+            column.markdown(f"**{name}**")
             column.html(plain_html(arm.text or "…"))
             column.caption(text_facts(arm))
 
@@ -48,22 +49,18 @@ def draw_finished(
         st.caption("Not judged: no instruction with an evaluator belongs to these texts.")
     elif len(pairs) > 1:
         st.markdown(grades_sentence(_counts(judged)))
-    _draw_heads(steered)
     for at, pair in enumerate(pairs):
         st.text(pair.prompt)
         left, right = st.columns(2, border=True)
+        # Every text has its own heading: on a phone the columns stand one under the other.
         with left:
+            st.markdown("**unsteered**")
             st.html(plain_html(pair.unsteered.text or "(no text: the model ended at once)"))
             _draw_foot(pair.unsteered, judged.get((at, "unsteered")))
         with right:
+            st.markdown(f"**{steered}**")
             _draw_steered(pair)
             _draw_foot(pair.steered, judged.get((at, "steered")))
-
-
-def _draw_heads(steered: str) -> None:
-    left, right = st.columns(2)
-    left.markdown("**unsteered**")
-    right.markdown(f"**{steered}**")
 
 
 def _draw_steered(pair: TextPair) -> None:

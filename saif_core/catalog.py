@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from saif_core.default_model import fetch_default_model
-from saif_core.errors import SaeMismatchError, UnknownNameError
+from saif_core.errors import ModelError, SaeMismatchError, UnknownNameError
 from saif_core.hook_points import parse_hook_point
 from saif_core.models import LoadedModel, load_model
 from saif_core.records import SaeCard, SaeInfo, from_json
@@ -90,8 +90,21 @@ class Catalog:
 
 
 def resolve_device(device: str) -> str:
-    """The device that "auto" stands for here."""
+    """The device that "auto" stands for here, or the named one if this machine has it.
+
+    Raises:
+        ModelError: it has not.
+    """
     if device != "auto":
+        kind = device.partition(":")[0]
+        missing = (kind == "cuda" and not torch.cuda.is_available()) or (
+            kind == "mps" and not torch.backends.mps.is_available()
+        )
+        if missing or kind not in ("cpu", "cuda", "mps"):
+            raise ModelError(
+                f"Device {device!r} was asked for, but torch finds no such device here; choose "
+                "auto, cpu, cuda, cuda:N or mps."
+            )
         return device
     if torch.cuda.is_available():
         return "cuda"

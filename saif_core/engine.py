@@ -36,6 +36,7 @@ from saif_core.records import (
     WorkEstimate,
     to_json,
 )
+from saif_core.registry import load_plugins
 from saif_core.saes import LoadedSae
 
 INTERACTIVE, BATCH = 0, 1
@@ -76,6 +77,7 @@ class Engine:
         device: str = "auto",
         dtype: str = "auto",
     ) -> None:
+        load_plugins()  # a broken plug-in stops the start, not somebody's first request
         self.model_id = model_id
         self._catalog = catalog
         self._cache = cache

@@ -99,9 +99,8 @@ def capture_resid(
 
         return hook
 
-    handles = [
-        blocks[layer].register_forward_hook(hook_for(layer)) for layer in sorted(set(layers))
-    ]
+    hooked = [(blocks[layer], hook_for(layer)) for layer in sorted(set(layers))]
+    handles = [block.register_forward_hook(hook) for block, hook in hooked]
     try:
         yield captured
     except StopForward:

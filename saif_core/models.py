@@ -5,6 +5,7 @@ It knows token ids and residual streams, and nothing of SAEs, pairs or steering.
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,12 @@ class LoadedModel:
         dtype: torch.dtype = self._norm_weight.dtype
         return dtype
 
+    @property
+    def fingerprint(self) -> str:
+        """Everything about the model that its activations depend on, for cache keys."""
+        precision = "mixed" if self.mixed_precision else str(self.dtype)
+        return f"{self.sha256}|{precision}"
+
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         if not self.mixed_precision:
             return contextlib.nullcontext()
@@ -90,7 +97,7 @@ class LoadedModel:
             self.base_model(
                 input_ids=token_ids.to(self.device),
                 position_ids=position_ids.to(self.device),
-                attention_mask=self._attention_mask(mask),
+                attention_mask=self._attention_masks(mask, position_ids),
                 use_cache=False,
             )
         return {layer: captured[layer].float() for layer in layers}
@@ -149,7 +156,10 @@ class LoadedModel:
         # Gemma stores its norm's scale as a difference from one.
         if "gemma" in self.hf_model.config.model_type:
             scale = scale + 1.0
-        logits: Tensor = directions.to(self.device).float() * scale @ head.weight.float().T
+        directions = directions.to(self.device).float()
+        if isinstance(self.final_norm, nn.LayerNorm):
+            directions = directions - directions.mean(dim=-1, keepdim=True)
+        logits: Tensor = directions * scale @ head.weight.float().T
         return logits
 
     @property
@@ -211,6 +221,19 @@ class LoadedModel:
             tuple(self.token_text(i) for i in ids), tuple(i in special for i in ids), tuple(ids)
         )
 
+    def _attention_masks(self, mask: Tensor, position_ids: Tensor) -> Any:
+        """The mask, or one per kind of layer where some layers see only a window of tokens."""
+        kinds = set(getattr(self.hf_model.config, "layer_types", None) or ())
+        if "sliding_attention" not in kinds:
+            return self._attention_mask(mask)
+        # The window counts positions in the sequence, not nodes of the tree.
+        distance = position_ids[:, None, :, None] - position_ids[:, None, None, :]
+        near = mask & (distance < self.hf_model.config.sliding_window)
+        return {
+            "full_attention": self._attention_mask(mask),
+            "sliding_attention": self._attention_mask(near),
+        }
+
     def _attention_mask(self, mask: Tensor) -> Tensor:
         mask = mask.to(self.device)
         if self.hf_model.config._attn_implementation == "sdpa":
@@ -241,22 +264,29 @@ def load_model(
             str(path), dtype=dtype, use_safetensors=True
         )
         model = model.to(device)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # each of tokenizers, safetensors and transformers raises its own
         raise ModelError(
             f"Model {id!r} could not be loaded; give a Hugging Face id or a folder with "
             "config.json, tokenizer files and safetensors weights."
         ) from error
     return LoadedModel(
-        model, tokenizer, id=id, sha256=hash_weights(Path(path)), mixed_precision=mixed_precision
+        model,
+        tokenizer,
+        id=id,
+        sha256=hash_weights(Path(path), model.config),
+        mixed_precision=mixed_precision,
     )
 
 
-def hash_weights(path: Path) -> str:
-    """SHA-256 over the safetensors files of a folder, or over the id of a hub model."""
-    digest = hashlib.sha256()
+def hash_weights(path: Path, config: Any) -> str:
+    """SHA-256 over configuration and safetensors files of a folder, or id and commit of the hub."""
+    # Where the model lies and who wrote the file say nothing of what it computes.
+    place = ("_name_or_path", "transformers_version", "dtype")
+    settings = {k: v for k, v in config.to_dict().items() if k not in place}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else []
     if not files:
-        digest.update(str(path).encode())
+        digest.update(f"{path}@{getattr(config, '_commit_hash', None)}".encode())
     for file in files:
         with file.open("rb") as stream:
             while chunk := stream.read(1 << 22):

@@ -47,7 +47,8 @@ class _Reading:
 
     def key(self, model: LoadedModel, sae: LoadedSae) -> str:
         return _hash(
-            f"latents|{model.sha256}|{sae.sha256}|{sae.hook_point}|{self.start}", self.token_ids
+            f"latents|{model.fingerprint}|{sae.sha256}|{sae.hook_point}|{self.start}",
+            self.token_ids,
         )
 
 
@@ -154,7 +155,7 @@ def _read_cached(
 
 
 def _response_key(model: LoadedModel, prompt: Sequence[int], n_tokens: int) -> str:
-    return _hash(f"response|{model.sha256}|{n_tokens}", prompt)
+    return _hash(f"response|{model.fingerprint}|{n_tokens}", prompt)
 
 
 def _cached_responses(

@@ -5,6 +5,7 @@ and ``from_json``; no NaN or infinity is ever stored.
 """
 
 import json
+import math
 import types
 import typing
 import uuid
@@ -431,8 +432,12 @@ def _build(kind: Any, data: Any) -> Any:
 
 
 def _scalar(kind: Any, data: Any) -> Any:
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
+    if kind is float and isinstance(data, int | float) and not isinstance(data, bool):
+        # An integer beyond every float is as unusable as infinity.
+        number = float(data) if abs(data) < 1e308 else math.inf
+        if not math.isfinite(number):
+            raise ValueError(f"{data!r} is not a finite number")
+        return number
     if isinstance(kind, type) and (
         not isinstance(data, kind) or (kind is int and isinstance(data, bool))
     ):

@@ -38,12 +38,11 @@ class ActivationStore:
         found: dict[str, bytes] = {}
         stale: list[str] = []
         touch_before = int(self._clock()) - TOUCH_AFTER_SECONDS
+        columns = select(ActivationRow.key, ActivationRow.payload, ActivationRow.used_at)
         with self._database.transaction("Reading the cache") as db:
             for chunk in _chunks(keys):
-                columns = select(ActivationRow.key, ActivationRow.payload, ActivationRow.used_at)
-                for key, payload, used_at in db.execute(
-                    columns.where(ActivationRow.key.in_(chunk))
-                ):
+                rows = db.execute(columns.where(ActivationRow.key.in_(chunk)))
+                for key, payload, used_at in rows:
                     found[key] = payload
                     if used_at < touch_before:
                         stale.append(key)

@@ -94,12 +94,15 @@ class SessionStore:
             return [SessionSummary(**row._mapping) for row in db.execute(query)]
 
     def rename(self, session_id: str, name: str) -> SteeringSession:
-        """The session under its new name.
+        """The session under its new name, without blanks around it.
 
         Raises:
             UnknownNameError: there is no such session.
-            StorageError: it is of a newer schema version, cannot be read, or the database refused.
+            StorageError: the name is blank, or as for ``get``.
         """
+        name = name.strip()
+        if not name:
+            raise StorageError("The new name of the session is empty; type one.")
         with self._database.transaction("Renaming the session", write=True) as db:
             session = _to_record(_find(db, session_id, lock=True))
             return self._write(db, replace(session, name=name, updated_at=utc_now()))
@@ -211,8 +214,8 @@ def _known_ids(db: OrmSession) -> list[str]:
 def _check_version(name: str, version: int) -> None:
     if version > SESSION_SCHEMA_VERSION:
         raise StorageError(
-            f"Session {name!r} is of version {version}, but this SAIF knows sessions up to version "
-            f"{SESSION_SCHEMA_VERSION}; update SAIF to use it."
+            f"Session {name!r} was made by a newer version of SAIF (its format is {version}, this "
+            f"one knows formats up to {SESSION_SCHEMA_VERSION}); update SAIF to use it."
         )
 
 

@@ -1,5 +1,6 @@
 """Prefix trees give what plain transformers gives for each prompt alone, with fewer tokens."""
 
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -222,3 +223,22 @@ def test_any_sequences_pack_into_sound_rows(sequences: Sequences, row_tokens: in
         mine = {tuple(sequences[index]) for index, _ in row.paths}
         assert len(row.token_ids) == len({s[:n] for s in mine for n in range(1, len(s) + 1)})
         assert len(row.token_ids) <= row_tokens or len(mine) == 1
+
+
+@pytest.mark.parametrize("family", ["gemma2", "qwen2"])
+def test_sliding_windows_are_kept(family: tiny.Family, tmp_path: Path) -> None:
+    folder = tiny.save_model(tmp_path / family, family=family)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"sliding_window": 5, "use_sliding_window": True}
+    config["layer_types"] = ["sliding_attention", "full_attention"]
+    (folder / "config.json").write_text(json.dumps(config))
+    ours = load_model(folder, id=str(folder))
+    plain = AutoModelForCausalLM.from_pretrained(folder)
+    prompts = random_prompts(9, ours.d_vocab)
+    everywhere = [list(range(len(prompt))) for prompt in prompts]
+    found, _ = read_resid(ours, prompts, [0, 1], everywhere)
+    for layer in (0, 1):
+        for prompt, resid in zip(prompts, found[layer], strict=True):
+            mask = torch.ones(1, len(prompt), dtype=torch.long)
+            alone = plain_resid(plain, torch.tensor([prompt]), mask, layer)[0]
+            torch.testing.assert_close(resid, alone, **CLOSE)

@@ -108,6 +108,17 @@ def test_directions_are_unembedded_in_proportion_and_with_the_norms_scale(
     torch.testing.assert_close(doubled, 2 * logits)
 
 
+def test_a_direction_is_unembedded_as_the_final_norm_would(any_model: LoadedModel) -> None:
+    direction = torch.randn(tiny.D_MODEL, generator=torch.Generator().manual_seed(1)) + 2
+    exact = any_model.unembed(direction)
+    cap = getattr(any_model.hf_model.config, "final_logit_softcapping", None)
+    if cap:
+        exact = torch.atanh(exact / cap) * cap
+    ours = any_model.unembed_directions(direction[None])[0]
+    # The norm divides by the direction's own size, which changes all logits alike.
+    torch.testing.assert_close(ours / ours.norm(), exact / exact.norm(), rtol=1e-3, atol=1e-4)
+
+
 def test_mixed_precision_keeps_the_residual_stream_close_and_in_float32(
     tiny_model_dir: Path, model: LoadedModel
 ) -> None:

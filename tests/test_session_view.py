@@ -36,6 +36,7 @@ from app.session_view import (
     visible,
 )
 from saif_core.records import (
+    ChosenLatent,
     Generation,
     GenerationRequest,
     Judgement,
@@ -206,7 +207,9 @@ def test_chosen_latents_are_listed_with_what_the_ranking_says() -> None:
     assert table["latent"] == [7, 3]
     assert table["with"] == [1.0, 0.75]
     assert table["promotes"] == ["oui · <b> · ↵", ""]
-    assert chosen_table(saved.recipe().latents, None)["score"] == [None, None]
+    other = chosen_table((ChosenLatent(9, 1.0),), saved.ranking())
+    assert (other["score"], other["promotes"]) == ([None], [""])
+    assert list(chosen_table(saved.recipe().latents, None)) == ["latent", "coefficient"]
 
 
 def test_a_list_of_sessions_shows_names_and_not_folders() -> None:

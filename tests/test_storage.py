@@ -1,267 +1,320 @@
-"""One contract for SQLite in memory, SQLite in a file and PostgreSQL."""
+"""Opening a store, its schema, and what several threads and processes do to it at once."""
 
+import os
+import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, inspect, text
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import event, text
 
 from saif_core.errors import StorageError, UnknownNameError
-from saif_core.records import (
-    ChosenLatent,
-    Instruction,
-    JobRecord,
-    SteeringRecipe,
-    SteeringSession,
-    Wording,
-)
+from saif_core.records import JobRecord
 from storage import Store, open_store
+from storage.database import Database
+from storage.migrations import FOLDER
 from storage.tables import Base
-from tests.storage_fixtures import database_url, postgres_server
+from tests.storage_samples import sample_session
 
-__all__ = ["database_url", "postgres_server"]
+pytest_plugins = ["tests.storage_fixtures"]
 
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[Store]:
-    opened = open_store(database_url)
-    yield opened
-    opened.close()
-
-
-def make_session(name: str = "French", **changes: object) -> SteeringSession:
-    session = SteeringSession(
-        name=name,
-        notes="α = µ + βσ",
-        instruction=Instruction(
-            "translate-to-french", "d", "language", {}, (Wording("In French"),)
-        ),
-        recipe=SteeringRecipe(
-            "m", "h", "m/layer14", "h2", "blocks.14.hook_resid_post", (ChosenLatent(7, 1.5),)
-        ),
-        prompts=("one", "two"),
-    )
-    return replace(session, **changes)
-
-
-class TestSessions:
-    def test_saved_session_comes_back_as_it_was(self, store: Store) -> None:
-        saved = store.sessions.save(make_session())
-        assert store.sessions.get(saved.id) == saved
-        changed = store.sessions.save(replace(saved, notes="more"))
-        assert store.sessions.get(saved.id).notes == "more"
-        assert changed.created_at == saved.created_at
-
-    def test_list_shows_the_last_changed_first(self, store: Store) -> None:
-        first = store.sessions.save(make_session("first"))
-        second = store.sessions.save(make_session("second"))
-        with store._database.writing() as transaction:
-            transaction.execute(
-                text("UPDATE steering_session SET updated_at = '2999' WHERE id = :id"),
-                {"id": first.id},
-            )
-        assert [s.id for s in store.sessions.list()] == [first.id, second.id]
-        summary = store.sessions.list()[1]
-        assert (summary.model, summary.sae, summary.n_prompts) == ("m", "m/layer14", 2)
-        assert summary.instruction == "translate-to-french"
-        assert len(store.sessions.list(limit=1)) == 1
-
-    @pytest.mark.parametrize(
-        ("search", "found"),
-        [
-            ("FRENCH", ["100% French", "Ünïcode"]),
-            ("%", ["100% French"]),
-            ("_", []),
-            ("ÜNÏ", ["Ünïcode"]),
-            ("µ + Β", ["100% French", "Ünïcode"]),
-            ("'; DROP TABLE steering_session; --", []),
-        ],
-    )
-    def test_search_is_literal_and_ignores_case(
-        self, search: str, found: list[str], store: Store
-    ) -> None:
-        for name in ("100% French", "Ünïcode"):
-            store.sessions.save(make_session(name))
-        assert sorted(s.name for s in store.sessions.list(search)) == sorted(found)
-
-    def test_rename_and_duplicate(self, store: Store) -> None:
-        saved = store.sessions.save(make_session())
-        store.sessions.share(saved.id)
-        assert store.sessions.rename(saved.id, "  New ").name == "New"
-        assert store.sessions.list("new")[0].id == saved.id
-        copy = store.sessions.duplicate(saved.id)
-        assert copy.id != saved.id
-        assert copy.share_id is None
-        assert copy.recipe == saved.recipe
-        with pytest.raises(StorageError, match="empty"):
-            store.sessions.rename(saved.id, "  ")
-
-    def test_delete_can_be_undone(self, store: Store) -> None:
-        saved = store.sessions.save(make_session())
-        link = store.sessions.share(saved.id)
-        store.sessions.delete(saved.id)
-        assert store.sessions.list() == []
-        assert store.sessions.get_shared(link) is None
-        with pytest.raises(UnknownNameError):
-            store.sessions.get(saved.id)
-        store.sessions.restore(saved.id)
-        shared = store.sessions.get_shared(link)
-        assert shared is not None
-        assert shared.id == saved.id
-
-    def test_share_links_are_long_revocable_and_survive_saving(self, store: Store) -> None:
-        saved = store.sessions.save(make_session())
-        link = store.sessions.share(saved.id)
-        assert len(link) >= 22
-        assert store.sessions.share(saved.id) == link
-        store.sessions.save(replace(saved, notes="x", share_id=None))
-        found = store.sessions.get_shared(link)
-        assert found is not None
-        assert found.share_id == link
-        assert store.sessions.list()[0].shared
-        store.sessions.unshare(saved.id)
-        assert store.sessions.get_shared(link) is None
-        assert store.sessions.share(saved.id) != link
-        assert store.sessions.get_shared("guess") is None
-
-    def test_unknown_ids_are_named(self, store: Store) -> None:
-        for act in (
-            store.sessions.get,
-            store.sessions.delete,
-            store.sessions.restore,
-            store.sessions.share,
-            store.sessions.duplicate,
-        ):
-            with pytest.raises(UnknownNameError, match="nothing-here"):
-                act("nothing-here")
-
-    def test_session_of_a_newer_format_is_refused(self, store: Store) -> None:
-        saved = store.sessions.save(make_session(schema_version=99))
-        with pytest.raises(StorageError, match="newer version"):
-            store.sessions.get(saved.id)
-
-
-class TestJobs:
-    def test_jobs_are_updated_in_place(self, store: Store) -> None:
-        job = JobRecord("a", "rank", "Find")
-        store.jobs.save_job(job)
-        store.jobs.save_job(replace(job, state="done", result={"x": [1.5]}))
-        assert store.jobs.get("a") == replace(job, state="done", result={"x": [1.5]})
-        assert store.jobs.get("b") is None
-        assert len(store.jobs.list()) == 1
-
-    def test_only_silent_unfinished_jobs_are_lost(self, store: Store) -> None:
-        old = "2001-01-01T00:00:00+00:00"
-        store.jobs.save_job(JobRecord("old", "rank", "t", state="running", heartbeat_at=old))
-        store.jobs.save_job(JobRecord("done", "rank", "t", state="done", heartbeat_at=old))
-        store.jobs.save_job(JobRecord("new", "rank", "t", state="running"))
-        assert store.jobs.mark_lost(60) == 1
-        states = {job.id: job.state for job in store.jobs.list()}
-        assert states == {"old": "lost", "done": "done", "new": "running"}
-
-
-class TestCache:
-    def test_payloads_come_back_and_the_first_one_stays(self, store: Store) -> None:
-        many = {f"{n:064x}": bytes([n % 256]) * 3 for n in range(1000)}
-        store.cache.put_many(many)
-        assert store.cache.get_many([*many, "missing"]) == many
-        store.cache.put_many({f"{1:064x}": b"other", "f" * 64: b"new"})
-        assert store.cache.get_many([f"{1:064x}", "f" * 64]) == {
-            f"{1:064x}": b"\x01" * 3,
-            "f" * 64: b"new",
-        }
-        assert store.cache.size_bytes() == 3003
-        store.cache.put_many({})
-        assert store.cache.get_many([]) == {}
-
-    def test_failed_write_leaves_nothing_behind(self, store: Store) -> None:
-        broken: dict[str, bytes] = {f"{n:064x}": b"x" for n in range(900)}
-        broken["z" * 64] = None  # type: ignore[assignment]
-        with pytest.raises((StorageError, TypeError)):
-            store.cache.put_many(broken)
-        assert store.cache.size_bytes() == 0
-
-    def test_threads_may_write_at_once(self, store: Store) -> None:
-        errors: list[Exception] = []
-
-        def write(number: int) -> None:
-            try:
-                for turn in range(10):
-                    store.cache.put_many({f"{turn:032x}{n:032x}": b"abc" for n in range(20)})
-                    store.jobs.save_job(JobRecord(f"job-{number}", "rank", f"turn {turn}"))
-            except Exception as error:
-                errors.append(error)
-
-        threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert errors == []
-        assert store.cache.size_bytes() == 600
-        assert len(store.jobs.list()) == 4
-
+ROOT = Path(__file__).parent.parent
+HEAD = "0001"
 
 WRITER = """
 import sys
+from saif_core.records import JobRecord, SteeringSession
 from storage import open_store
-store = open_store(sys.argv[1])
+
+url, number = sys.argv[1:]
+print("ready", flush=True)
+sys.stdin.readline()
+store = open_store(url)
 for turn in range(15):
-    store.cache.put_many({f"{turn:032x}{n:032x}": bytes(50) for n in range(50)})
+    keys = [f"{turn}-{n}" for n in range(50)]
+    store.cache.put_many({key: bytes(40) for key in (keys if number == "0" else keys[::-1])})
+    assert len(store.cache.get_many(keys)) == 50
+    store.jobs.save_job(JobRecord("same", "rank", f"{number}: {turn}"))
+    store.sessions.save(SteeringSession(name=f"{number}: {turn}"))
+    store.sessions.save(SteeringSession(name="both", id="same", notes=number * 1000))
+store.close()
+"""
+
+HALF_WRITER = """
+import sys
+from sqlalchemy import insert
+from storage.database import Database
+from storage.tables import ActivationRow
+
+with Database(sys.argv[1]).transaction("Writing", write=True) as db:
+    rows = [{"key": str(n), "used_at": 0, "n_bytes": 9000, "payload": bytes(9000)}
+            for n in range(1000)]
+    db.execute(insert(ActivationRow), rows)
+    print("ready", flush=True)
+    sys.stdin.readline()
 """
 
 
-def test_two_processes_may_open_and_write_at_once(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'saif.db'}"
-    runs = [
-        subprocess.Popen([sys.executable, "-c", WRITER, url], stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    for run in runs:
-        _, stderr = run.communicate(timeout=120)
-        assert run.returncode == 0, stderr
-    store = open_store(url)
-    assert store.cache.size_bytes() == 15 * 50 * 50
-    store.close()
+def start(code: str, *arguments: str) -> subprocess.Popen[str]:
+    """A process that has said that it is ready and waits for a line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    if process.stdout.readline() != "ready\n":
+        pytest.fail(process.communicate()[1])
+    return process
 
 
-def test_migrations_make_the_tables_that_the_code_expects(database_url: str) -> None:
-    store = open_store(database_url)
-    found = inspect(store._database.engine)
-    for table in Base.metadata.sorted_tables:
-        columns = {column["name"] for column in found.get_columns(table.name)}
-        assert columns == set(table.columns.keys())
-    store.sessions.save(make_session())
+def revision(store: Store) -> str | None:
+    with store._database.transaction("Reading the revision") as db:
+        return MigrationContext.configure(db.connection()).get_current_revision()
+
+
+def test_a_new_database_gets_exactly_the_schema_of_the_tables(store: Store) -> None:
+    assert ScriptDirectory(str(FOLDER)).get_heads() == [HEAD]
+    assert revision(store) == HEAD
+    with store._database.transaction("Comparing the schema") as db:
+        context = MigrationContext.configure(db.connection(), opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_a_database_that_is_up_to_date_is_only_read(store: Store) -> None:
+    saved = store.sessions.save(sample_session())
+    statements: list[str] = []
+
+    def note(*arguments: object) -> None:
+        statements.append(str(arguments[2]))
+
+    event.listen(store._database._engines[False], "before_cursor_execute", note)
     store._database.migrate()
-    assert len(store.sessions.list()) == 1
+    assert any("alembic_version" in statement for statement in statements)
+    assert not [s for s in statements if "CREATE" in s or "INSERT" in s or "IMMEDIATE" in s]
+    assert store.sessions.get(saved.id) == saved
+
+
+def test_what_was_written_is_there_after_opening_again(shared_url: str) -> None:
+    store = open_store(shared_url)
+    saved = store.sessions.save(sample_session())
+    store.cache.put_many({"a": b"1"})
+    store.jobs.save_job(JobRecord("a", "rank", "t"))
+    store.close()
+    again = open_store(shared_url)
+    assert again.sessions.get(saved.id) == saved
+    assert again.cache.get_many(["a"]) == {"a": b"1"}
+    assert [job.id for job in again.jobs.list()] == ["a"]
+    again.close()
+
+
+def test_a_database_of_a_newer_version_is_refused_and_left_alone(shared_url: str) -> None:
+    store = open_store(shared_url)
+    with store._database.transaction("Changing the revision", write=True) as db:
+        db.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(StorageError, match="newer version"):
+        open_store(shared_url)
+    assert revision(store) == "9999"
     store.close()
 
 
-def test_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'saif.db'}"
-    open_store(url).close()
-    engine = create_engine(url)
-    with engine.begin() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    engine.dispose()
-    with pytest.raises(StorageError, match="newer version"):
-        open_store(url)
+def test_a_migration_that_fails_leaves_no_table(
+    shared_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise StorageError("stopped half-way")
+
+    monkeypatch.setattr("alembic.operations.Operations.create_index", fail)
+    with pytest.raises(StorageError, match="half-way"):
+        open_store(shared_url)
+    monkeypatch.undo()
+    store = open_store(shared_url)
+    assert revision(store) == HEAD
+    store.close()
+
+
+def test_two_processes_may_open_a_new_database_and_write_at_once(shared_url: str) -> None:
+    writers = [start(WRITER, shared_url, str(number)) for number in range(2)]
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    for writer in writers:
+        _, errors = writer.communicate(timeout=120)
+        assert writer.returncode == 0, errors
+    store = open_store(shared_url)
+    assert store.cache.size_bytes() == 15 * 50 * 40
+    assert len(store.sessions.list()) == 2 * 15 + 1
+    assert store.sessions.get("same").notes in ("0" * 1000, "1" * 1000)
+    assert len(store.jobs.list()) == 1
+    store.close()
+
+
+def test_a_write_that_a_killed_process_left_half_done_is_not_visible(shared_url: str) -> None:
+    store = open_store(shared_url)
+    writer = start(HALF_WRITER, shared_url)
+    assert store.cache.get_many(["0", "999"]) == {}
+    writer.kill()
+    writer.communicate()
+    assert store.cache.size_bytes() == 0
+    store.cache.put_many({"0": b"whole"})
+    assert store.cache.get_many(["0", "999"]) == {"0": b"whole"}
+    store.close()
+
+
+def test_threads_may_read_and_write_at_once(store: Store) -> None:
+    errors: list[BaseException] = []
+
+    def write(number: int) -> None:
+        try:
+            for turn in range(10):
+                store.cache.put_many({f"{turn}-{n}": b"abc" for n in range(20)})
+                store.jobs.save_job(JobRecord(f"job-{number}", "rank", f"turn {turn}"))
+                assert len(store.cache.get_many([f"{turn}-0", f"{turn}-19"])) == 2
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert store.cache.size_bytes() == 10 * 20 * 3
+    assert len(store.jobs.list()) == 4
+
+
+@pytest.mark.parametrize("error", [UnknownNameError("session", "x", []), KeyboardInterrupt()])
+def test_a_transaction_left_by_an_error_changes_nothing(error: BaseException, store: Store) -> None:
+    def leave() -> None:
+        with store._database.transaction("Writing", write=True) as db:
+            db.execute(text("DELETE FROM alembic_version"))
+            raise error
+
+    with pytest.raises(type(error)):
+        leave()
+    assert revision(store) == HEAD
+
+
+def test_a_refused_statement_names_neither_itself_nor_its_values(store: Store) -> None:
+    with (
+        pytest.raises(StorageError) as raised,
+        store._database.transaction("Doing this", write=True) as db,
+    ):
+        db.execute(text("SELECT :value FROM no_such_table"), {"value": "hunter2"})
+    assert str(raised.value).startswith("Doing this failed: the database answered with ")
+    assert "no_such_table" not in str(raised.value)
+    assert "hunter2" not in f"{raised.value.__cause__}"
+
+
+def test_sqlite_files_are_set_up_for_several_processes(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path / 'saif.db'}")
+    with store._database.transaction("Reading the settings") as db:
+        found = {
+            name: db.scalar(text(f"PRAGMA {name}"))
+            for name in ("journal_mode", "foreign_keys", "busy_timeout")
+        }
+    store.close()
+    assert found == {"journal_mode": "wal", "foreign_keys": 1, "busy_timeout": 10_000}
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite+pysqlite://"])
+def test_every_in_memory_store_is_its_own(url: str) -> None:
+    first, second = open_store(url), open_store(url)
+    first.sessions.save(sample_session())
+    assert len(first.sessions.list()) == 1
+    assert second.sessions.list() == []
+    first.close()
+    second.close()
+
+
+def make_text(path: Path) -> None:
+    path.write_text("This is a letter, and not a database at all. " * 50)
+
+
+def make_damaged(path: Path) -> None:
+    open_store(f"sqlite:///{path}").close()
+    content = bytearray(path.read_bytes())
+    content[100:4096] = os.urandom(3996)
+    path.write_bytes(content)
+
+
+def make_locked(path: Path) -> None:
+    # Kept open by the module, so that the lock outlives this function.
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("BEGIN EXCLUSIVE")
+    LOCKS.append(connection)
+
+
+LOCKS: list[sqlite3.Connection] = []
 
 
 @pytest.mark.parametrize(
-    "url", ["mysql://u:hunter2@h/d", "nonsense", "sqlite:////no/such/folder/saif.db"]
+    ("make", "message"),
+    [
+        (make_text, "not a SQLite database"),
+        (make_damaged, "damaged|answered with"),
+        (Path.mkdir, "cannot be opened"),
+        (make_locked, "locked"),
+    ],
 )
-def test_unusable_url_is_one_sentence_without_its_secrets(url: str) -> None:
-    with pytest.raises(StorageError) as raised:
-        open_store(url)
+def test_a_file_that_cannot_be_used_is_one_sentence_without_its_path(
+    make: Callable[[Path], None], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.database.BUSY_SECONDS", 0)
+    path = tmp_path / "hunter2.db"
+    make(path)
+    with pytest.raises(StorageError, match=message) as raised:
+        open_store(f"sqlite:///{path}")
+    while LOCKS:
+        LOCKS.pop().close()
     assert "hunter2" not in str(raised.value)
-    assert "/no/such" not in str(raised.value)
+    assert str(raised.value).count(".") == 1
 
 
-def test_importing_storage_does_not_import_torch() -> None:
-    code = "import sys, storage; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("mysql://me:hunter2@host/base", "'mysql'"),
+        ("mysql+hunter://me:hunter2@host/base", "'mysql\\+hunter'"),
+        ("hunter2", "cannot be read"),
+        ("postgresql://me:hunter2@host:port/base", "cannot be read"),
+        ("", "cannot be read"),
+        ("sqlite:////no/such/hunter2/saif.db", "cannot be opened"),
+        ("sqlite:///saif.db?timeout=hunter2", "options"),
+        ("postgresql://me:hunter2@127.0.0.1:9/base", "cannot be reached"),
+        ("postgresql://me:hunter2@127.0.0.1:9/base?colour=hunter2", "failed"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_one_sentence_without_its_secrets(
+    url: str, message: str
+) -> None:
+    with pytest.raises(StorageError, match=message) as raised:
+        open_store(url)
+    for secret in ("hunter2", "127.0.0.1", "me:", "/no/such"):
+        assert secret not in str(raised.value)
+
+
+def test_postgresql_without_its_driver_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(StorageError, match="extra 'postgres'"):
+        Database("postgresql://host/base")
+
+
+def test_importing_storage_loads_neither_torch_nor_numpy() -> None:
+    code = "import sys, storage; print(sorted({'torch', 'numpy', 'psycopg'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

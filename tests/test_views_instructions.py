@@ -43,7 +43,7 @@ def test_the_first_screen_makes_32_pairs_of_the_first_wording() -> None:
     assert not errors(at)
     assert at.selectbox(key="instruction_choice").value == "translate-to-french"
     assert "Pair 1 of 32" in texts(at)
-    assert re.search(r"32 pairs · [\d,]+ of [\d,]+ tokens to compute", texts(at))
+    assert re.search(r"32 pairs · [\d,]+ tokens to compute, for [\d,]+ tokens", texts(at))
 
 
 def test_the_first_paint_does_not_wait_for_the_model() -> None:
@@ -194,3 +194,12 @@ def test_a_page_that_breaks_says_one_sentence(monkeypatch: pytest.MonkeyPatch) -
     (message,) = errors(at)
     assert "did not expect" in message
     assert "secret" not in message
+
+
+def test_a_share_link_goes_to_the_shared_page_without_the_engine() -> None:
+    at = AppTest.from_file(str(MAIN), default_timeout=60)
+    at.query_params["session"] = "no-such-share"
+    settle(at.run())
+    assert "Which instruction?" not in texts(at)
+    assert "Work in hand" not in texts(at)
+    assert not engine().jobs()

@@ -8,7 +8,7 @@ from app.pair_form import PairChoice, draw_pair_choice
 from app.prompt_html import added_tokens, prompt_html
 from app.ranking_form import RankingChoice, draw_ranking_choice
 from app.session_view import escape_markdown
-from app.state import engine, work
+from app.state import engine, open_page, work
 from saif_core.errors import SaifError
 from saif_core.records import PromptPair, PromptView, RankingRequest
 
@@ -69,7 +69,7 @@ def _draw_found() -> None:
         icon=":material/check_circle:",
     )
     if st.button("Go to the latents", key="go_latents", icon=":material/scatter_plot:"):
-        st.switch_page("views/latents.py")
+        open_page("views/latents.py")
 
 
 def _draw_estimate(request: RankingRequest) -> None:
@@ -79,9 +79,11 @@ def _draw_estimate(request: RankingRequest) -> None:
         if estimate.cached:
             st.caption(f"{n_pairs} · already computed")
             return
+        # Answers are first written and then read, so more may be computed than there is to read.
+        covers = "prompts and answers" if request.read == "response" else "prompts"
         st.caption(
-            f"{n_pairs} · {estimate.tokens_to_compute:,} of {estimate.tokens_total:,} tokens to "
-            "compute (shared prefixes and cached prompts are not computed again)"
+            f"{n_pairs} · {estimate.tokens_to_compute:,} tokens to compute, for "
+            f"{estimate.tokens_total:,} tokens of {covers}"
         )
 
 

@@ -121,8 +121,8 @@ def _draw_actions(in_hand: Work, index: int, score: LatentScore | None) -> None:
         st.page_link("views/latents.py", label="All latents", icon=":material/scatter_plot:")
     if score is None or score.mean <= 0:
         st.caption(
-            "This latent has no mean activation in the ranking in hand, so its coefficient starts "
-            "at 1; it can be changed on the Compare page."
+            "No ranking in hand says how strongly this latent fires, so its coefficient starts at "
+            "1; it can be changed on the Compare page."
         )
 
 

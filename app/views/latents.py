@@ -9,7 +9,8 @@ from app.charts import BRUSH, latents_in, overlap_rows, rate_scatter, score_curv
 from app.job_panel import draw_ranking_job
 from app.messages import shown
 from app.session_view import escape_markdown, promotes
-from app.state import FinishedRanking, engine, resume_ranking, work
+from app.state import FinishedRanking, engine, open_page, resume_ranking, work
+from app.url_fields import publish, seed_number
 from saif_core.records import LatentScore, Ranking
 
 _TABLE_SEEN = "latent_table_seen"
@@ -25,7 +26,7 @@ def draw_page() -> None:
         return
     _draw_sentence(ranking)
     top = _draw_head(ranking)
-    left, right = st.columns([2, 3], gap="large")
+    left, right = st.columns([4, 7], gap="large")
     with left:
         inside = _draw_charts(ranking, top)
     with right:
@@ -57,9 +58,7 @@ def _draw_sentence(ranking: Ranking) -> None:
     read = "the answer" if ranking.read == "response" else "the last prompt token"
     pairs = f"{ranking.n_pairs:,} {'pair' if ranking.n_pairs == 1 else 'pairs'}"
     cost = (
-        "taken from the cache"
-        if ranking.cached
-        else f"{ranking.tokens_computed:,} of {ranking.tokens_total:,} tokens computed"
+        "taken from the cache" if ranking.cached else f"{ranking.tokens_computed:,} tokens computed"
     )
     st.caption(
         f"{escape_markdown(ranking.instruction)} · {pairs} · read at {read} · scored by "
@@ -71,11 +70,10 @@ def _draw_head(ranking: Ranking) -> int:
     n_listed = len(ranking.latents)
     state = st.session_state
     # A number from the URL holds for the first ranking only; each further one brings its own.
-    if state.get("k_ranking", ranking.id) != ranking.id or not (
-        "k" in state or "k" in st.query_params
-    ):
-        state["k"] = min(ranking.top, n_listed)
+    if state.get("k_ranking", ranking.id) != ranking.id:
+        state["k"] = ranking.top
     state["k_ranking"] = ranking.id
+    seed_number("k", ranking.top, 1, n_listed)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         top = int(
             st.number_input(
@@ -84,7 +82,6 @@ def _draw_head(ranking: Ranking) -> int:
                 n_listed,
                 step=1,
                 key="k",
-                bind="query-params",
                 persist_state="session",
                 width=140,
                 help="Where the list is cut: the dashed line in the score chart.",
@@ -99,6 +96,7 @@ def _draw_head(ranking: Ranking) -> int:
             help=f"Fills the basket with the {top} best {noun}, each with its mean activation as "
             "coefficient; those that never fire with the instruction are left out.",
         )
+    publish("k", ranking.top)
     if steer:
         _steer(ranking, top)
     return top
@@ -111,7 +109,7 @@ def _steer(ranking: Ranking, top: int) -> None:
     work().clear()
     for latent in chosen:
         work().add_latent(latent.index, latent.coefficient)
-    st.switch_page("views/compare.py")
+    open_page("views/compare.py")
 
 
 def _draw_charts(ranking: Ranking, top: int) -> tuple[LatentScore, ...]:
@@ -126,7 +124,7 @@ def _draw_charts(ranking: Ranking, top: int) -> tuple[LatentScore, ...]:
     )
     inside = latents_in(ranking.latents, event.selection.get(BRUSH, {}))
     st.caption("Drag over dots to list only those; double-click to list all.")
-    st.subheader("How far down the scores go", anchor=False)
+    st.subheader("Scores in order", anchor=False)
     best, last = ranking.latents[0], ranking.latents[top - 1]
     st.altair_chart(
         score_curve(ranking, top),
@@ -148,21 +146,23 @@ def _draw_table(ranking: Ranking, inside: Sequence[LatentScore]) -> None:
     key = f"latent_table_{ranking.id}_{hash(tuple(latent.index for latent in inside))}"
     _apply_selection(key, inside)
     st.dataframe(
-        _table(ranking, inside),
+        _table(inside),
         key=key,
         hide_index=True,
         height=640,
         on_select="rerun",
         selection_mode=["multi-row", "single-cell"],
         column_config={
-            "rank": st.column_config.NumberColumn("rank", format="%d", width="small"),
-            "latent": st.column_config.NumberColumn("latent", format="%d", width="small"),
+            "latent": st.column_config.NumberColumn("latent", format="%d", width=60),
             "score": st.column_config.NumberColumn("score", format="%.3f"),
             "with": st.column_config.NumberColumn(
-                "with", format="percent", help="Share of positions with the instruction it fires at"
+                "with",
+                format="%.0f%%",
+                width=60,
+                help="Share of positions with the instruction it fires at",
             ),
             "without": st.column_config.NumberColumn(
-                "without", format="percent", help="Share of positions without it"
+                "without", format="%.0f%%", width=70, help="Share of positions without it"
             ),
             "mean": st.column_config.NumberColumn(
                 "mean", format="%.3g", help="Mean activation where it fires with the instruction"
@@ -178,14 +178,12 @@ def _draw_table(ranking: Ranking, inside: Sequence[LatentScore]) -> None:
     )
 
 
-def _table(ranking: Ranking, inside: Sequence[LatentScore]) -> dict[str, list[Any]]:
-    ranks = {latent.index: rank for rank, latent in enumerate(ranking.latents, start=1)}
+def _table(inside: Sequence[LatentScore]) -> dict[str, list[Any]]:
     return {
-        "rank": [ranks[latent.index] for latent in inside],
         "latent": [latent.index for latent in inside],
         "score": [latent.score for latent in inside],
-        "with": [latent.rate_positive for latent in inside],
-        "without": [latent.rate_negative for latent in inside],
+        "with": [100 * latent.rate_positive for latent in inside],
+        "without": [100 * latent.rate_negative for latent in inside],
         "mean": [latent.mean for latent in inside],
         "sd": [latent.std for latent in inside],
         "promotes": [promotes(latent.top_tokens) for latent in inside],
@@ -198,7 +196,7 @@ def _apply_selection(key: str, inside: Sequence[LatentScore]) -> None:
     selection = state[key]["selection"] if key in state else {}
     cells = selection.get("cells", [])
     if cells:
-        st.switch_page("views/latent.py", query_params={"latent": str(inside[cells[0][0]].index)})
+        open_page("views/latent.py", latent=str(inside[cells[0][0]].index))
     ticked = set(selection.get("rows", []))
     seen_key, seen = state.get(_TABLE_SEEN, ("", set()))
     if key in state and seen_key == key and ticked != seen:

@@ -113,8 +113,9 @@ def _draw_texts(session: SteeringSession) -> None:
             st.text(prompt)
         return
     recipe = result.recipe
+    n = len(recipe.latents)
     st.markdown(
-        f"{len(recipe.latents)} latents at strength {recipe.strength:g}: "
+        f"{n} latent{'' if n == 1 else 's'} at strength {recipe.strength:g}: "
         f"{size_sentence(result.vector_norm, result.resid_share)}."
     )
     draw_finished(

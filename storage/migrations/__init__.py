@@ -32,7 +32,7 @@ def is_current(connection: Connection) -> bool:
     found = set(MigrationContext.configure(connection).get_current_heads())
     if not found <= {script.revision for script in scripts.walk_revisions()}:
         raise StorageError(
-            "The database was to be opened, but its schema is of a newer SAIF than this one; "
+            "The database was to be opened, but a newer version of SAIF has changed it; "
             "update SAIF or choose another database."
         )
     return found == set(scripts.get_heads())
