@@ -1,11 +1,16 @@
 """The sidebar: the work in hand and the basket, then what the engine is doing."""
 
+from typing import TYPE_CHECKING
+
 import streamlit as st
 
 from app.messages import shown
 from app.session_view import escape_markdown
 from app.state import engine, open_page, store, work
 from saif_core.records import JobRecord, SaeInfo
+
+if TYPE_CHECKING:  # importing the engine imports torch, which the first paint need not wait for
+    from saif_core.engine import EngineStatus
 
 POLL_SECONDS = 2.0
 
@@ -84,14 +89,18 @@ def _draw_basket() -> None:
 def draw_engine_status() -> None:
     """Device, memory, cache and running jobs; polls only while a job runs."""
     st.divider()
-    running = bool(engine().status().running)
-    st.fragment(_draw_status, run_every=POLL_SECONDS if running else None)(running)
+    status = engine().status()
+    interval = POLL_SECONDS if status.running else None
+    st.fragment(_draw_status, run_every=interval)([status])
 
 
-def _draw_status(was_running: bool) -> None:
+def _draw_status(first: "list[EngineStatus]") -> None:
+    """Draw the status; ``first`` holds what the full run saw and is empty on every later poll."""
     with shown():
-        status = engine().status()
-        if was_running and not status.running:
+        # Asking again in the full run could rerun the script and lose the click that started it.
+        polled = not first
+        status = engine().status() if polled else first.pop()
+        if polled and not status.running:
             st.rerun()
         loaded = "loaded" if status.model_loaded else "not loaded yet"
         st.caption(

@@ -23,6 +23,8 @@ from saif_core.default_model import (
 from saif_core.errors import ModelError
 
 WEIGHTS = b"quantised weights " * 100
+# Read before a fixture gives every test a home of its own.
+HOME = load_settings().home
 ARCHIVE = Archive(
     requirement="tiny-weights==1.0",
     member="tiny_weights/tiny.gguf",
@@ -247,7 +249,7 @@ def test_a_download_that_fails_says_what_was_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_fetched_model_speaks() -> None:
-    folder = load_settings().home / "models" / FOLDER_NAME
+    folder = HOME / "models" / FOLDER_NAME
     if not is_complete(folder, DEFAULT_ARCHIVE):
         pytest.skip("the default model has not been fetched: run `make setup`")
     import torch

@@ -1,0 +1,1 @@
+"""Key flows in Chromium, against a real server."""
