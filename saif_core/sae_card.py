@@ -1,7 +1,8 @@
 """Quality of an SAE on text that was not trained on: FVU, CE loss recovered, L0, dead latents.
 
-The first token of every sequence is an attention sink: it keeps its own residual stream and is
-left out of every figure.
+Attention sinks, the first token of every sequence and the rare later token whose residual norm is
+more than SINK_NORM_RATIO times the median, are not what SAEs are trained on: they keep their own
+residual stream and are left out of FVU and L0.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from saif_core.records import SaeCard
 from saif_core.saes import LoadedSae
 
 BATCH_ROWS = 8
+SINK_NORM_RATIO = 5.0
 
 
 class SaeMeasurement(NamedTuple):
@@ -102,6 +104,8 @@ class _Reconstruction:
         self._sum: Tensor | None = None
 
     def __call__(self, resid: Tensor, scored: Tensor) -> Tensor:
+        norms = resid.float().norm(dim=-1)
+        scored = scored & (norms < SINK_NORM_RATIO * norms[scored].median())
         rows = resid[scored].float()
         activations = self._sae.encode(rows)
         decoded = self._sae.decode(activations)

@@ -24,10 +24,10 @@ from saif_core.activations import PackedRow, pack_prefix_trees, run_rows
 from saif_core.errors import SaifError
 from saif_core.hook_points import hook_point_name
 from saif_core.models import LoadedModel
+from saif_core.sae_card import SINK_NORM_RATIO
 
 HELD_OUT_SHARE = 50  # one document in fifty is never trained on
 SEQUENCE_TOKENS = 256
-SINK_NORM_RATIO = 5.0
 ROWS_PER_BATCH = 4
 DOCUMENTS_PER_CHUNK = 64
 
