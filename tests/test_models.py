@@ -1,5 +1,6 @@
 """LoadedModel against plain transformers on four families; prompts; folders that are no models."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -206,9 +207,14 @@ def test_every_end_token_is_known(tiny_model_dir: Path) -> None:
 def test_hash_is_of_the_weights(tiny_model_dir: Path, model: LoadedModel, tmp_path: Path) -> None:
     same = tiny.save_model(tmp_path / "same")
     other = tiny.save_model(tmp_path / "other", seed=1)
-    assert hash_weights(same) == hash_weights(tiny_model_dir) == model.sha256
-    assert hash_weights(other) != model.sha256
-    assert hash_weights(Path("org/name")) != hash_weights(Path("org/other"))
+    config = model.hf_model.config
+    assert hash_weights(same, config) == hash_weights(tiny_model_dir, config) == model.sha256
+    assert load_model(same, id="same").sha256 == model.sha256
+    assert load_model(other, id="other").sha256 != model.sha256
+    assert hash_weights(Path("org/name"), config) != hash_weights(Path("org/other"), config)
+    changed = copy.deepcopy(config)
+    changed.rms_norm_eps = 0.5
+    assert hash_weights(same, changed) != model.sha256
 
 
 def copy_of(folder: Path, target: Path) -> Path:
