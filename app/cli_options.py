@@ -67,7 +67,7 @@ NContentsOption = Annotated[
     typer.Option(
         "--n-contents",
         min=1,
-        show_default="32, or all if there are fewer",
+        show_default="8, or all if there are fewer",
         help="How many contents to use, from the first on.",
     ),
 ]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # these take seconds to import, and `saif --help` needs neith
     from saif_core.engine import Engine
     from storage import Store
 
-DEFAULT_CONTENTS = 32
+DEFAULT_CONTENTS = 8
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
 

@@ -27,7 +27,7 @@ Source = Literal["instruction", "file"]
 Wordings = Literal["first", "all", "chosen"]
 _SOURCES: dict[Source, str] = {"instruction": "An instruction", "file": "My own pairs"}
 _WORDINGS: dict[Wordings, str] = {"first": "First only", "all": "All", "chosen": "Choose"}
-DEFAULT_CONTENTS = 32
+DEFAULT_CONTENTS = 8
 # Uploads are held here, not in their widgets, which forget them when the page is left.
 _PAIRS, _CONTENTS, _INSTRUCTION = "own_pairs", "own_contents", "own_instruction_file"
 
@@ -131,7 +131,7 @@ def _draw_wordings(instruction: Instruction) -> list[str]:
     texts = [wording.text for wording in instruction.wordings]
     n_foreign = sum(wording.language != "en" for wording in instruction.wordings)
     foreign = f", {n_foreign} not English" if n_foreign else ""
-    seed_choice("wordings", "first", get_args(Wordings))
+    seed_choice("wordings", "all", get_args(Wordings))
     how = st.segmented_control(
         f"Wordings ({len(texts)}{foreign})",
         get_args(Wordings),
@@ -141,7 +141,7 @@ def _draw_wordings(instruction: Instruction) -> list[str]:
         persist_state="session",
         help="Every chosen wording is put to every content.",
     )
-    publish("wordings", "first")
+    publish("wordings", "all")
     if how == "all":
         return texts
     if how == "chosen":

@@ -34,15 +34,13 @@ def rank(
     catalog: Catalog, model: LoadedModel, name: str, layer: int, read: str, n_contents: int
 ) -> Ranking:
     instruction = shipped_instructions()[name]
-    pairs = make_pairs(
-        instruction, shipped_contents()[:n_contents], wordings=[instruction.wordings[0].text]
-    )
+    pairs = make_pairs(instruction, shipped_contents()[:n_contents])
     sae = catalog.load_sae(f"{DEFAULT_MODEL}/layer{layer}", model)
     return rank_latents(model, sae, RankingRequest(sae.id, name, pairs, read=read))
 
 
 def test_default_recipe_turns_held_out_answers_french(catalog: Catalog, model: LoadedModel) -> None:
-    ranking = rank(catalog, model, "translate-to-french", 14, "response", 32)
+    ranking = rank(catalog, model, "translate-to-french", 14, "response", 8)
     sae = catalog.load_sae(f"{DEFAULT_MODEL}/layer14", model)
     contents = tuple(shipped_contents()[-12:])
     result = steer(
@@ -69,13 +67,13 @@ def is_french(token: str) -> bool:
 
 
 def test_last_layer_ranking_finds_french_tokens(catalog: Catalog, model: LoadedModel) -> None:
-    ranking = rank(catalog, model, "translate-to-french", 29, "last-token", 48)
+    ranking = rank(catalog, model, "translate-to-french", 29, "last-token", 16)
     promoted = [latent.top_tokens for latent in ranking.latents[:15]]
     assert any(sum(map(is_french, tokens)) >= 2 for tokens in promoted), promoted
 
 
 def test_last_layer_ranking_finds_json_tokens(catalog: Catalog, model: LoadedModel) -> None:
-    ranking = rank(catalog, model, "answer-in-json", 29, "last-token", 48)
+    ranking = rank(catalog, model, "answer-in-json", 29, "last-token", 16)
     promoted = [token for latent in ranking.latents[:15] for token in latent.top_tokens]
     found = [t for t in promoted if '{"' in t or "```" in t or t.strip().lower() == "json"]
     assert found, promoted

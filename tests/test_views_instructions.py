@@ -38,12 +38,12 @@ def find(at: AppTest) -> AppTest:
     return settle(at.run())
 
 
-def test_the_first_screen_makes_32_pairs_of_the_first_wording() -> None:
+def test_the_first_screen_makes_64_pairs_of_all_wordings() -> None:
     at = open_first()
     assert not errors(at)
     assert at.selectbox(key="instruction_choice").value == "translate-to-french"
-    assert "Pair 1 of 32" in texts(at)
-    assert re.search(r"32 pairs · [\d,]+ tokens to compute, for [\d,]+ tokens", texts(at))
+    assert "Pair 1 of 64" in texts(at)
+    assert re.search(r"64 pairs · [\d,]+ tokens to compute, for [\d,]+ tokens", texts(at))
 
 
 def test_the_first_paint_does_not_wait_for_the_model() -> None:

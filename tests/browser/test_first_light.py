@@ -90,9 +90,6 @@ def new_page(browser: Browser) -> Page:
 def test_from_an_instruction_to_a_shared_link(server: str, browser: Browser) -> None:
     page = new_page(browser)
     page.goto(server)
-    contents = page.get_by_label("Contents (of 240 shipped)")
-    contents.fill("8")
-    contents.press("Enter")
     page.get_by_role("button", name="Find latents").click()
     expect(page.get_by_role("button", name="Go to the latents")).to_be_visible()
     assert "job=" in page.url
@@ -103,8 +100,9 @@ def test_from_an_instruction_to_a_shared_link(server: str, browser: Browser) -> 
     page.get_by_role("button", name="Steer with the top 15").click()
 
     expect(page.get_by_role("heading", name="What does it do to the text?")).to_be_visible()
-    page.get_by_label("Prompt", exact=True).first.fill("The old bridge was closed for repairs.")
-    page.get_by_label("Prompt", exact=True).first.press("Control+Enter")
+    prompt = page.get_by_label("Prompt, without the instruction")
+    prompt.fill("The old bridge was closed for repairs.")
+    prompt.press("Control+Enter")
     page.get_by_role("button", name="Generate").click()
     expect(page.get_by_text("perplexity").first).to_be_visible()
 
