@@ -1,1 +1,0 @@
-"""Key flows in Chromium, against a real server."""
