@@ -173,11 +173,10 @@ def test_rank_takes_an_instruction_its_wordings_and_your_contents(
     )
     options = ("--contents", contents, "--read", "last-token", "--json")
 
-    first = with_sae("rank", "--instruction", own, "--n-contents", 3, *options).answer
-    every = with_sae("rank", "--instruction", own, "--wordings", "all", *options).answer
-    shipped = with_sae(
-        "rank", "--instruction", "summarize", "--position", "before", *options
-    ).answer
+    one = ("--wordings", "first", *options)
+    first = with_sae("rank", "--instruction", own, "--n-contents", 3, *one).answer
+    every = with_sae("rank", "--instruction", own, *options).answer
+    shipped = with_sae("rank", "--instruction", "summarize", "--position", "before", *one).answer
 
     assert (first["instruction"], first["n_pairs"]) == ("own", 3)
     assert every["n_pairs"] == 8

@@ -67,7 +67,7 @@ def test_all_wordings_multiply_the_pairs() -> None:
 
 
 def test_finding_latents_keeps_the_ranking_and_names_its_job_in_the_url() -> None:
-    at = find(open_first(contents_shipped="4", response_tokens="3"))
+    at = find(open_first(contents_shipped="4", wordings="first", response_tokens="3"))
     work = at.session_state["work"]
     assert isinstance(work.ranking, Ranking)
     assert work.ranking.n_pairs == 4
@@ -78,7 +78,7 @@ def test_finding_latents_keeps_the_ranking_and_names_its_job_in_the_url() -> Non
 
 
 def test_a_reload_takes_up_the_job_in_the_url() -> None:
-    first = find(open_first(contents_shipped="4", response_tokens="3"))
+    first = find(open_first(contents_shipped="4", wordings="first", response_tokens="3"))
     job_id = first.query_params["job"]
     again = open_first(job=job_id)
     assert again.session_state["work"].ranking.id == first.session_state["work"].ranking.id
