@@ -33,7 +33,7 @@ def _draw(parameter: Parameter, key: str) -> Any:
     if parameter.annotation is float:
         return st.number_input(label, value=default, step=_step(default), **keep)
     typed = st.text_input(label, "" if default is None else str(default), **keep)
-    return _read(parameter, typed or "")
+    return read_typed(parameter, typed or "")
 
 
 def _step(value: float | None) -> float:
@@ -41,7 +41,7 @@ def _step(value: float | None) -> float:
     return 10.0 ** (math.floor(math.log10(abs(value))) - 1) if value else 0.01
 
 
-def _read(parameter: Parameter, typed: str) -> Any:
+def read_typed(parameter: Parameter, typed: str) -> Any:
     """What was typed, in the kind the parameter takes; what fits none is left for the check."""
     if not typed.strip() and parameter.optional:
         return None

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 import streamlit as st
 
+from app.parameter_fields import read_typed
 from app.session_view import MAX_PROMPTS, chosen_table, escape_markdown, split_prompts
 from app.state import Work
 from saif_core.prompt_pairs import shipped_contents
@@ -317,16 +318,4 @@ def _draw_parameter(method: str, parameter: Parameter, value: Any) -> Any:
     typed = st.text_input(
         label, "" if value is None or parameter.required else str(value), key=key, help=about
     )
-    return _read_typed(parameter, typed or "")
-
-
-def _read_typed(parameter: Parameter, typed: str) -> Any:
-    """A typed value in the kind the parameter takes; what fits none is left for its own check."""
-    if not typed.strip() and parameter.optional:
-        return None
-    for read in (int, float):
-        try:
-            return parameter.accept(read(typed))
-        except ValueError:
-            continue
-    return typed
+    return read_typed(parameter, typed or "")
