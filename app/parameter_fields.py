@@ -1,7 +1,8 @@
 """Fields for the parameters of a plug-in, drawn from what the registry read in its signature."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import streamlit as st
@@ -9,19 +10,30 @@ import streamlit as st
 from saif_core.registry import Parameter
 
 
-def draw_parameters(parameters: Sequence[Parameter], *, key: str) -> dict[str, Any]:
+def draw_parameters(
+    parameters: Sequence[Parameter], *, key: str, values: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Draw one field per parameter; the values in them, for the registry to check.
 
     Args:
         key: begins the widget keys; give every plug-in its own.
+        values: what the caller keeps and wants shown; without them the fields keep their own.
     """
-    return {parameter.name: _draw(parameter, f"{key}_{parameter.name}") for parameter in parameters}
+    return {
+        parameter.name: _draw(parameter, f"{key}_{parameter.name}", values)
+        for parameter in parameters
+    }
 
 
-def _draw(parameter: Parameter, key: str) -> Any:
+def _draw(parameter: Parameter, key: str, values: Mapping[str, Any] | None) -> Any:
     label, about = parameter.name.replace("_", " "), parameter.help or None
     default = None if parameter.required else parameter.default
-    keep: dict[str, Any] = {"key": key, "help": about, "persist_state": "session"}
+    keep: dict[str, Any] = {"key": key, "help": about}
+    if values is None:
+        keep["persist_state"] = "session"
+    elif parameter.name in values:
+        with suppress(ValueError):  # a saved value that no longer fits makes way for the default
+            default = parameter.accept(values[parameter.name])
     if parameter.choices:
         options = list(parameter.choices)
         at = options.index(default) if default in options else 0

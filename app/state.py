@@ -7,6 +7,7 @@ parameters: ``sae``, ``instruction``, ``job``, ``basket``, ``strength``. Every o
 name is free for a page's own use.
 """
 
+import atexit
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # importing the engine imports torch, which the first paint n
     from saif_core.engine import Engine
 
 LOST_AFTER_SECONDS = 60.0
+KEPT_DELETED_DAYS = 30
 DEFAULT_INSTRUCTION = "translate-to-french"
 MAX_STRENGTH = 100.0
 MAX_INDEX_DIGITS = 9
@@ -44,6 +46,7 @@ def _store(settings: Settings) -> Store:
     settings.home.mkdir(parents=True, exist_ok=True)
     opened = open_store(settings.database_url)
     opened.jobs.mark_lost(LOST_AFTER_SECONDS)
+    opened.sessions.purge(KEPT_DELETED_DAYS)
     return opened
 
 
@@ -53,7 +56,7 @@ def _engine(settings: Settings) -> "Engine":
     from saif_core.engine import Engine
 
     opened = _store(settings)
-    return Engine(
+    started = Engine(
         Catalog(settings.home, extra_saes=settings.saes),
         model_id=settings.model,
         cache=opened.cache,
@@ -61,6 +64,9 @@ def _engine(settings: Settings) -> "Engine":
         device=settings.device,
         dtype=settings.dtype,
     )
+    # A worker that is still inside the model when the interpreter goes would crash the process.
+    atexit.register(started.close)
+    return started
 
 
 @dataclass(frozen=True)

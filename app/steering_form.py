@@ -6,12 +6,12 @@ from typing import Any, Literal, get_args
 
 import streamlit as st
 
-from app.parameter_fields import read_typed
+from app.parameter_fields import draw_parameters
 from app.session_view import MAX_PROMPTS, chosen_table, escape_markdown, split_prompts
 from app.state import Work
 from saif_core.prompt_pairs import shipped_contents
 from saif_core.records import GenerationRequest, SteeringScope
-from saif_core.registry import STEERING_METHODS, Parameter
+from saif_core.registry import STEERING_METHODS
 
 PromptSource = Literal["one", "lines", "shipped"]
 _SOURCES: dict[PromptSource, str] = {
@@ -295,27 +295,8 @@ def _draw_method(form: SteeringForm) -> None:
         form.method, form.method_parameters = chosen, {}
     registered = STEERING_METHODS.get(chosen)
     st.caption(escape_markdown(registered.help))
-    form.method_parameters = {
-        parameter.name: _draw_parameter(
-            chosen, parameter, form.method_parameters.get(parameter.name, parameter.default)
-        )
-        for parameter in registered.parameters
-    }
-
-
-def _draw_parameter(method: str, parameter: Parameter, value: Any) -> Any:
-    key = f"compare_parameter_{method}_{parameter.name}"
-    label, about = parameter.name.replace("_", " "), parameter.help or None
-    kind = parameter.annotation
-    if parameter.choices:
-        choices = list(parameter.choices)
-        at = choices.index(value) if value in choices else 0
-        return st.selectbox(label, choices, index=at, key=key, help=about)
-    if kind is bool:
-        return st.toggle(label, value is True, key=key, help=about)
-    if kind in (int, float) and not parameter.required:
-        return st.number_input(label, value=kind(value), key=key, help=about)
-    typed = st.text_input(
-        label, "" if value is None or parameter.required else str(value), key=key, help=about
+    form.method_parameters = draw_parameters(
+        registered.parameters,
+        key=f"compare_parameter_{chosen}",
+        values=form.method_parameters,
     )
-    return read_typed(parameter, typed or "")

@@ -28,7 +28,8 @@ class ReadResult:
     """Latent activations with (positive) and without (negative) the instruction, and the cost.
 
     Attributes:
-        tokens_total: tokens of all prompts (and responses) that the reading covers.
+        tokens_total: tokens that running every prompt on its own would take; responses are
+            written in one pass and read in another.
         tokens_computed: tokens that had to be run through the model.
     """
 
@@ -66,8 +67,9 @@ def read_latents(
         PromptPairError: there are no pairs, or the model answers every prompt with nothing.
     """
     prompts = encode_pairs(model, request)
-    n_computed = 0
+    n_passes, n_computed = 1, 0
     if request.read == "response":
+        n_passes = 2
         responses, n_computed = _read_responses(
             model, prompts, request.response_tokens, cache, step
         )
@@ -85,9 +87,8 @@ def read_latents(
             "The model wrote no answer to any prompt, so there are no response tokens to read; "
             "read at the last prompt token, or use other contents."
         )
-    return ReadResult(
-        positive, negative, sum(len(r.token_ids) for r in readings), n_computed + n_read
-    )
+    total = n_passes * sum(len(r.token_ids) for r in readings)
+    return ReadResult(positive, negative, total, n_computed + n_read)
 
 
 def encode_pairs(model: LoadedModel, request: RankingRequest) -> list[list[int]]:
@@ -109,7 +110,7 @@ def estimate_work(
         known = _cached_responses(model, prompts, request.response_tokens, cache)
         if any(_key not in known for _key in map(tuple, prompts)):
             distinct = set(map(tuple, prompts))
-            total = sum(map(len, prompts)) + len(prompts) * request.response_tokens
+            total = 2 * (sum(map(len, prompts)) + len(prompts) * request.response_tokens)
             to_write = sum(len(p) + request.response_tokens for p in distinct if p not in known)
             to_read = sum(len(p) + request.response_tokens for p in distinct)
             return WorkEstimate(len(request.pairs), total, to_write + to_read, False)
@@ -117,7 +118,8 @@ def estimate_work(
     keys = [reading.key(model, sae) for reading in readings]
     found = cache.get_many(sorted(set(keys))) if cache else {}
     missing = {r.token_ids for r, key in zip(readings, keys, strict=True) if key not in found}
-    total = sum(len(r.token_ids) for r in readings)
+    n_passes = 2 if request.read == "response" else 1
+    total = n_passes * sum(len(r.token_ids) for r in readings)
     to_compute = count_tree_tokens(sorted(missing)) if missing else 0
     return WorkEstimate(len(request.pairs), total, to_compute, to_compute == 0)
 

@@ -6,9 +6,10 @@ import secrets
 import time
 import unicodedata
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.orm import Session as OrmSession
 
 from saif_core.errors import StorageError, UnknownNameError
@@ -136,6 +137,17 @@ class SessionStore:
         """
         with self._database.transaction("Deleting the session", write=True) as db:
             _find(db, session_id, lock=True).deleted_at = utc_now()
+
+    def purge(self, older_than_days: float) -> int:
+        """Number of sessions removed for good: those deleted longer ago than so many days.
+
+        Raises:
+            StorageError: the database refused.
+        """
+        limit = datetime.now(UTC) - timedelta(days=older_than_days)
+        old = delete(SessionRow).where(SessionRow.deleted_at < limit.isoformat(timespec="seconds"))
+        with self._database.transaction("Removing deleted sessions", write=True) as db:
+            return len(db.execute(old.returning(SessionRow.id)).all())
 
     def restore(self, session_id: str) -> None:
         """Undo a deletion; the share link works again too.

@@ -168,6 +168,19 @@ def test_restoring_a_session_that_is_there_changes_nothing(store: Store) -> None
     assert store.sessions.get(saved.id) == saved
 
 
+def test_purging_removes_for_good_what_was_deleted_long_ago_and_nothing_else(store: Store) -> None:
+    kept, fresh, old = (store.sessions.save(sample_session(name)) for name in ("a", "b", "c"))
+    for session in (fresh, old):
+        store.sessions.delete(session.id)
+    change_row(store, old.id, deleted_at=LONG_AGO)
+    assert store.sessions.purge(30) == 1
+    assert names(store) == ["a"]
+    store.sessions.restore(fresh.id)
+    with pytest.raises(UnknownNameError):
+        store.sessions.restore(old.id)
+    assert store.sessions.get(kept.id) == kept
+
+
 def test_saving_a_deleted_session_brings_it_back_unshared(store: Store) -> None:
     saved = store.sessions.save(sample_session())
     share_id = store.sessions.share(saved.id)

@@ -43,7 +43,7 @@ def test_the_first_screen_makes_64_pairs_of_all_wordings() -> None:
     assert not errors(at)
     assert at.selectbox(key="instruction_choice").value == "translate-to-french"
     assert "Pair 1 of 64" in texts(at)
-    assert re.search(r"64 pairs · [\d,]+ tokens to compute, for [\d,]+ tokens", texts(at))
+    assert re.search(r"64 pairs · [\d,]+ of [\d,]+ tokens to compute", texts(at))
 
 
 def test_the_first_paint_does_not_wait_for_the_model() -> None:

@@ -8,7 +8,7 @@ from app.pair_form import PairChoice, draw_pair_choice
 from app.prompt_html import added_tokens, prompt_html
 from app.ranking_form import RankingChoice, draw_ranking_choice
 from app.session_view import escape_markdown
-from app.state import engine, open_page, work
+from app.state import engine, open_page, work, write_url
 from saif_core.errors import SaifError
 from saif_core.records import PromptPair, PromptView, RankingRequest
 
@@ -56,6 +56,8 @@ def _draw_start(request: RankingRequest | None) -> None:
     )
     if start and request is not None:
         work().attach(engine().rank(request).id)
+        # Now, not as the run ends: a page that is loaded anew in between must find its job.
+        write_url()
         st.rerun()
 
 
@@ -79,11 +81,9 @@ def _draw_estimate(request: RankingRequest) -> None:
         if estimate.cached:
             st.caption(f"{n_pairs} · already computed")
             return
-        # Answers are first written and then read, so more may be computed than there is to read.
-        covers = "prompts and answers" if request.read == "response" else "prompts"
         st.caption(
-            f"{n_pairs} · {estimate.tokens_to_compute:,} tokens to compute, for "
-            f"{estimate.tokens_total:,} tokens of {covers}"
+            f"{n_pairs} · {estimate.tokens_to_compute:,} of {estimate.tokens_total:,} tokens to "
+            "compute, as prompts share their beginnings"
         )
 
 
