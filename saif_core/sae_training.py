@@ -249,7 +249,7 @@ def train_sae(
         lr_decay_steps=n_steps // 2,
         device=device,
         autocast=True,
-        dead_feature_window=200,
+        dead_feature_window=100,
         feature_sampling_window=10**9,  # sae-lens logs each window to wandb; we never do
         n_checkpoints=6,
         checkpoint_path=str(checkpoints),
