@@ -49,7 +49,7 @@ def score_curve(ranking: Ranking, top: int) -> alt.LayerChart:
     )
     rule = (
         alt.Chart(alt.InlineData(values=[{"cut_at": top + 0.5, "label": f"top {top}"}]))
-        .mark_rule(strokeDash=[4, 3])
+        .mark_rule(strokeDash=[4, 3], color="#888888")
         .encode(x="cut_at:Q", tooltip=alt.Tooltip("label:N", title="cut"))
     )
     return alt.LayerChart(layer=[points, rule]).properties(height=220)
