@@ -53,7 +53,7 @@ def opened_store(settings: Settings) -> Iterator["Store"]:
     from storage import open_store
 
     settings.home.mkdir(parents=True, exist_ok=True)
-    store = open_store(settings.database_url)
+    store = open_store(settings.database_url, cache_mb=settings.cache_mb)
     try:
         yield store
     finally:

@@ -15,6 +15,7 @@ class Settings:
     Attributes:
         home: folder of everything SAIF writes (SAIF_HOME).
         database_url: SQLite or PostgreSQL (SAIF_DATABASE_URL).
+        cache_mb: what the cache may hold, in MB of 2**20 bytes (SAIF_CACHE_MB).
         model: catalog name, Hugging Face name or local folder (SAIF_MODEL).
         saes: SAEs offered besides the shipped ones (SAIF_SAES, separated by commas).
         device: "auto", "cpu" or a torch device (SAIF_DEVICE).
@@ -25,6 +26,7 @@ class Settings:
 
     home: Path
     database_url: str
+    cache_mb: int
     model: str
     saes: tuple[str, ...]
     device: str
@@ -40,7 +42,7 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         environment: read instead of the environment of this process.
 
     Raises:
-        SaifError: SAIF_PORT is not a port number.
+        SaifError: SAIF_PORT is not a port number, or SAIF_CACHE_MB is not a whole number from 1.
     """
     source = os.environ if environment is None else environment
 
@@ -51,6 +53,7 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         home=home,
         database_url=read("SAIF_DATABASE_URL", f"sqlite:///{home / 'saif.db'}"),
+        cache_mb=_cache_mb(read("SAIF_CACHE_MB", "2048")),
         model=read("SAIF_MODEL", "smollm2-135m-instruct"),
         saes=tuple(part.strip() for part in read("SAIF_SAES", "").split(",") if part.strip()),
         device=read("SAIF_DEVICE", "auto"),
@@ -65,6 +68,7 @@ def export_settings(settings: Settings) -> None:
     os.environ.update(
         SAIF_HOME=str(settings.home),
         SAIF_DATABASE_URL=settings.database_url,
+        SAIF_CACHE_MB=str(settings.cache_mb),
         SAIF_MODEL=settings.model,
         SAIF_SAES=",".join(settings.saes),
         SAIF_DEVICE=settings.device,
@@ -72,6 +76,16 @@ def export_settings(settings: Settings) -> None:
         SAIF_HOST=settings.host,
         SAIF_PORT=str(settings.port),
     )
+
+
+def _cache_mb(text: str) -> int:
+    # More digits than any disk has room for; Python reads 4,300 at most.
+    if not text.isascii() or not text.isdigit() or len(text) > 12 or int(text) < 1:
+        raise SaifError(
+            f"SAIF_CACHE_MB is {text[:40]!r}, which is no size for the cache: set a whole number "
+            "of megabytes, 1 or more."
+        )
+    return int(text)
 
 
 def _port(text: str) -> int:

@@ -44,7 +44,7 @@ def engine() -> "Engine":
 @st.cache_resource(show_spinner=False)
 def _store(settings: Settings) -> Store:
     settings.home.mkdir(parents=True, exist_ok=True)
-    opened = open_store(settings.database_url)
+    opened = open_store(settings.database_url, cache_mb=settings.cache_mb)
     opened.jobs.mark_lost(LOST_AFTER_SECONDS)
     opened.sessions.purge(KEPT_DELETED_DAYS)
     return opened

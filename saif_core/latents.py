@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from saif_core.corpus_records import pack_activations, unpack_activations
+
 
 @dataclass(frozen=True)
 class LatentActivations:
@@ -94,27 +96,18 @@ def join_rows(parts: Sequence[LatentActivations]) -> LatentActivations:
 
 
 def to_payload(activations: LatentActivations) -> bytes:
-    """Bytes for the cache: 6 per nonzero activation for up to 65,536 latents, and 4 per row."""
-    index_type = np.uint16 if activations.d_sae <= 1 << 16 else np.uint32
-    head = np.array([activations.n_rows, len(activations.values)], dtype=np.uint32)
-    return b"".join(
-        [
-            head.tobytes(),
-            np.diff(activations.indptr).astype(np.uint32).tobytes(),
-            activations.values.astype(np.float32).tobytes(),
-            activations.indices.astype(index_type).tobytes(),
-        ]
+    """Bytes for the cache, see ``pack_activations``; groups are left out."""
+    return pack_activations(
+        np.diff(activations.indptr), activations.indices, activations.values, activations.d_sae
     )
 
 
 def from_payload(payload: bytes, d_sae: int) -> LatentActivations:
-    """The activations that ``to_payload`` wrote, as rows of prompt 0."""
-    n_rows, n_nonzero = (int(n) for n in np.frombuffer(payload, np.uint32, 2))
-    index_type = np.uint16 if d_sae <= 1 << 16 else np.uint32
-    counts = np.frombuffer(payload, np.uint32, n_rows, 8)
-    values = np.frombuffer(payload, np.float32, n_nonzero, 8 + 4 * n_rows)
-    indices = np.frombuffer(payload, index_type, n_nonzero, 8 + 4 * n_rows + 4 * n_nonzero)
-    indptr = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)])
-    return LatentActivations(
-        indptr, indices.astype(np.int64), values, np.zeros(n_rows, dtype=np.int64), d_sae
-    )
+    """The activations that ``to_payload`` wrote, as rows of prompt 0.
+
+    Raises:
+        StorageError: another version of SAIF wrote them.
+    """
+    counts, indices, values = unpack_activations(payload)
+    indptr = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts)])
+    return LatentActivations(indptr, indices, values, np.zeros(len(counts), dtype=np.int64), d_sae)

@@ -6,11 +6,17 @@ the same database.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from storage.activation_cache import ActivationStore
+from saif_core.errors import StorageError
+from storage.activation_cache import BYTES_PER_MB, DEFAULT_CACHE_MB, ActivationStore
 from storage.database import Database
 from storage.job_store import JobStore
 from storage.session_store import SessionStore
+
+if TYPE_CHECKING:  # it imports numpy, which most who open a store do not need
+    from storage.latent_store import LatentStore
 
 __all__ = ["Store", "open_store"]
 
@@ -30,25 +36,36 @@ class Store:
     sessions: SessionStore
     _database: Database = field(repr=False)
 
+    @cached_property
+    def latents(self) -> "LatentStore":
+        """Latent activations of corpora."""
+        from storage.latent_store import LatentStore
+
+        return LatentStore(self._database)
+
     def close(self) -> None:
         """Release every connection; an in-memory database is gone then."""
         self._database.close()
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, *, cache_mb: int = DEFAULT_CACHE_MB) -> Store:
     """The store at a database URL, created or migrated to the newest schema.
 
     Args:
         url: ``sqlite:///path``, ``sqlite://`` (in memory) or ``postgresql://…``.
+        cache_mb: what the payloads of the cache may take together, in MB of 2**20 bytes.
 
     Raises:
-        StorageError: the URL is not one of these, the database cannot be reached, or a newer SAIF
-            has changed its schema.
+        StorageError: the URL is not one of these, the database cannot be reached, a newer SAIF
+            has changed its schema, or the cache is to hold less than 1 MB.
     """
+    if cache_mb < 1:
+        raise StorageError(f"A cache of {cache_mb} MB was asked for; let it hold 1 MB or more.")
     database = Database(url)
     try:
         database.migrate()
     except BaseException:
         database.close()
         raise
-    return Store(ActivationStore(database), JobStore(database), SessionStore(database), database)
+    cache = ActivationStore(database, max_bytes=cache_mb * BYTES_PER_MB)
+    return Store(cache, JobStore(database), SessionStore(database), database)

@@ -1,20 +1,36 @@
 """The engine's cache in the database: opaque payloads by content hash, oldest use out first."""
 
 import contextlib
+import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from typing import TypeVar
 
 from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session as OrmSession
 
 from saif_core.errors import StorageError
 from storage.database import Database
-from storage.tables import ActivationRow
+from storage.tables import ActivationRow, ActivationTailRow
 
+T = TypeVar("T")
+
+DEFAULT_CACHE_MB = 2048
+BYTES_PER_MB = 1 << 20
+KEY_BYTES = 16
 # Databases limit the parameters of a statement; the smallest limit still in use is 999.
 CHUNK = 500
+# Payloads are stored in pieces, of which four fit a page of SQLite: with whole payloads, one of
+# half a page and a little more would take a page of its own.
+PIECE_BYTES = 960
+PIECE_BITS = 20
 # A use is written down when the last one is older than this, so that most reads write nothing.
 TOUCH_AFTER_SECONDS = 3600
+# What other processes wrote is counted this often; until then the cache may exceed its bound.
+MEASURE_AFTER_SECONDS = 60
+# Room that an eviction makes, so that the next writes need none.
+KEPT_SHARE = 0.9
 
 
 class ActivationStore:
@@ -23,11 +39,22 @@ class ActivationStore:
     Args:
         database: a migrated database.
         clock: seconds since 1970.
+        max_bytes: what the payloads may take together; writing more evicts the least recently
+            used ones.
     """
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Callable[[], float] = time.time,
+        max_bytes: int = DEFAULT_CACHE_MB * BYTES_PER_MB,
+    ) -> None:
         self._database = database
         self._clock = clock
+        self._max_bytes = max_bytes
+        # Threads may lose each other's additions here; the next measurement puts that right.
+        self._total = 0
+        self._measured_at = float("-inf")
 
     def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
         """Payloads of the keys that are there.
@@ -35,17 +62,24 @@ class ActivationStore:
         Raises:
             StorageError: the database refused.
         """
+        names = {_stored_key(key): key for key in keys}
         found: dict[str, bytes] = {}
-        stale: list[str] = []
+        stale: list[int] = []
         touch_before = int(self._clock()) - TOUCH_AFTER_SECONDS
-        columns = select(ActivationRow.key, ActivationRow.payload, ActivationRow.used_at)
         with self._database.transaction("Reading the cache") as db:
-            for chunk in _chunks(keys):
-                rows = db.execute(columns.where(ActivationRow.key.in_(chunk)))
-                for key, payload, used_at in rows:
-                    found[key] = payload
-                    if used_at < touch_before:
-                        stale.append(key)
+            for chunk in _chunks(names):
+                rows = db.scalars(select(ActivationRow).where(ActivationRow.key.in_(chunk))).all()
+                tails = _read_tails(db, rows)
+                for row in rows:
+                    payload = row.head + b"".join(
+                        tails.get(tail_id, b"") for tail_id in _tail_ids(row.id, row.n_bytes)
+                    )
+                    # Someone may have evicted it between the two queries.
+                    if len(payload) != row.n_bytes:
+                        continue
+                    found[names[row.key]] = payload
+                    if row.used_at < touch_before:
+                        stale.append(row.id)
         if stale:
             # The payloads are read: a busy or read-only database need not fail the reader now.
             with contextlib.suppress(StorageError):
@@ -60,15 +94,34 @@ class ActivationStore:
         """
         if not payloads:
             return
-        now = int(self._clock())
+        now = self._clock()
+        stored = {_stored_key(key): payload for key, payload in payloads.items()}
         # In one order everywhere, or two writers of the same keys could wait for each other.
         rows = [
-            {"key": key, "used_at": now, "n_bytes": len(payload), "payload": payload}
-            for key, payload in sorted(payloads.items())
+            {
+                "key": key,
+                "used_at": int(now),
+                "n_bytes": len(payload),
+                "head": payload[:PIECE_BYTES],
+            }
+            for key, payload in sorted(stored.items())
         ]
         insert = self._database.insert(ActivationRow).on_conflict_do_nothing()
+        returning = insert.returning(ActivationRow.id, ActivationRow.key)
         with self._database.transaction("Writing to the cache", write=True) as db:
-            db.connection().execute(insert, rows)
+            new = db.connection().execute(returning, rows).all()
+            tails = [tail for row_id, key in new for tail in _tails(row_id, stored[key])]
+            if tails:
+                db.connection().execute(self._database.insert(ActivationTailRow), tails)
+            total = self._total + sum(len(stored[key]) for _, key in new)
+            unsure = total > self._max_bytes or now - self._measured_at > MEASURE_AFTER_SECONDS
+            if unsure:
+                total = _measure(db)
+            if total > self._max_bytes:
+                total -= sum(_evict(db, total - int(KEPT_SHARE * self._max_bytes)))
+        self._total = total
+        if unsure:
+            self._measured_at = now
 
     def size_bytes(self) -> int:
         """Sum of the payload sizes, in bytes.
@@ -77,7 +130,7 @@ class ActivationStore:
             StorageError: the database refused.
         """
         with self._database.transaction("Measuring the cache") as db:
-            return int(db.scalar(select(func.coalesce(func.sum(ActivationRow.n_bytes), 0))) or 0)
+            return _measure(db)
 
     def evict(self, max_bytes: int) -> int:
         """Number of payloads removed, least recently used first, to fit the cache in a size.
@@ -88,39 +141,86 @@ class ActivationStore:
         Raises:
             StorageError: the database refused.
         """
-        newest_first = select(ActivationRow.key, ActivationRow.n_bytes).order_by(
-            ActivationRow.used_at.desc(), ActivationRow.key
-        )
         with self._database.transaction("Shrinking the cache", write=True) as db:
-            kept = 0
-            evicted = []
-            for key, n_bytes in db.execute(newest_first):
-                kept += n_bytes
-                if kept > max_bytes:
-                    evicted.append(key)
-            for chunk in _chunks(evicted):
-                db.execute(delete(ActivationRow).where(ActivationRow.key.in_(chunk)))
-        return len(evicted)
+            return len(_evict(db, _measure(db) - max_bytes))
 
-    def _touch(self, keys: Sequence[str]) -> None:
+    def _touch(self, row_ids: Sequence[int]) -> None:
         now = int(self._clock())
         with self._database.transaction("Updating the cache", write=True) as db:
-            for chunk in _chunks(keys):
+            for chunk in _chunks(row_ids):
                 # Rows that someone else is touching right now are as good as touched.
                 free = (
-                    select(ActivationRow.key)
-                    .where(ActivationRow.key.in_(chunk))
+                    select(ActivationRow.id)
+                    .where(ActivationRow.id.in_(chunk))
                     .with_for_update(skip_locked=True)
                 )
                 db.execute(
                     update(ActivationRow)
-                    .where(ActivationRow.key.in_(free))
+                    .where(ActivationRow.id.in_(free))
                     .values(used_at=now)
                     .execution_options(synchronize_session=False)
                 )
 
 
-def _chunks(keys: Sequence[str]) -> Iterator[list[str]]:
-    remaining = iter(keys)
+def _stored_key(key: str) -> bytes:
+    # Hashed, as any text may be a key; 16 bytes already never meet by chance.
+    return hashlib.sha256(key.encode()).digest()[:KEY_BYTES]
+
+
+def _tail_ids(row_id: int, n_bytes: int) -> range:
+    first = row_id << PIECE_BITS
+    return range(first, first + max(0, -(-n_bytes // PIECE_BYTES) - 1))
+
+
+def _tails(row_id: int, payload: bytes) -> list[dict[str, object]]:
+    starts = range(PIECE_BYTES, len(payload), PIECE_BYTES)
+    return [
+        {"id": tail_id, "piece": payload[start : start + PIECE_BYTES]}
+        for tail_id, start in zip(_tail_ids(row_id, len(payload)), starts, strict=True)
+    ]
+
+
+def _read_tails(db: OrmSession, rows: Sequence[ActivationRow]) -> dict[int, bytes]:
+    columns = select(ActivationTailRow.id, ActivationTailRow.piece)
+    tail_ids = (tail_id for row in rows for tail_id in _tail_ids(row.id, row.n_bytes))
+    return {
+        tail_id: piece
+        for chunk in _chunks(tail_ids)
+        for tail_id, piece in db.execute(columns.where(ActivationTailRow.id.in_(chunk)))
+    }
+
+
+def _measure(db: OrmSession) -> int:
+    return int(db.scalar(select(func.coalesce(func.sum(ActivationRow.n_bytes), 0))) or 0)
+
+
+def _evict(db: OrmSession, n_bytes: int) -> list[int]:
+    """Sizes of the payloads removed, oldest use first, until so many bytes are free."""
+    # The order of the index, so that only what goes is read. Rows that someone else is removing
+    # or touching right now are passed over.
+    oldest = (
+        select(ActivationRow.id, ActivationRow.n_bytes)
+        .order_by(ActivationRow.used_at, ActivationRow.n_bytes, ActivationRow.id)
+        .limit(CHUNK)
+        .with_for_update(skip_locked=True)
+    )
+    removed: list[int] = []
+    while n_bytes > 0 and (rows := db.execute(oldest).all()):
+        chosen = {}
+        for row_id, size in rows:
+            if n_bytes > 0:
+                chosen[row_id] = size
+                n_bytes -= size
+        for tail_ids in _chunks(
+            i for row_id, size in chosen.items() for i in _tail_ids(row_id, size)
+        ):
+            db.execute(delete(ActivationTailRow).where(ActivationTailRow.id.in_(tail_ids)))
+        db.execute(delete(ActivationRow).where(ActivationRow.id.in_(chosen)))
+        removed += chosen.values()
+    return removed
+
+
+def _chunks(values: Iterable[T]) -> Iterator[list[T]]:
+    remaining = iter(values)
     while chunk := list(islice(remaining, CHUNK)):
         yield chunk

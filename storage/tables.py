@@ -1,7 +1,10 @@
 """The tables, as SQLAlchemy rows; ``migrations/`` makes them, and a test compares the two."""
 
-from sqlalchemy import BigInteger, Float, Index, Integer, LargeBinary, Text
+from sqlalchemy import BigInteger, Boolean, Float, Index, Integer, LargeBinary, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+# SQLite's own row number, which needs no index, must be called INTEGER.
+NUMBER = BigInteger().with_variant(Integer, "sqlite")
 
 
 class Base(DeclarativeBase):
@@ -9,16 +12,82 @@ class Base(DeclarativeBase):
 
 
 class ActivationRow(Base):
-    """A payload of the engine's cache; ``used_at`` is in seconds since 1970."""
+    """A payload of the engine's cache.
+
+    Rows are stored in the order of ``id``: in the random order of keys, pages would stay half
+    empty.
+
+    Attributes:
+        used_at: in seconds since 1970.
+        n_bytes: size of the whole payload.
+        head: its first bytes; the others are in `ActivationTailRow`.
+    """
 
     __tablename__ = "activations"
     # Covers both the total size and the order of eviction, so neither reads a payload.
     __table_args__ = (Index("ix_activations_used_at_n_bytes", "used_at", "n_bytes"),)
 
-    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    id: Mapped[int] = mapped_column(NUMBER, primary_key=True, autoincrement=True)
+    key: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
     used_at: Mapped[int] = mapped_column(BigInteger)
     n_bytes: Mapped[int] = mapped_column(BigInteger)
-    payload: Mapped[bytes] = mapped_column(LargeBinary)
+    head: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class ActivationTailRow(Base):
+    """A further piece of a payload: several rows must fit a page, or much of it stays empty."""
+
+    __tablename__ = "activation_tails"
+
+    id: Mapped[int] = mapped_column(NUMBER, primary_key=True, autoincrement=False)
+    piece: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class LatentIndexRow(Base):
+    """A corpus read through one SAE, as ``LatentIndex`` of the records has it.
+
+    Attributes:
+        number: first half of the ids of its contexts and lists.
+        density: tokens on which each latent fires among the listed contexts, int64; None before
+            the first checkpoint.
+    """
+
+    __tablename__ = "latent_indexes"
+
+    number: Mapped[int] = mapped_column(NUMBER, primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(Text, unique=True)
+    name: Mapped[str] = mapped_column(Text)
+    model_sha256: Mapped[str] = mapped_column(Text)
+    sae_sha256: Mapped[str] = mapped_column(Text)
+    d_sae: Mapped[int] = mapped_column(Integer)
+    hook_point: Mapped[str] = mapped_column(Text)
+    n_contexts: Mapped[int] = mapped_column(BigInteger)
+    n_tokens: Mapped[int] = mapped_column(BigInteger)
+    n_nonzero: Mapped[int] = mapped_column(BigInteger)
+    n_listed: Mapped[int] = mapped_column(BigInteger)
+    finished: Mapped[bool] = mapped_column(Boolean)
+    created_at: Mapped[str] = mapped_column(Text)
+    density: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
+
+
+class CorpusContextRow(Base):
+    """A context of a corpus: its tokens (uint32) and their packed latent activations."""
+
+    __tablename__ = "corpus_contexts"
+
+    id: Mapped[int] = mapped_column(NUMBER, primary_key=True, autoincrement=False)
+    document: Mapped[str] = mapped_column(Text)
+    token_ids: Mapped[bytes] = mapped_column(LargeBinary)
+    activations: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class LatentListRow(Base):
+    """The largest activations of some neighbouring latents of a corpus."""
+
+    __tablename__ = "latent_lists"
+
+    id: Mapped[int] = mapped_column(NUMBER, primary_key=True, autoincrement=False)
+    lists: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class JobRow(Base):
@@ -26,9 +95,7 @@ class JobRow(Base):
 
     __tablename__ = "jobs"
 
-    number: Mapped[int] = mapped_column(
-        BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
-    )
+    number: Mapped[int] = mapped_column(NUMBER, primary_key=True, autoincrement=True)
     id: Mapped[str] = mapped_column(Text, unique=True)
     kind: Mapped[str] = mapped_column(Text)
     title: Mapped[str] = mapped_column(Text)

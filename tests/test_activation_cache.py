@@ -1,16 +1,30 @@
 """The engine's cache in every kind of database."""
 
+import hashlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session as OrmSession
 
 from saif_core.errors import StorageError
+from saif_core.latents import LatentActivations, to_payload
 from saif_core.records import ActivationCache
-from storage import Store
-from storage.activation_cache import CHUNK, TOUCH_AFTER_SECONDS, ActivationStore
+from storage import Store, open_store
+from storage.activation_cache import (
+    CHUNK,
+    MEASURE_AFTER_SECONDS,
+    PIECE_BITS,
+    PIECE_BYTES,
+    TOUCH_AFTER_SECONDS,
+    ActivationStore,
+    _measure,
+)
 from storage.database import Database
+from storage.tables import ActivationTailRow
 
 pytest_plugins = ["tests.storage_fixtures"]
 
@@ -43,6 +57,28 @@ def test_payloads_come_back_and_missing_keys_do_not(store: Store) -> None:
     payloads = {"a": b"\x00\xff", "b": b"", "'; DROP TABLE activations; --": b"x", "é": b"y"}
     engine_side.put_many(payloads)
     assert engine_side.get_many([*payloads, "missing", "a"]) == payloads
+
+
+@pytest.mark.parametrize("n_bytes", [PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 9500])
+def test_payloads_of_any_size_come_back_and_go_whole(n_bytes: int, store: Store) -> None:
+    rng = np.random.default_rng(0)
+    payloads = {str(number): rng.bytes(n_bytes) for number in range(3)}
+    store.cache.put_many(payloads)
+    store.cache.put_many({"0": b"", "3": b"new"})
+    assert store.cache.get_many(["0", "1", "2", "3"]) == {**payloads, "3": b"new"}
+    assert store.cache.size_bytes() == 3 * n_bytes + 3
+    store.cache.evict(max_bytes=0)
+    assert store.cache.get_many(list(payloads)) == {}
+    with store._database.transaction("Counting") as db:
+        assert db.scalar(select(func.count()).select_from(ActivationTailRow)) == 0
+
+
+def test_an_entry_that_lost_a_piece_is_not_there(store: Store) -> None:
+    store.cache.put_many({"a": bytes(3 * PIECE_BYTES)})
+    store.cache.put_many({"b": bytes(3 * PIECE_BYTES)})
+    with store._database.transaction("Deleting", write=True) as db:
+        db.execute(delete(ActivationTailRow).where(ActivationTailRow.id == (1 << PIECE_BITS) + 1))
+    assert list(store.cache.get_many(["a", "b"])) == ["b"]
 
 
 def test_nothing_asked_for_is_nothing_done(store: Store) -> None:
@@ -84,6 +120,8 @@ def test_what_was_used_last_is_evicted_last(cache: ActivationStore, clock: Clock
     cache.get_many(["a"])
     assert cache.evict(max_bytes=9) == 1
     assert sorted(cache.get_many(["a", "b", "c"])) == ["a", "c"]
+    clock.now += 2 * TOUCH_AFTER_SECONDS
+    cache.get_many(["a"])
     assert cache.evict(max_bytes=7) == 1
     assert sorted(cache.get_many(["a", "b", "c"])) == ["a"]
     assert cache.evict(max_bytes=4) == 0
@@ -99,6 +137,114 @@ def test_uses_soon_after_one_another_write_nothing(cache: ActivationStore, clock
     cache.get_many(["a"])
     cache.evict(max_bytes=1)
     assert list(cache.get_many(["a", "b"])) == ["b"]
+
+
+@pytest.fixture
+def bounded(database_url: str, clock: Clock) -> Iterator[ActivationStore]:
+    """A cache of at most 1,000 bytes."""
+    database = Database(database_url)
+    database.migrate()
+    yield ActivationStore(database, clock, max_bytes=1000)
+    database.close()
+
+
+def test_writing_beyond_the_bound_evicts_the_oldest_down_to_nine_tenths(
+    bounded: ActivationStore, clock: Clock
+) -> None:
+    for number in range(10):
+        bounded.put_many({str(number): bytes(100)})
+        clock.now += 1
+    assert bounded.size_bytes() == 1000
+    bounded.put_many({"10": bytes(100)})
+    assert bounded.size_bytes() == 900
+    assert set(bounded.get_many([str(n) for n in range(11)])) == {str(n) for n in range(2, 11)}
+
+
+def test_what_was_read_long_after_it_was_written_outlives_what_was_not(
+    bounded: ActivationStore, clock: Clock
+) -> None:
+    for number in range(10):
+        bounded.put_many({str(number): bytes(100)})
+        clock.now += 1
+    clock.now += 2 * TOUCH_AFTER_SECONDS
+    bounded.get_many(["0"])
+    bounded.put_many({"10": bytes(100)})
+    assert set(bounded.get_many(["0", "1", "2", "3"])) == {"0", "3"}
+
+
+def test_writing_what_is_there_already_evicts_nothing(bounded: ActivationStore) -> None:
+    payloads = {str(number): bytes(100) for number in range(9)}
+    for _ in range(5):
+        bounded.put_many(payloads)
+    assert bounded.get_many(list(payloads)) == payloads
+
+
+def test_one_write_larger_than_the_bound_ends_within_it(bounded: ActivationStore) -> None:
+    bounded.put_many({str(number): bytes(100) for number in range(CHUNK + 50)})
+    assert 0 < bounded.size_bytes() <= 1000
+
+
+def test_most_writes_do_not_measure_the_cache(
+    bounded: ActivationStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def measure(db: OrmSession) -> int:
+        measured.append(clock.now)
+        return _measure(db)
+
+    monkeypatch.setattr("storage.activation_cache._measure", measure)
+    for number in range(9):
+        bounded.put_many({str(number): bytes(100)})
+        clock.now += 1
+    assert len(measured) == 1
+
+
+def test_two_writers_of_one_database_keep_its_bound_together(shared_url: str, clock: Clock) -> None:
+    databases = [Database(shared_url), Database(shared_url)]
+    databases[0].migrate()
+    writers = [ActivationStore(database, clock, max_bytes=1000) for database in databases]
+    for number in range(8):
+        for who, writer in enumerate(writers):
+            writer.put_many({f"{who}-{number}": bytes(100)})
+    assert writers[0].size_bytes() <= 2000
+    clock.now += MEASURE_AFTER_SECONDS + 1
+    writers[0].put_many({"last": bytes(100)})
+    assert writers[0].size_bytes() <= 1000
+    for database in databases:
+        database.close()
+
+
+def test_a_write_that_fails_evicts_nothing(bounded: ActivationStore) -> None:
+    bounded.put_many({str(number): bytes(100) for number in range(10)})
+    broken: dict[str, bytes] = {"a": bytes(100), "b": memoryview(b"abcdef")[::2]}  # type: ignore[dict-item]
+    with pytest.raises((StorageError, BufferError, TypeError)):
+        bounded.put_many(broken)
+    assert bounded.size_bytes() == 1000
+
+
+@pytest.mark.parametrize("n_rows", [1, 3, 8, 10, 24])
+def test_the_file_takes_at_most_six_bytes_per_activation(n_rows: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    n_payloads, n_active, d_sae = 4000 // n_rows, 64, 65_536
+    store = open_store(f"sqlite:///{tmp_path / 'saif.db'}")
+    for batch in range(10):
+        payloads = {}
+        for number in range(n_payloads // 10):
+            n = n_rows * n_active
+            row = LatentActivations(
+                np.arange(n_rows + 1) * n_active,
+                rng.integers(0, d_sae, n),
+                rng.lognormal(size=n).astype(np.float32),
+                np.zeros(n_rows, dtype=np.int64),
+                d_sae,
+            )
+            key = hashlib.sha256(f"{batch} {number}".encode()).hexdigest()
+            payloads[key] = to_payload(row)
+        store.cache.put_many(payloads)
+    store.close()
+    n_nonzero = n_payloads // 10 * 10 * n_rows * n_active
+    assert sum(path.stat().st_size for path in tmp_path.glob("saif.db*")) <= 6 * n_nonzero
 
 
 def test_a_reader_does_not_fail_because_a_use_cannot_be_written_down(

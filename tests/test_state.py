@@ -1,7 +1,9 @@
+import os
+
 import pytest
 
-from app.settings import load_settings
-from app.state import Work
+from app.settings import export_settings, load_settings
+from app.state import Work, store
 from saif_core.catalog import DEFAULT_MODEL
 from saif_core.errors import SaifError
 
@@ -11,6 +13,7 @@ def test_settings_have_defaults_below_home(tmp_path: object) -> None:
     assert settings.database_url == f"sqlite:///{tmp_path}/saif.db"
     assert settings.model == DEFAULT_MODEL
     assert (settings.saes, settings.host, settings.port) == ((), "127.0.0.1", 8501)
+    assert settings.cache_mb == 2048
 
 
 def test_settings_read_what_is_set_and_pass_over_what_is_empty() -> None:
@@ -24,6 +27,31 @@ def test_settings_read_what_is_set_and_pass_over_what_is_empty() -> None:
 def test_a_port_that_is_none_is_refused(port: str) -> None:
     with pytest.raises(SaifError, match="SAIF_PORT"):
         load_settings({"SAIF_PORT": port})
+
+
+@pytest.mark.parametrize("size", ["x", "0", "-1", "8.5", "²", "1e3", "9" * 5000])
+def test_a_cache_size_that_is_none_is_refused_in_one_sentence(size: str) -> None:
+    with pytest.raises(SaifError, match="^SAIF_CACHE_MB is .* 1 or more\\.$") as raised:
+        load_settings({"SAIF_CACHE_MB": size})
+    assert len(str(raised.value)) < 200
+
+
+def test_the_cache_size_is_read_and_handed_to_other_code_of_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.environ", dict(os.environ))
+    export_settings(load_settings({"SAIF_CACHE_MB": "7"}))
+    assert load_settings().cache_mb == 7
+
+
+def test_the_store_of_the_app_keeps_no_more_than_the_setting_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SAIF_CACHE_MB", "1")
+    for number in range(5):
+        store().cache.put_many({str(number): bytes(300_000)})
+    assert 0 < store().cache.size_bytes() <= 1 << 20
+    store().close()
 
 
 def test_work_survives_its_address() -> None:

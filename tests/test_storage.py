@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -18,14 +19,15 @@ from saif_core.errors import StorageError, UnknownNameError
 from saif_core.records import JobRecord
 from storage import Store, open_store
 from storage.database import Database
-from storage.migrations import FOLDER
+from storage.migrations import FOLDER, _config
+from storage.session_store import SessionStore
 from storage.tables import Base
 from tests.storage_samples import sample_session
 
 pytest_plugins = ["tests.storage_fixtures"]
 
 ROOT = Path(__file__).parent.parent
-HEAD = "0001"
+HEAD = "0003"
 
 WRITER = """
 import sys
@@ -53,7 +55,7 @@ from storage.database import Database
 from storage.tables import ActivationRow
 
 with Database(sys.argv[1]).transaction("Writing", write=True) as db:
-    rows = [{"key": str(n), "used_at": 0, "n_bytes": 9000, "payload": bytes(9000)}
+    rows = [{"key": str(n).encode(), "used_at": 0, "n_bytes": 9000, "head": bytes(9000)}
             for n in range(1000)]
     db.execute(insert(ActivationRow), rows)
     print("ready", flush=True)
@@ -140,6 +142,44 @@ def test_a_migration_that_fails_leaves_no_table(
     store = open_store(shared_url)
     assert revision(store) == HEAD
     store.close()
+
+
+def test_a_database_of_the_first_schema_keeps_its_sessions_and_loses_its_cache(
+    shared_url: str,
+) -> None:
+    database = Database(shared_url)
+    config = _config()
+    with database.transaction("Making the first schema", write=True) as db:
+        config.attributes["connection"] = db.connection()
+        command.upgrade(config, "0001")
+        db.execute(text("INSERT INTO activations VALUES ('a', 1, 1, 'x')"))
+    saved = SessionStore(database).save(sample_session())
+    database.close()
+    store = open_store(shared_url)
+    assert revision(store) == HEAD
+    assert store.sessions.get(saved.id) == saved
+    assert store.cache.size_bytes() == 0
+    store.cache.put_many({"a": b"1"})
+    assert store.cache.get_many(["a"]) == {"a": b"1"}
+    store.close()
+
+
+def test_every_revision_can_be_undone(shared_url: str) -> None:
+    store = open_store(shared_url)
+    config = _config()
+    with store._database.transaction("Going back", write=True) as db:
+        config.attributes["connection"] = db.connection()
+        command.downgrade(config, "base")
+    store.close()
+    again = open_store(shared_url)
+    assert revision(again) == HEAD
+    again.close()
+
+
+@pytest.mark.parametrize("cache_mb", [0, -1])
+def test_a_cache_without_room_is_refused_in_one_sentence(cache_mb: int) -> None:
+    with pytest.raises(StorageError, match=f"A cache of {cache_mb} MB .* 1 MB or more.$"):
+        open_store("sqlite://", cache_mb=cache_mb)
 
 
 def test_two_processes_may_open_a_new_database_and_write_at_once(shared_url: str) -> None:

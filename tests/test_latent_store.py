@@ -1,0 +1,394 @@
+"""Latent activations of a corpus, against a plain sort of everything that was added."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from saif_core.corpus_records import CorpusBlock, pack_activations, unpack_activations
+from saif_core.errors import StorageError, UnknownNameError
+from storage import Store, open_store
+from storage.latent_store import LATENTS_PER_ROW, LIST_LENGTH, LatentStore
+
+pytest_plugins = ["tests.storage_fixtures"]
+
+D_SAE = 150  # not a multiple of the latents in a row
+Entry = tuple[float, int, int]
+
+
+def make_block(
+    n_contexts: int, seed: int, *, d_sae: int = D_SAE, n_active: int = 12, levels: int = 0
+) -> CorpusBlock:
+    """Contexts of 1 to 9 tokens; with ``levels``, values of so few sizes that many are equal."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 10, n_contexts)
+    n_tokens = int(lengths.sum())
+    counts = rng.integers(0, n_active, n_tokens)
+    weights = 1 / np.arange(1, d_sae + 1)
+    indices = [
+        rng.choice(d_sae, n, replace=False, p=weights / weights.sum()).astype(np.int64)
+        for n in counts
+    ]
+    n = int(counts.sum())
+    values = rng.integers(1, levels + 1, n) if levels else rng.lognormal(size=n)
+    return CorpusBlock(
+        rng.integers(0, 1 << 32, n_tokens, dtype=np.uint32),
+        np.cumsum([0, *lengths])[:-1],
+        counts,
+        np.concatenate([np.zeros(0, dtype=np.int64), *indices]),
+        values.astype(np.float32),
+        tuple(f"document {seed}, part {j}" for j in range(n_contexts)),
+    )
+
+
+def cut(block: CorpusBlock) -> list[CorpusBlock]:
+    """The contexts of a block, with the values as they are stored."""
+    bounds = [*block.context_starts, len(block.token_ids)]
+    first = np.concatenate([[0], np.cumsum(block.counts)])
+    parts = []
+    for j, name in enumerate(block.documents):
+        start, end = bounds[j], bounds[j + 1]
+        counts = block.counts[start:end]
+        indices = block.indices[first[start] : first[end]]
+        values = block.values[first[start] : first[end]]
+        stored = unpack_activations(pack_activations(counts, indices, values, D_SAE))[2]
+        parts.append(
+            CorpusBlock(block.token_ids[start:end], np.zeros(1), counts, indices, stored, (name,))
+        )
+    return parts
+
+
+def entries_of(contexts: list[CorpusBlock], latent: int) -> list[Entry]:
+    """(activation, context, position) of a latent, largest first, equal ones in corpus order."""
+    entries = []
+    for number, context in enumerate(contexts):
+        positions = np.repeat(np.arange(len(context.counts)), context.counts)
+        for j in np.flatnonzero(context.indices == latent):
+            entries.append((float(context.values[j]), number, int(positions[j])))
+    return sorted(entries, key=lambda entry: (-entry[0], *entry[1:]))
+
+
+def assert_lists_are_exact(
+    latents: LatentStore, index_id: str, ids: list[int], contexts: list[CorpusBlock]
+) -> None:
+    assert len(ids) == len(contexts) == len(set(ids))
+    density = latents.density(index_id)
+    for latent in range(D_SAE):
+        expected = entries_of(contexts, latent)
+        assert density[latent] == len(expected)
+        found = latents.top_examples(index_id, latent)
+        assert [(e.activation, e.context_id, e.position) for e in found] == [
+            (value, ids[context], position) for value, context, position in expected[:LIST_LENGTH]
+        ]
+
+
+@pytest.fixture
+def latents(store: Store) -> LatentStore:
+    return store.latents
+
+
+def new_index(latents: LatentStore, name: str = "corpus") -> str:
+    return latents.create_index(name, "model hash", "sae hash", D_SAE)
+
+
+@pytest.mark.parametrize("levels", [0, 3])
+def test_lists_and_density_are_those_of_the_whole_corpus(latents: LatentStore, levels: int) -> None:
+    blocks = [make_block(40, seed, levels=levels) for seed in range(6)]
+    index_id = new_index(latents)
+    ids = []
+    for number, block in enumerate(blocks):
+        ids += latents.append(index_id, block)
+        if number == 3:
+            latents.checkpoint(index_id)
+    latents.finish(index_id)
+    assert_lists_are_exact(latents, index_id, ids, [c for block in blocks for c in cut(block)])
+
+
+def test_an_example_shows_its_whole_context(latents: LatentStore) -> None:
+    block = CorpusBlock(
+        token_ids=np.array([7, 8, 9, 70_000], dtype=np.uint32),
+        context_starts=np.array([0, 3]),
+        counts=np.array([1, 2, 0, 1]),
+        indices=np.array([5, 5, 149, 5]),
+        values=np.array([1.0, 4.0, 3.0, 2.0], dtype=np.float32),
+        documents=("first", "second"),
+    )
+    index_id = new_index(latents)
+    ids = latents.append(index_id, block)
+    latents.finish(index_id)
+    best, second, third = latents.top_examples(index_id, 5)
+    assert (best.context_id, best.position, best.activation) == (ids[0], 1, 4.0)
+    assert best.document == "first"
+    assert best.token_ids.tolist() == [7, 8, 9]
+    assert best.activations.tolist() == [1.0, 4.0, 0.0]
+    assert (second.context_id, second.token_ids.tolist()) == (ids[1], [70_000])
+    assert (third.context_id, third.position, third.activation) == (ids[0], 0, 1.0)
+    grouped = latents.top_examples(index_id, 5, one_per_context=True)
+    assert [e.activation for e in grouped] == [4.0, 2.0]
+    assert [e.activation for e in latents.top_examples(index_id, 5, 1)] == [4.0]
+    assert latents.top_examples(index_id, 6) == []
+
+
+def test_a_context_comes_back_as_it_was_added(latents: LatentStore) -> None:
+    block = make_block(30, 0)
+    ids = latents.append(new_index(latents), block)
+    for context_id, expected in zip(ids, cut(block), strict=True):
+        found = latents.context_latents(context_id)
+        assert found.documents == expected.documents
+        for name in ("token_ids", "counts", "indices", "values"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+def test_a_process_that_stopped_loses_and_repeats_nothing(shared_url: str) -> None:
+    blocks = [make_block(30, seed, levels=4) for seed in range(4)]
+    ids = []
+    first = open_store(shared_url)
+    index_id = new_index(first.latents)
+    ids += first.latents.append(index_id, blocks[0])
+    first.latents.checkpoint(index_id)
+    ids += first.latents.append(index_id, blocks[1])
+    ids += first.latents.append(index_id, blocks[2])
+    first.close()
+    second = open_store(shared_url)
+    (index,) = second.latents.indexes()
+    assert (index.n_listed, index.n_contexts, index.finished) == (30, 90, False)
+    assert second.latents.density(index_id).sum() == blocks[0].counts.sum()
+    ids += second.latents.append(index_id, blocks[3])
+    second.latents.finish(index_id)
+    contexts = [context for block in blocks for context in cut(block)]
+    assert_lists_are_exact(second.latents, index_id, ids, contexts)
+    second.close()
+
+
+def test_a_write_that_fails_leaves_nothing_of_its_block(
+    latents: LatentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = [make_block(20, seed) for seed in range(2)]
+    index_id = new_index(latents)
+    ids = latents.append(index_id, blocks[0])
+
+    def fail(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        # After the index's row has been written, inside the transaction.
+        patched.setattr(latents._database, "insert", fail)
+        with pytest.raises(KeyboardInterrupt):
+            latents.append(index_id, blocks[1])
+    assert latents.indexes()[0].n_contexts == 20
+    ids += latents.append(index_id, blocks[1])
+    latents.finish(index_id)
+    assert_lists_are_exact(latents, index_id, ids, [c for block in blocks for c in cut(block)])
+
+
+def test_an_interruption_after_the_write_counts_the_block_once(
+    latents: LatentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = [make_block(20, seed) for seed in range(3)]
+    index_id = new_index(latents)
+    ids = latents.append(index_id, blocks[0])
+
+    def fail(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("storage.latent_store._Writer.take", fail)
+        with pytest.raises(KeyboardInterrupt):
+            latents.append(index_id, blocks[1])
+    assert latents.indexes()[0].n_contexts == 40
+    ids += [ids[-1] + 1 + j for j in range(20)]
+    ids += latents.append(index_id, blocks[2])
+    latents.finish(index_id)
+    assert_lists_are_exact(latents, index_id, ids, [c for block in blocks for c in cut(block)])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        LatentStore.checkpoint,
+        LatentStore.finish,
+        lambda latents, index_id: latents.append(index_id, make_block(1, 9)),
+    ],
+)
+def test_a_second_process_that_adds_is_refused(
+    shared_url: str, change: Callable[[LatentStore, str], None]
+) -> None:
+    stores = [open_store(shared_url), open_store(shared_url)]
+    index_id = new_index(stores[0].latents)
+    blocks = [make_block(10, seed) for seed in range(3)]
+    ids = stores[0].latents.append(index_id, blocks[0])
+    ids += stores[1].latents.append(index_id, blocks[1])
+    with pytest.raises(StorageError, match="another process has changed it"):
+        change(stores[0].latents, index_id)
+    # Whoever was refused begins again from what is there.
+    ids += stores[0].latents.append(index_id, blocks[2])
+    stores[0].latents.finish(index_id)
+    contexts = [context for block in blocks for context in cut(block)]
+    assert_lists_are_exact(stores[1].latents, index_id, ids, contexts)
+    for store in stores:
+        store.close()
+
+
+def test_indexes_do_not_mix(latents: LatentStore) -> None:
+    blocks = {name: make_block(25, seed) for seed, name in enumerate(("a", "b"))}
+    index_ids = {name: new_index(latents, name) for name in blocks}
+    ids = {name: latents.append(index_ids[name], block) for name, block in blocks.items()}
+    for name in blocks:
+        latents.finish(index_ids[name])
+    for name, block in blocks.items():
+        assert_lists_are_exact(latents, index_ids[name], ids[name], cut(block))
+    assert [index.name for index in latents.indexes()] == ["b", "a"]
+    latents.delete_index(index_ids["b"])
+    assert [index.name for index in latents.indexes()] == ["a"]
+    with pytest.raises(StorageError, match="there is none"):
+        latents.context_latents(ids["b"][0])
+    assert_lists_are_exact(latents, index_ids["a"], ids["a"], cut(blocks["a"]))
+    # A number that is used again brings nothing back.
+    again = new_index(latents, "c")
+    latents.append(again, make_block(1, 9))
+    latents.finish(again)
+    assert sum(len(latents.top_examples(again, latent)) for latent in range(D_SAE)) <= 9 * 12
+
+
+def test_an_index_says_what_it_holds(latents: LatentStore) -> None:
+    block = make_block(10, 0)
+    index_id = latents.create_index("n\0ame", "model hash", "sae hash", D_SAE, "layer 14")
+    latents.append(index_id, block)
+    latents.finish(index_id)
+    (index,) = latents.indexes()
+    assert index.id == index_id
+    assert (index.name, index.model_sha256, index.sae_sha256) == (
+        "n\ufffdame",
+        "model hash",
+        "sae hash",
+    )
+    assert (index.d_sae, index.hook_point, index.finished) == (D_SAE, "layer 14", True)
+    assert (index.n_contexts, index.n_listed) == (10, 10)
+    assert (index.n_tokens, index.n_nonzero) == (len(block.token_ids), len(block.values))
+
+
+def test_a_finished_index_cannot_be_changed(latents: LatentStore) -> None:
+    index_id = new_index(latents)
+    latents.append(index_id, make_block(1, 0))
+    latents.finish(index_id)
+    for change in (latents.checkpoint, latents.finish):
+        with pytest.raises(StorageError, match="it is finished"):
+            change(index_id)
+    with pytest.raises(StorageError, match="it is finished"):
+        latents.append(index_id, make_block(1, 1))
+
+
+def test_an_empty_index_and_an_empty_block_are_no_error(latents: LatentStore) -> None:
+    index_id = new_index(latents)
+    assert latents.top_examples(index_id, 0) == []
+    assert latents.append(index_id, make_block(0, 0)) == []
+    silent = make_block(2, 0, n_active=1)
+    assert len(silent.values) == 0
+    assert len(latents.append(index_id, silent)) == 2
+    latents.finish(index_id)
+    assert latents.top_examples(index_id, 0) == []
+    assert latents.density(index_id).tolist() == [0] * D_SAE
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.uint64])
+def test_any_integer_type_will_do(latents: LatentStore, dtype: type[np.integer]) -> None:
+    block = make_block(20, 0)
+    names = ("context_starts", "counts", "indices")
+    typed = replace(block, **{name: getattr(block, name).astype(dtype) for name in names})
+    index_id = new_index(latents)
+    ids = latents.append(index_id, typed)
+    latents.finish(index_id)
+    assert_lists_are_exact(latents, index_id, ids, cut(block))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"context_starts": np.array([0, 4])}, "token outside"),
+        ({"context_starts": np.array([1, 2])}, "token outside"),
+        ({"context_starts": np.array([0, 0])}, "context without tokens"),
+        ({"context_starts": np.array([0, 2, 3])}, "token outside|documents"),
+        ({"documents": ("a",)}, "documents"),
+        ({"counts": np.array([1, 1, 2])}, "belong together"),
+        ({"counts": np.array([1, 2])}, "belong together"),
+        ({"counts": np.array([4, -1, 0])}, "belong together"),
+        ({"indices": np.array([1, 2, D_SAE])}, "outside 0 to 149"),
+        ({"indices": np.array([1, 2, -1])}, "outside 0 to 149"),
+        ({"indices": np.array([1, 2])}, "belong together"),
+        ({"values": np.array([1.0, 0.0, 2.0])}, "positive and finite"),
+        ({"values": np.array([1.0, np.nan, 2.0])}, "positive and finite"),
+        ({"values": np.array([1.0, np.inf, 2.0])}, "positive and finite"),
+    ],
+)
+def test_a_block_that_contradicts_itself_is_refused_in_one_sentence(
+    change: dict[str, object], problem: str
+) -> None:
+    store = open_store("sqlite://")
+    good = CorpusBlock(
+        np.array([1, 2, 3], dtype=np.uint32),
+        np.array([0, 2]),
+        np.array([1, 1, 1]),
+        np.array([0, 1, 2]),
+        np.array([1.0, 2.0, 3.0], dtype=np.float32),
+        ("a", "b"),
+    )
+    index_id = new_index(store.latents)
+    store.latents.append(index_id, good)
+    with pytest.raises(StorageError, match=problem) as raised:
+        store.latents.append(index_id, replace(good, **change))  # type: ignore[arg-type]
+    assert str(raised.value).count(".") == 1
+    assert store.latents.indexes()[0].n_contexts == 2
+    store.close()
+
+
+def test_what_is_not_there_is_said(latents: LatentStore) -> None:
+    index_id = new_index(latents)
+    for missing in (latents.checkpoint, latents.density, latents.delete_index):
+        with pytest.raises(UnknownNameError, match=index_id):
+            missing("nothing")
+    with pytest.raises(StorageError, match="Latent 150 .* from 0 to 149"):
+        latents.top_examples(index_id, D_SAE)
+    with pytest.raises(StorageError, match="Latent -1 "):
+        latents.top_examples(index_id, -1)
+    for n in (0, 21):
+        with pytest.raises(StorageError, match=f"{n} examples .* 1 to 20"):
+            latents.top_examples(index_id, 0, n)
+    with pytest.raises(StorageError, match="0 latents"):
+        latents.create_index("none", "", "", 0)
+
+
+def test_the_file_takes_at_most_six_bytes_per_activation(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    n_contexts, n_tokens, n_active, d_sae = 100, 128, 64, 4096
+    n = n_tokens * n_active
+    store = open_store(f"sqlite:///{tmp_path / 'saif.db'}")
+    index_id = store.latents.create_index("corpus", "", "", d_sae)
+    for number in range(n_contexts):
+        store.latents.append(
+            index_id,
+            CorpusBlock(
+                rng.integers(0, 50_000, n_tokens, dtype=np.uint32),
+                np.zeros(1, dtype=np.int64),
+                np.full(n_tokens, n_active),
+                rng.integers(0, d_sae, n),
+                rng.lognormal(size=n),
+                (f"document {number}",),
+            ),
+        )
+    store.latents.finish(index_id)
+    store.close()
+    size = sum(path.stat().st_size for path in tmp_path.glob("saif.db*"))
+    assert size <= 6 * n_contexts * n
+
+
+def test_a_latent_is_read_from_one_small_row(store: Store) -> None:
+    index_id = new_index(store.latents)
+    store.latents.append(index_id, make_block(200, 0))
+    store.latents.finish(index_id)
+    with store._database.transaction("Looking") as db:
+        sizes = db.connection().exec_driver_sql("SELECT length(lists) FROM latent_lists").all()
+    assert sorted(size for (size,) in sizes) == [
+        entries * LIST_LENGTH * 12 for entries in (D_SAE % LATENTS_PER_ROW, 64, 64)
+    ]
