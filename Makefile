@@ -37,6 +37,13 @@ $(VENV)/.requirements-dev: requirements-dev.txt $(VENV)/.requirements
 	@$(PIP_INSTALL) -r requirements-dev.txt
 	@touch $@
 
+$(VENV)/.requirements-bench: requirements-bench.txt $(VENV)/.requirements
+	@echo "Installing requirements-bench.txt"
+	@$(PIP_INSTALL) -r requirements-bench.txt
+	@# It asks for an older transformers than ours, but runs with it.
+	@$(PIP_INSTALL) --no-deps steering-vectors==0.12.2
+	@touch $@
+
 requirements: $(VENV)/.requirements ## install what SAIF depends on
 
 setup-run: $(VENV)/.installed ## everything that `make run` needs, the default model included
@@ -63,8 +70,14 @@ test: setup ## the whole gate: format, lint, types, tests
 	$(BIN)/mypy
 	$(BIN)/pytest -m "not network and not gpu"
 
-bench: setup-run ## run every benchmark
-	@set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+bench: setup-run $(VENV)/.requirements-bench ## run every benchmark; results go to docs/results/performance.md
+	@mkdir -p docs/results
+	@set -e; { echo "# Performance"; \
+	for file in benchmarks/[a-z]*.py; do \
+		printf '\n`python %s`\n\n' "$$file"; $(BIN)/python "$$file"; \
+	done; } > docs/results/performance.md.new
+	@mv docs/results/performance.md.new docs/results/performance.md
+	@cat docs/results/performance.md
 
 clean: ## remove the virtual environment and caches; models and sessions stay
 	rm -rf "$(VENV)" .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

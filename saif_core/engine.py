@@ -1,7 +1,7 @@
 """The engine: one worker thread owns the model; everyone else submits requests and reads events.
 
-Interactive requests (generation, a latent's page) go before batch work (rankings), and batch work
-lets them in between its own steps.
+Interactive requests (generation, a latent's page) go before batch work (rankings), which gives way
+in the middle of a forward pass. Generations that arrive while others are being written join them.
 """
 
 import gc
@@ -9,6 +9,7 @@ import itertools
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,13 +19,13 @@ from saif_core.catalog import DEFAULT_MODEL, Catalog, resolve_device, resolve_dt
 from saif_core.errors import BudgetError, SaifError
 from saif_core.explain.logit_lens import describe_latent
 from saif_core.jobs import Job
+from saif_core.memory import explain_out_of_memory
 from saif_core.models import LoadedModel
-from saif_core.pipeline import build_steering, rank_latents, steer
+from saif_core.pipeline import GenerationRun, build_delta, rank_latents
 from saif_core.reading import estimate_work, read_latents
 from saif_core.records import (
     ActivationCache,
     GenerationRequest,
-    GenerationResult,
     JobLog,
     JobRecord,
     LatentDetail,
@@ -38,10 +39,12 @@ from saif_core.records import (
 )
 from saif_core.registry import load_plugins
 from saif_core.saes import LoadedSae
+from saif_core.shared_writing import SharedWriting
 
 INTERACTIVE, BATCH = 0, 1
 MAX_NEW_TOKENS = 2048
 KEPT_JOBS = 200
+BEAT_SECONDS = 10.0
 log = logging.getLogger(__name__)
 
 
@@ -92,6 +95,7 @@ class Engine:
         self._queue: queue.PriorityQueue[tuple[int, int, Job | None]] = queue.PriorityQueue()
         self._numbers = itertools.count()
         self._closed = False
+        self._last_beat = 0.0
         self._worker = threading.Thread(target=self._work, name="saif-engine", daemon=True)
         self._worker.start()
 
@@ -100,10 +104,13 @@ class Engine:
 
         def work(job: Job) -> Ranking:
             model, sae = self._load(request.sae_id, job)
-            return rank_latents(model, sae, request, cache=self._cache, step=self._yielding(job))
+            with model.giving_way(self._someone_waits, self._serve_waiting):
+                return rank_latents(
+                    model, sae, request, cache=self._cache, step=self._yielding(job)
+                )
 
         title = f"Find latents for {request.instruction}"
-        return self._submit(Job("rank", title, request, work, log=self._job_log, summarize=to_json))
+        return self._submit(self._job("rank", title, request, work, summarize=to_json))
 
     def generate(self, request: GenerationRequest) -> Job:
         """Queue a generation; events carry the tokens, the result is a ``GenerationResult``."""
@@ -113,14 +120,11 @@ class Engine:
                 f"ask for 1 to {MAX_NEW_TOKENS}."
             )
 
-        def work(job: Job) -> GenerationResult:
-            model, sae = self._load(request.sae_id, job)
-            return steer(model, sae, request, step=job.step, on_token=job.add_event)
+        def work(job: Job) -> GenerationRun:
+            return GenerationRun(*self._load(request.sae_id, job), request)
 
         title = f"Generate {len(request.prompts)} × 2 texts"
-        return self._submit(
-            Job("generate", title, request, work, log=self._job_log, summarize=to_json)
-        )
+        return self._submit(self._job("generate", title, request, work, summarize=to_json))
 
     def latent_detail(self, sae_id: str, index: int) -> LatentDetail:
         """Tokens and neighbours of one latent.
@@ -182,9 +186,8 @@ class Engine:
             prompt = request.prompts[0] if request.prompts else ""
             token_ids = model.encode_prompt(prompt or "The", chat=request.chat)
             resid = model.resid_at_end(token_ids, sae.layer)[None, None]
-            steering = build_steering(sae, request)
-            added = float(request.strength * steering.delta(resid).float().norm())
-            return abs(added), abs(added) / float(resid.norm())
+            added = float(build_delta(sae, request)(resid).float().norm()) * abs(request.strength)
+            return added, added / float(resid.norm())
 
         size: tuple[float, float] = self._ask("size", "Measure a steering vector", work)
         return size
@@ -203,7 +206,7 @@ class Engine:
     def warm_up(self, sae_id: str) -> Job:
         """Queue the loading of the model and an SAE, so that the first request does not wait."""
         return self._submit(
-            Job("load", f"Load {sae_id}", sae_id, lambda job: self._load(sae_id, job)), BATCH
+            self._job("load", f"Load {sae_id}", sae_id, lambda job: self._load(sae_id, job)), BATCH
         )
 
     def saes(self) -> list[SaeInfo]:
@@ -256,8 +259,25 @@ class Engine:
         self._queue.put((priority, next(self._numbers), job))
         return job
 
+    def _job(
+        self,
+        kind: str,
+        title: str,
+        request: Any,
+        work: Callable[[Job], Any],
+        *,
+        summarize: Callable[[Any], dict[str, Any] | None] = lambda _result: None,
+    ) -> Job:
+        # Only work that people follow is written down; a look at a latent is not.
+        log = self._job_log if kind in ("rank", "generate") else None
+
+        def explain(error: BaseException) -> BaseException:
+            return explain_out_of_memory(error, title, self._device)
+
+        return Job(kind, title, request, work, log=log, summarize=summarize, explain=explain)
+
     def _ask(self, kind: str, title: str, work: Callable[[Job], Any]) -> Any:
-        return self._submit(Job(kind, title, None, work)).result()
+        return self._submit(self._job(kind, title, None, work)).result()
 
     def _work(self) -> None:
         while True:
@@ -267,11 +287,30 @@ class Engine:
             self._run(job)
 
     def _run(self, job: Job) -> None:
-        job.run()
+        if job.kind == "generate":
+            self._write_together(job)
+        else:
+            job.run()
+            self._clean_up(job)
+
+    def _write_together(self, first: Job) -> None:
+        """Write the texts of a job and of all that arrive meanwhile, first come first served."""
+        writing = SharedWriting(on_settled=self._clean_up)
+        writing.admit(first)
+        while writing.n_rows:
+            while (waiting := self._next_interactive(writing.has_room_for)) is not None:
+                if waiting.kind == "generate":
+                    writing.admit(waiting)
+                else:
+                    self._run(waiting)
+            writing.step()
+            self._beat()
+
+    def _clean_up(self, job: Job) -> None:
         error = job.error
         if isinstance(error, Exception) and not isinstance(error, SaifError):
             log.error("%s failed", job.title, exc_info=error)
-        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        if isinstance(error, BudgetError):
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -281,21 +320,39 @@ class Engine:
 
         def step(done: int, total: int, message: str) -> None:
             job.step(done, total, message)
-            while (waiting := self._next_interactive()) is not None:
-                self._run(waiting)
+            self._serve_waiting()
+            self._beat()
 
         return step
 
-    def _next_interactive(self) -> Job | None:
+    def _serve_waiting(self) -> None:
+        while (waiting := self._next_interactive()) is not None:
+            self._run(waiting)
+
+    def _someone_waits(self) -> bool:
+        # Peeking at the head of the heap is safe: at worst it is seen one check later.
+        heap = self._queue.queue
+        return bool(heap) and heap[0][0] == INTERACTIVE and heap[0][2] is not None
+
+    def _next_interactive(self, fits: Callable[[Job], bool] = lambda _job: True) -> Job | None:
         try:
             entry = self._queue.get_nowait()
         except queue.Empty:
             return None
         priority, _, job = entry
-        if priority == INTERACTIVE and job is not None:
+        if priority == INTERACTIVE and job is not None and fits(job):
             return job
         self._queue.put(entry)
         return None
+
+    def _beat(self) -> None:
+        """Keep jobs that wait for their turn from looking as if their process had died."""
+        now = time.monotonic()
+        if now - self._last_beat > BEAT_SECONDS:
+            self._last_beat = now
+            for job in self.jobs():
+                if not job.finished():
+                    job.beat()
 
     def _load(self, sae_id: str, job: Job) -> tuple[LoadedModel, LoadedSae]:
         model = self._load_model(job)

@@ -1,23 +1,37 @@
-"""Step 7: prompts × arms in one batch, decoded together, steered row by row.
+"""Step 7: prompts × arms in one batch, written together, steered row by row.
 
-Row r has its own strength: the unsteered arm is the row whose strength is 0, by the same code
-path. Sampling is by the Gumbel-max trick with noise keyed by (seed, sample, step), so arms share
-their random draws and a difference between two arms comes from steering.
+A `Decoder` writes one token for all of its rows in one forward pass. Prompts are read as a prefix
+tree up to their last token, so arms of a prompt share that work; the last token is every row's
+first step, where steering of the answer begins. Rows join and leave between any two tokens, so
+requests that arrive at different times still share their passes.
+
+Sampling is by the Gumbel-max trick with noise keyed by (seed, sample, step), so arms share their
+random draws and a difference between two arms comes from steering.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
+from itertools import chain
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import DynamicCache
 
+from saif_core.activations import PackedRow, pack_prefix_trees, pack_singly
 from saif_core.errors import SteeringError
 from saif_core.hook_points import edit_resid
+from saif_core.kv_cache import RowCache
 from saif_core.models import LoadedModel
 from saif_core.records import SteeringScope
+from saif_core.step_graph import StepGraph
+
+# Of one forward pass while prompts are read: whoever waits for the model waits for one of them.
+PREFILL_TOKENS = 256
 
 OnStep = Callable[[int, Sequence[Sequence[int]]], None]
 
@@ -31,174 +45,417 @@ class Delta(Protocol):
         """What strength 1 adds to the residual stream."""
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Steering:
-    """Where and how strongly each row of a batch is steered.
+    """What is added to the residual stream of a row, and where.
 
     Attributes:
         layer: block after which the residual stream is edited.
         delta: what strength 1 adds.
-        strengths: one per row; 0 leaves the row alone.
+        strength: 0 leaves the row alone.
         scope: "generated" = the last prompt token and every generated one; "all"; "prompt".
-        n_calls: forward passes in which the hook fired.
-        added_norm, resid_norm: of the last steered position of the prompt, for reporting.
     """
 
     layer: int
     delta: Delta
-    strengths: tuple[float, ...]
+    strength: float
     scope: SteeringScope = "generated"
-    n_calls: int = 0
-    added_norm: float = 0.0
-    resid_norm: float = 0.0
-    _real: Bool[Tensor, "batch pos"] | None = field(default=None, repr=False)
 
-    def expect(self, real: Bool[Tensor, "batch pos"]) -> None:
-        """Tell the hook which positions of the next forward pass are not padding."""
-        self._real = real
+    def strength_at(self, step: int) -> float:
+        """Strength while token number ``step`` of the answer is being written."""
+        return 0.0 if self.scope == "prompt" and step > 0 else self.strength
 
-    def edit(self, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        """The residual stream with every row's own share of the steering vector."""
-        assert self._real is not None
-        strengths = torch.tensor(self.strengths, device=resid.device, dtype=resid.dtype)
-        where = self._positions(is_prompt=self.n_calls == 0)
-        added = self.delta(resid) * (strengths[:, None] * where)[..., None]
-        if self.n_calls == 0:
-            row = int(strengths.abs().argmax())
-            self.added_norm = float(added[row, -1].float().norm())
-            self.resid_norm = float(resid[row, -1].float().norm())
-        self.n_calls += 1
-        return resid + added
-
-    def _positions(self, *, is_prompt: bool) -> Float[Tensor, "batch pos"]:
-        assert self._real is not None
-        where = self._real.float()
-        if is_prompt and self.scope == "generated":
-            where = torch.zeros_like(where)
-            where[:, -1] = 1.0
-        if not is_prompt and self.scope == "prompt":
-            where = torch.zeros_like(where)
-        return where
+    @property
+    def edits_prompt(self) -> bool:
+        """Whether tokens before the last one of the prompt are steered."""
+        return self.scope != "generated" and self.strength != 0
 
 
-@dataclass(frozen=True)
-class DecodedRow:
-    """Tokens of one row, the end token left out."""
+@dataclass(frozen=True, eq=False)
+class RowRequest:
+    """One text to be written.
 
-    token_ids: tuple[int, ...]
-    ended: bool
-
-
-@torch.no_grad()
-def decode_batch(
-    model: LoadedModel,
-    prompts: Sequence[Sequence[int]],
-    *,
-    max_new_tokens: int,
-    temperature: float = 0.0,
-    seed: int = 0,
-    samples: Sequence[int] | None = None,
-    steering: Steering | None = None,
-    on_step: OnStep | None = None,
-) -> list[DecodedRow]:
-    """Answers to all prompts, one batched forward pass per token.
-
-    Args:
-        prompts: token ids of each row.
+    Attributes:
+        prompt: its token ids, at least one.
         max_new_tokens: tokens to write at most.
         temperature: 0 is greedy.
-        seed: of the sampling noise.
-        samples: sample number of each row; rows with the same number share their noise.
-        steering: one strength per row.
+        seed, sample: key of the sampling noise; rows with the same ones share it.
+        steering: None for an unsteered row.
+    """
+
+    prompt: tuple[int, ...]
+    max_new_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
+    sample: int = 0
+    steering: Steering | None = None
+
+
+@dataclass(eq=False)
+class Row:
+    """A text as it is being written.
+
+    Attributes:
+        token_ids: tokens so far, the end token left out.
+        ended: the model wrote an end token.
+        finished: nothing will be added any more.
+        error: why it was given up, if it was.
+        n_steered: forward passes in which the steering hook reached this row.
+        added_norm, resid_norm: at the last token of the prompt, for reporting.
+    """
+
+    request: RowRequest
+    token_ids: list[int] = field(default_factory=list)
+    ended: bool = False
+    finished: bool = False
+    error: SteeringError | None = None
+    n_steered: int = 0
+    added_norm: float = 0.0
+    resid_norm: float = 0.0
+
+    @property
+    def next_token(self) -> int:
+        """The token that the next step feeds to the model."""
+        return self.token_ids[-1] if self.token_ids else self.request.prompt[-1]
+
+    @property
+    def position(self) -> int:
+        """Position of that token in the sequence."""
+        return len(self.request.prompt) - 1 + len(self.token_ids)
+
+
+class _Part(NamedTuple):
+    """A delta, its strength (rows, 1, 1) for every row of the batch, and the rows it is for."""
+
+    delta: Delta
+    strengths: Tensor
+    numbers: list[int]
+
+
+class Decoder:
+    """Rows in the middle of being written by one model.
+
+    Args:
+        model: writes the texts.
+        graph: runs the steps; on a GPU there always is one.
+
+    Attributes:
+        rows: those that are not finished, in the order of the batch.
+    """
+
+    def __init__(self, model: LoadedModel, *, graph: StepGraph | None = None) -> None:
+        self.rows: list[Row] = []
+        self._model = model
+        # On a GPU, launching the kernels of a step takes longer than their work.
+        self._graph = StepGraph() if graph is None and model.device.type == "cuda" else graph
+        self._cache = self._new_cache()
+        self._n_fired = 1
+        self._ends = frozenset(model.end_token_ids)
+
+    @torch.no_grad()
+    def admit(
+        self, requests: Sequence[RowRequest], *, on_read: Callable[[int, int], None] | None = None
+    ) -> list[Row]:
+        """Read the prompts of new rows; each of their tokens is computed once for all rows.
+
+        Args:
+            requests: the texts to be written.
+            on_read: told (rows read, rows in all) after each forward pass; may raise to stop.
+        """
+        rows = [Row(request) for request in requests]
+        n_before = len(self.rows)
+        self._cache.add_rows(len(rows), max(len(r.prompt) for r in requests) - 1)
+        self.rows += rows
+        try:
+            self._read_prompts(rows, n_before, on_read)
+        except BaseException:
+            self.drop(rows)
+            raise
+        return rows
+
+    def drop(self, rows: Sequence[Row]) -> None:
+        """Let rows go, finished or not."""
+        gone = set(map(id, rows))
+        kept = [number for number, row in enumerate(self.rows) if id(row) not in gone]
+        if len(kept) == len(self.rows):
+            return
+        self.rows = [self.rows[number] for number in kept]
+        if kept:
+            self._cache.keep_rows(kept)
+        else:
+            self._cache = self._new_cache()
+
+    def _new_cache(self) -> RowCache:
+        return RowCache(self._model.n_layers, fixed=self._graph is not None)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Write one token of every row, and let the finished ones go.
+
+        A row whose steering did nothing is given up with its ``error`` set; the others go on.
+        """
+        n_steered = [row.n_steered for row in self.rows]
+        steered = [_is_steered(row) for row in self.rows]
+        logits = self._forward()
+        for row, expected, before in zip(self.rows, steered, n_steered, strict=True):
+            if row.n_steered != before + expected:
+                row.error = _never_fired(row, row.n_steered - before)
+        _check_effect(self._model, self.rows, logits)
+        chosen = _sample(logits, self.rows)
+        for row, token in zip(self.rows, chosen, strict=True):
+            row.ended = token in self._ends
+            if not row.ended:
+                row.token_ids.append(token)
+            is_full = len(row.token_ids) >= row.request.max_new_tokens
+            row.finished = row.ended or is_full or row.error is not None
+        self.drop([row for row in self.rows if row.finished])
+
+    def _forward(self) -> Float[Tensor, "rows d_vocab"]:
+        device = self._model.device
+        self._cache.reserve(self._cache.length + 1)
+        token_ids = torch.tensor([[row.next_token] for row in self.rows], device=device)
+        positions = torch.tensor([[row.position] for row in self.rows], device=device)
+        parts = self._steering_now()
+        if self._graph is None:
+            logits = self._pass(token_ids, positions, self._padding_mask(positions), parts)
+        else:
+            logits = self._recorded_pass(self._graph, token_ids, positions, parts)
+        for part in chain.from_iterable(parts.values()):
+            for number in part.numbers:
+                self.rows[number].n_steered += self._n_fired
+        self._cache.advance()
+        return logits
+
+    def _pass(
+        self, token_ids: Tensor, positions: Tensor, mask: Any, parts: dict[int, list[_Part]]
+    ) -> Float[Tensor, "rows d_vocab"]:
+        n_calls = dict.fromkeys(parts, 0)
+
+        def edit(layer: int, resid: Tensor) -> Tensor:
+            n_calls[layer] += 1
+            return self._edit(parts[layer], resid)
+
+        with ExitStack() as hooks:
+            for layer in parts:
+                hooks.enter_context(edit_resid(self._model.blocks[layer], partial(edit, layer)))
+            logits = self._model.decode_step(token_ids, positions, mask, self._cache)
+        # All hooks should fire once; one that does not is what its rows have to hear of.
+        self._n_fired = next((n for n in n_calls.values() if n != 1), 1)
+        return logits
+
+    def _padding_mask(self, positions: Int[Tensor, "rows 1"]) -> Tensor | None:
+        """True for slots that hold tokens; None where all do, as attention is faster without."""
+        length = self._cache.length
+        if all(row.position == length for row in self.rows):
+            return None
+        return torch.arange(length + 1, device=positions.device) >= length - positions
+
+    def _recorded_pass(
+        self,
+        graph: StepGraph,
+        token_ids: Tensor,
+        positions: Tensor,
+        parts: dict[int, list[_Part]],
+    ) -> Float[Tensor, "rows d_vocab"]:
+        n_slots = self._cache.n_slots
+        slots = torch.arange(n_slots, device=positions.device)
+        slot = torch.tensor([self._cache.length], device=positions.device)
+        flat = [part for layer in parts for part in parts[layer]]
+
+        def step(inputs: Sequence[Tensor]) -> Tensor:
+            token_ids, positions, slot, *strengths = inputs
+            self._cache.slot = slot
+            key_positions = slots - (slot - positions)
+            mask = ((slots <= slot) & (key_positions >= 0))[:, None, None]
+            masks = self._model.attention_masks(mask, positions, key_positions)
+            new = iter(strengths)
+            now = {
+                layer: [part._replace(strengths=next(new)) for part in parts[layer]]
+                for layer in parts
+            }
+            return self._pass(token_ids, positions, masks, now)
+
+        shape = (
+            tuple(map(id, self.rows)),
+            n_slots,
+            tuple((layer, id(part.delta)) for layer in parts for part in parts[layer]),
+        )
+        return graph.run(shape, [token_ids, positions, slot, *(p.strengths for p in flat)], step)
+
+    def _steering_now(self) -> dict[int, list[_Part]]:
+        """What is steered in this step: by layer, one strength for every row of each delta."""
+        layers: dict[int, dict[int, _Part]] = defaultdict(dict)
+        for number, row in enumerate(self.rows):
+            steering = row.request.steering
+            if steering is None or not _is_steered(row):
+                continue
+            parts = layers[steering.layer]
+            if id(steering.delta) not in parts:
+                blank = torch.zeros(len(self.rows), 1, 1)
+                parts[id(steering.delta)] = _Part(steering.delta, blank, [])
+            part = parts[id(steering.delta)]
+            part.strengths[number] = _strength(row)
+            part.numbers.append(number)
+        return {
+            layer: [
+                part._replace(strengths=part.strengths.to(self._model.device))
+                for part in parts.values()
+            ]
+            for layer, parts in layers.items()
+        }
+
+    def _edit(
+        self, parts: Sequence[_Part], resid: Float[Tensor, "rows 1 d_model"]
+    ) -> Float[Tensor, "rows 1 d_model"]:
+        """The residual stream with every steered row's own share of its steering vector."""
+        for part in parts:
+            added = part.strengths.to(resid.dtype) * part.delta(resid)
+            # Not just a product with zero: what a method makes of the other rows is nobody's.
+            added = torch.where(part.strengths == 0, 0.0, added)
+            for number in part.numbers:
+                row = self.rows[number]
+                # Once: reading a norm waits for the device, which a recorded step may not.
+                if row.n_steered == 0:
+                    row.added_norm = float(added[number].float().norm())
+                    row.resid_norm = float(resid[number].float().norm())
+            resid = resid + added
+        return resid
+
+    def _read_prompts(
+        self, rows: Sequence[Row], first: int, on_read: Callable[[int, int], None] | None
+    ) -> None:
+        n_read = 0
+        for numbers in _same_prefix_steering(rows):
+            by_prefix: dict[tuple[int, ...], list[int]] = defaultdict(list)
+            for number in numbers:
+                by_prefix[rows[number].request.prompt[:-1]].append(number)
+            n_read += len(by_prefix.pop((), ()))
+            prefixes = list(by_prefix)
+            pack = pack_prefix_trees if self._model.packs_trees else pack_singly
+            for packed in pack(prefixes, row_tokens=PREFILL_TOKENS):
+                targets = [(by_prefix[prefixes[index]], path) for index, path in packed.paths]
+                self._read_tree(packed, rows[numbers[0]].request.steering, targets, first)
+                n_read += sum(len(where) for where, _ in targets)
+                if on_read:
+                    on_read(n_read, len(rows))
+
+    def _read_tree(
+        self,
+        packed: PackedRow,
+        steering: Steering | None,
+        targets: Sequence[tuple[Sequence[int], np.ndarray]],
+        first: int,
+    ) -> None:
+        with ExitStack() as hooks:
+            if steering is not None and steering.edits_prompt:
+                block = self._model.blocks[steering.layer]
+                hooks.enter_context(
+                    edit_resid(block, lambda x: x + steering.strength * steering.delta(x))
+                )
+            computed = self._model.read_tree(
+                torch.from_numpy(packed.token_ids)[None],
+                torch.from_numpy(packed.depths)[None],
+                torch.from_numpy(packed.mask)[None, None],
+            )
+        width = max(len(path) for _, path in targets)
+        numbers = [first + number for where, _ in targets for number in where]
+        paths = np.zeros((len(numbers), width), dtype=np.int64)
+        copies = [path for where, path in targets for _ in where]
+        for row, path in enumerate(copies):
+            paths[row, width - len(path) :] = path
+        self._cache.fill(numbers, torch.from_numpy(paths), computed)
+
+
+def decode(
+    model: LoadedModel,
+    requests: Sequence[RowRequest],
+    *,
+    on_read: Callable[[int, int], None] | None = None,
+    on_step: OnStep | None = None,
+) -> list[Row]:
+    """Write all texts to their end, one batched forward pass per token.
+
+    Args:
+        requests: the texts to be written.
+        on_read: see ``Decoder.admit``.
         on_step: told (tokens so far, token ids of every row) after each step; may raise to stop.
 
     Raises:
-        SteeringError: a steered run whose hook never fired or that changed no logit.
+        SteeringError: a steered row whose hook never fired or that changed no logit.
     """
-    token_ids, attention = _left_pad(model, prompts)
-    positions = (attention.cumsum(-1) - 1).clamp(min=0)
-    ends = torch.tensor(sorted(model.end_token_ids), device=model.device)
-    running = torch.ones(len(prompts), dtype=torch.bool, device=model.device)
-    texts: list[list[int]] = [[] for _ in prompts]
-    cache = DynamicCache(config=model.hf_model.config)
-    for step in range(max_new_tokens):
-        logits = _steered_step(model, token_ids, positions, attention, cache, steering)
-        if step == 0 and steering is not None:
-            _check_effect(model, prompts, logits, steering)
-        chosen = _sample(logits, temperature, seed, samples or [0] * len(prompts), step)
-        running = running & ~torch.isin(chosen, ends)
-        for row in running.nonzero().flatten().tolist():
-            texts[row].append(int(chosen[row]))
+    decoder = Decoder(model)
+    rows = decoder.admit(requests, on_read=on_read)
+    n_done = 0
+    while decoder.rows:
+        decoder.step()
+        n_done += 1
+        for row in rows:
+            if row.error is not None:
+                raise row.error
         if on_step:
-            on_step(step + 1, texts)
-        if not running.any():
-            break
-        token_ids = chosen[:, None]
-        positions = positions[:, -1:] + 1
-        attention = torch.cat([attention, torch.ones_like(attention[:, :1])], dim=1)
-    ended = (~running).tolist()
-    return [DecodedRow(tuple(text), end) for text, end in zip(texts, ended, strict=True)]
+            on_step(n_done, [row.token_ids for row in rows])
+    return rows
 
 
-def _left_pad(model: LoadedModel, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    width = max(map(len, prompts))
-    token_ids = torch.zeros((len(prompts), width), dtype=torch.long)
-    attention = torch.zeros((len(prompts), width), dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        token_ids[row, width - len(prompt) :] = torch.tensor(list(prompt))
-        attention[row, width - len(prompt) :] = 1
-    return token_ids.to(model.device), attention.to(model.device)
+def _is_steered(row: Row) -> bool:
+    return row.request.steering is not None and _strength(row) != 0
 
 
-def _steered_step(
-    model: LoadedModel,
-    token_ids: Tensor,
-    positions: Tensor,
-    attention: Tensor,
-    cache: DynamicCache,
-    steering: Steering | None,
-) -> Float[Tensor, "batch d_vocab"]:
-    if steering is None:
-        return model.decode_step(token_ids, positions, attention, cache)
-    steering.expect(attention[:, -token_ids.shape[1] :].bool())
-    n_calls = steering.n_calls
-    with edit_resid(model.blocks[steering.layer], steering.edit):
-        logits = model.decode_step(token_ids, positions, attention, cache)
-    if steering.n_calls != n_calls + 1:
-        raise SteeringError(
-            f"The steering hook after block {steering.layer} fired {steering.n_calls - n_calls} "
-            "times in one forward pass instead of once, so the text would not be what its label "
-            "says; choose another layer or model."
-        )
-    return logits
+def _strength(row: Row) -> float:
+    steering = row.request.steering
+    return 0.0 if steering is None else steering.strength_at(len(row.token_ids))
+
+
+def _same_prefix_steering(rows: Sequence[Row]) -> list[list[int]]:
+    """Rows whose prompts, but for the last token, are steered alike; most are not at all."""
+    groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for number, row in enumerate(rows):
+        steering = row.request.steering
+        key: tuple[object, ...] = ()
+        if steering is not None and steering.edits_prompt:
+            key = (steering.layer, id(steering.delta), steering.strength)
+        groups[key].append(number)
+    return list(groups.values())
+
+
+def _never_fired(row: Row, n_calls: int) -> SteeringError:
+    layer = row.request.steering.layer if row.request.steering else -1
+    return SteeringError(
+        f"The steering hook after block {layer} fired {n_calls} times in one forward pass instead "
+        "of once, so the text would not be what its label says; choose another layer or model."
+    )
 
 
 def _check_effect(
-    model: LoadedModel, prompts: Sequence[Sequence[int]], logits: Tensor, steering: Steering
+    model: LoadedModel, rows: Sequence[Row], logits: Float[Tensor, "rows d_vocab"]
 ) -> None:
-    """Compare each steered row with the unsteered row of the same prompt, if the batch has one."""
-    plain = {tuple(p): r for r, p in enumerate(prompts) if steering.strengths[r] == 0}
-    for row, strength in enumerate(steering.strengths):
-        twin = plain.get(tuple(prompts[row]))
-        if strength and twin is not None and torch.equal(logits[row], logits[twin]):
-            raise SteeringError(
-                f"Steering with strength {strength:g} changed no logit of model {model.id!r}; "
-                "raise the strength or choose latents with larger coefficients."
+    """Compare each row's first steered logits with an unsteered row of the same prompt, if any."""
+    new = [number for number, row in enumerate(rows) if not row.token_ids]
+    plain = {rows[n].request.prompt: n for n in new if not _is_steered(rows[n])}
+    for number in new:
+        twin = plain.get(rows[number].request.prompt)
+        if twin is None or not _is_steered(rows[number]):
+            continue
+        if torch.equal(logits[number], logits[twin]):
+            rows[number].error = SteeringError(
+                f"Steering with strength {_strength(rows[number]):g} changed no logit of model "
+                f"{model.id!r}; raise the strength or choose latents with larger coefficients."
             )
 
 
-def _sample(
-    logits: Float[Tensor, "batch d_vocab"],
-    temperature: float,
-    seed: int,
-    samples: Sequence[int],
-    step: int,
-) -> Tensor:
-    if temperature == 0:
-        return logits.argmax(dim=-1)
-    noise = {sample: _gumbel(logits.shape[-1], seed, sample, step) for sample in set(samples)}
-    rows = torch.stack([noise[sample] for sample in samples]).to(logits.device)
-    return (logits / temperature + rows).argmax(dim=-1)
+def _sample(logits: Float[Tensor, "rows d_vocab"], rows: Sequence[Row]) -> list[int]:
+    sampled = [number for number, row in enumerate(rows) if row.request.temperature]
+    if sampled:
+        logits = logits.clone()
+        noise: dict[tuple[int, int, int], Tensor] = {}
+        for number in sampled:
+            request = rows[number].request
+            key = (request.seed, request.sample, len(rows[number].token_ids))
+            if key not in noise:
+                noise[key] = _gumbel(logits.shape[-1], *key).to(logits.device)
+            logits[number] = logits[number] / request.temperature + noise[key]
+    chosen: list[int] = logits.argmax(dim=-1).tolist()
+    return chosen
 
 
 def _gumbel(d_vocab: int, seed: int, sample: int, step: int) -> Float[Tensor, " d_vocab"]:

@@ -16,11 +16,23 @@ from torch import Tensor, nn
 from saif_core.errors import HookPointError, ModelError
 
 _PATTERN = re.compile(r"blocks\.(\d+)\.hook_resid_post")
-_NORM_NAMES = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+_NORM_NAMES = (
+    "norm",
+    "ln_f",
+    "norm_f",
+    "final_norm",
+    "final_layer_norm",
+    "final_layernorm",
+    "embedding_norm",
+)
 
 
 class StopForward(Exception):
     """Ends a forward pass after the last block that is needed; never leaves this package."""
+
+
+class BrokenOff(Exception):
+    """A forward pass was given up for more urgent work; never leaves this package."""
 
 
 def hook_point_name(layer: int) -> str:
@@ -123,6 +135,22 @@ def edit_resid(block: nn.Module, edit: Callable[[Tensor], Tensor]) -> Iterator[N
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def break_off(blocks: nn.ModuleList, waits: Callable[[], bool]) -> Iterator[None]:
+    """End a forward pass with BrokenOff as soon as, before some block, ``waits`` is true."""
+
+    def hook(_module: nn.Module, _args: Any) -> None:
+        if waits():
+            raise BrokenOff
+
+    handles = [block.register_forward_pre_hook(hook) for block in blocks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _resid_of(output: Any) -> Tensor:

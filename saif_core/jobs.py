@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,11 @@ class Job:
     Attributes:
         id, kind, title: what it is, for people and URLs.
         request: what was asked for.
+
+    Args:
+        log: is told every change of state.
+        summarize: the result as the log keeps it.
+        explain: turns what went wrong into what people are told.
     """
 
     def __init__(
@@ -29,6 +35,7 @@ class Job:
         *,
         log: JobLog | None = None,
         summarize: Callable[[Any], dict[str, Any] | None] = lambda _result: None,
+        explain: Callable[[BaseException], BaseException] = lambda error: error,
     ) -> None:
         self.id = new_id()
         self.kind = kind
@@ -37,6 +44,7 @@ class Job:
         self._work = work
         self._log = log
         self._summarize = summarize
+        self._explain = explain
         self._record = JobRecord(id=self.id, kind=kind, title=title)
         self._result: Any = None
         self._error: BaseException | None = None
@@ -99,29 +107,58 @@ class Job:
             raise JobCancelled(f"{self.title} was stopped.")
         self._update(done=done, total=total, message=message)
 
+    def beat(self) -> None:
+        """Tell the log that this job is still known, though nothing has happened to it."""
+        self._update(force=True)
+
     def run(self) -> None:
         """Do the work on the calling thread; every outcome ends up in the job."""
+        with self.settling():
+            self.start()
+            self.finish(self.prepare())
+
+    def start(self) -> None:
+        """Begin.
+
+        Raises:
+            JobCancelled: someone asked the job to stop before it began.
+        """
+        self.step(0, 0, "starting")
+        self._update(force=True, state="running")
+
+    def prepare(self) -> Any:
+        """What the work returns: the result or, of work done in shared steps, what goes on."""
+        return self._work(self)
+
+    def finish(self, result: Any) -> None:
+        """End with a result."""
+        self._result = result
+        self._update(force=True, state="done", result=self._summarize(result))
+        self._finished.set()
+
+    @contextmanager
+    def settling(self) -> Iterator[None]:
+        """Whatever is raised inside ends this job as failed or cancelled, and goes no further."""
         try:
-            self.step(0, 0, "starting")
-            self._update(force=True, state="running")
-            self._result = self._work(self)
-            self._update(force=True, state="done", result=self._summarize(self._result))
-        except JobCancelled as error:
-            self._error = error
-            self._update(force=True, state="cancelled", error=str(error))
-        except SaifError as error:
-            self._error = error
-            self._update(force=True, state="failed", error=str(error))
-        except BaseException as error:
-            # What went wrong inside is for the log of the process, not for a page.
-            self._error = error
-            self._update(
-                force=True, state="failed", error=f"{self.title} failed unexpectedly; see the log."
-            )
-            if not isinstance(error, Exception):
+            yield
+        except BaseException as raised:
+            self._error = self._explain(raised)
+            try:
+                self._record_failure(self._error)
+            finally:
+                self._finished.set()
+            if not isinstance(raised, Exception):
                 raise
-        finally:
-            self._finished.set()
+
+    def _record_failure(self, error: BaseException) -> None:
+        if isinstance(error, JobCancelled):
+            self._update(force=True, state="cancelled", error=str(error))
+        elif isinstance(error, SaifError):
+            self._update(force=True, state="failed", error=str(error))
+        else:
+            # What went wrong inside is for the log of the process, not for a page.
+            sentence = f"{self.title} failed unexpectedly; see the log."
+            self._update(force=True, state="failed", error=sentence)
 
     def _update(self, *, force: bool = False, **changes: Any) -> None:
         with self._lock:

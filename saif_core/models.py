@@ -6,17 +6,46 @@ It knows token ids and residual streams, and nothing of SAEs, pairs or steering.
 import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Cache,
+    DynamicCache,
+    PreTrainedTokenizerBase,
+)
 
 from saif_core.errors import ModelError, PromptPairError
-from saif_core.hook_points import capture_resid, find_blocks, find_final_norm
+from saif_core.hook_points import (
+    BrokenOff,
+    break_off,
+    capture_resid,
+    find_blocks,
+    find_final_norm,
+)
 from saif_core.records import PromptView
+
+# How a model whose own code limits attention by distance says so; a mask cannot lift such limits.
+_WINDOW_SETTINGS = (
+    "attention_chunk_size",
+    "attention_types",
+    "attention_window_size",
+    "window_size",
+)
+_MASKED_KINDS = {"full_attention", "sliding_attention"}
+_SHORT_WINDOW = 64
+# Largest relative difference of the residual stream between a tree and the same tokens run alone.
+_EXACT, _ROUNDED = 1e-3, 5e-2
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class LoadedModel:
@@ -52,6 +81,7 @@ class LoadedModel:
         self.blocks = find_blocks(self.base_model, self.n_layers)
         self.final_norm = find_final_norm(self.base_model)
         self._norm_weight: Tensor = self.final_norm.get_parameter("weight")
+        self._urgent: tuple[Callable[[], bool], Callable[[], None]] | None = None
         self.lock_parameters()
 
     def lock_parameters(self) -> None:
@@ -93,14 +123,125 @@ class LoadedModel:
             mask: (batch, 1, pos, pos) True where the query token may attend to the key token.
             layers: 0-based block indices.
         """
-        with capture_resid(self.blocks, layers) as captured, self._precision():
-            self.base_model(
-                input_ids=token_ids.to(self.device),
-                position_ids=position_ids.to(self.device),
-                attention_mask=self._attention_masks(mask, position_ids),
-                use_cache=False,
-            )
+        return self._read(
+            layers,
+            input_ids=token_ids.to(self.device),
+            position_ids=position_ids.to(self.device),
+            attention_mask=self.attention_masks(mask, position_ids, position_ids),
+        )
+
+    @torch.no_grad()
+    def run_sequences(
+        self, token_ids: Tensor, lengths: Sequence[int], layers: Sequence[int]
+    ) -> dict[int, Tensor]:
+        """Residual stream after each layer of whole sequences; values at padding mean nothing.
+
+        Args:
+            token_ids: (batch, pos) token ids, padded on the right with any token.
+            lengths: real tokens of each sequence.
+            layers: 0-based block indices.
+        """
+        mask = None
+        # Causal attention never sees padding on the right, and is fastest without a mask.
+        if min(lengths) < token_ids.shape[1] and not self.packs_trees:
+            real = torch.arange(token_ids.shape[1]) < torch.tensor(lengths)[:, None]
+            mask = real.long().to(self.device)
+        return self._read(layers, input_ids=token_ids.to(self.device), attention_mask=mask)
+
+    def _read(self, layers: Sequence[int], **inputs: Any) -> dict[int, Tensor]:
+        def run() -> dict[int, Tensor]:
+            with capture_resid(self.blocks, layers) as captured, self._precision():
+                self.base_model(**inputs, use_cache=False)
+            return captured
+
+        captured = self._give_way(run)
         return {layer: captured[layer].float() for layer in layers}
+
+    @contextlib.contextmanager
+    def giving_way(self, waits: Callable[[], bool], serve: Callable[[], None]) -> Iterator[None]:
+        """While open, reading stops for more urgent work, in the middle of a pass if need be.
+
+        Args:
+            waits: whether there is such work; asked before every block.
+            serve: does it; the pass that was broken off then starts over.
+        """
+        self._urgent = (waits, serve)
+        try:
+            yield
+        finally:
+            self._urgent = None
+
+    def _give_way(self, run: Callable[[], T]) -> T:
+        while self._urgent is not None:
+            waits, serve = self._urgent
+            try:
+                with break_off(self.blocks, waits):
+                    return run()
+            except BrokenOff:
+                # What is served reads with the same model, and is not to be broken off itself.
+                self._urgent = None
+                try:
+                    serve()
+                finally:
+                    self._urgent = (waits, serve)
+        return run()
+
+    @cached_property
+    def packs_trees(self) -> bool:
+        """Whether sequences packed as a prefix tree read as they do alone: tried once, briefly."""
+        # An error of more urgent work is none of this model's.
+        urgent, self._urgent = self._urgent, None
+        try:
+            difference = self._tree_difference()
+        except Exception as error:  # each architecture refuses masks and positions in its own way
+            difference, reason = float("inf"), f"{type(error).__name__}: {error}"
+        else:
+            reason = f"the residual stream differs by {difference:.1e}"
+        finally:
+            self._urgent = urgent
+        is_exact = self.dtype == torch.float32 and not self.mixed_precision
+        trusted = difference <= (_EXACT if is_exact else _ROUNDED)
+        if not trusted:
+            log.warning(
+                "Model %r cannot read prefix trees (%s); prompts run whole, in padded batches.",
+                self.id,
+                reason,
+            )
+        return trusted
+
+    def _tree_difference(self) -> float:
+        """Largest relative difference at any token between a tree and its sequences alone.
+
+        The tree: a stem with two branches, then a second root.
+        """
+        config = self.hf_model.config
+        own = [name for name in _WINDOW_SETTINGS if getattr(config, name, None) is not None]
+        own += sorted(self._attention_kinds - _MASKED_KINDS)
+        if own:
+            raise ModelError(f"its configuration has {', '.join(own)}")
+        window = getattr(config, "sliding_window", None) or 0
+        n_stem, n_branch = (window if window <= _SHORT_WINDOW else 0) + 5, 3
+        n_nodes = n_stem + 3 * n_branch
+        nodes = torch.arange(n_nodes)
+        stem, branch, root = nodes[:n_stem], nodes[-2 * n_branch : -n_branch], nodes[-n_branch:]
+        paths = [nodes[: n_stem + n_branch], torch.cat([stem, branch]), root]
+        token_ids = torch.arange(17, 17 + 7 * n_nodes, 7) % self.d_vocab
+        positions, mask = torch.zeros(n_nodes, dtype=torch.long), torch.zeros(n_nodes, n_nodes)
+        for path in paths:
+            positions[path] = torch.arange(len(path))
+            for depth, node in enumerate(path):
+                mask[node, path[: depth + 1]] = 1
+        last = self.n_layers - 1
+        tree = self.run_to_layers(
+            token_ids[None], positions[None], mask.bool()[None, None], [last]
+        )[last][0]
+        differences = []
+        for path in paths:
+            alone = self.run_sequences(token_ids[path][None], [len(path)], [last])[last][0]
+            differences.append(
+                (tree[path.to(tree.device)] - alone).norm(dim=-1) / alone.norm(dim=-1)
+            )
+        return float(torch.cat(differences).max())
 
     @torch.no_grad()
     def logits(self, token_ids: Tensor) -> Tensor:
@@ -110,20 +251,40 @@ class LoadedModel:
         return logits
 
     @torch.no_grad()
-    def decode_step(
-        self, token_ids: Tensor, position_ids: Tensor, attention_mask: Tensor, cache: Any
-    ) -> Tensor:
-        """Logits (batch, d_vocab) after the last token; ``cache`` grows by these tokens.
+    def read_tree(self, token_ids: Tensor, position_ids: Tensor, mask: Tensor) -> Cache:
+        """Keys and values of every token of packed rows, for texts to go on from.
 
         Args:
-            token_ids: (batch, pos) new tokens, left-padded on the first call.
+            token_ids, position_ids, mask: as for ``run_to_layers``.
+        """
+        inputs: dict[str, Any] = {"input_ids": token_ids.to(self.device)}
+        if self.packs_trees:
+            inputs["position_ids"] = position_ids.to(self.device)
+            inputs["attention_mask"] = self.attention_masks(mask, position_ids, position_ids)
+
+        def run() -> Cache:
+            cache = DynamicCache()
+            self.base_model(**inputs, past_key_values=cache, use_cache=True)
+            return cache
+
+        return self._give_way(run)
+
+    @torch.no_grad()
+    def decode_step(
+        self, token_ids: Tensor, position_ids: Tensor, attention_mask: Any, cache: Cache
+    ) -> Tensor:
+        """Logits (batch, d_vocab) after the last token; ``cache`` takes in these tokens.
+
+        Args:
+            token_ids: (batch, pos) new tokens.
             position_ids: (batch, pos) position of each new token in its own sequence.
-            attention_mask: (batch, past + pos) 1 for real tokens.
+            attention_mask: (batch, past + pos) True for real tokens, None when all are, or what
+                ``attention_masks`` makes.
             cache: a transformers cache, updated in place.
         """
         output = self.hf_model(
-            input_ids=token_ids,
-            position_ids=position_ids,
+            input_ids=token_ids.to(self.device),
+            position_ids=position_ids.to(self.device),
             attention_mask=attention_mask,
             past_key_values=cache,
             use_cache=True,
@@ -134,10 +295,8 @@ class LoadedModel:
 
     def resid_at_end(self, token_ids: Sequence[int], layer: int) -> Tensor:
         """Residual stream (d_model,) after ``layer`` at the last token of one sequence."""
-        n_tokens = len(token_ids)
-        mask = torch.ones(n_tokens, n_tokens, dtype=torch.bool).tril()[None, None]
         ids = torch.tensor([list(token_ids)])
-        resid: Tensor = self.run_to_layers(ids, torch.arange(n_tokens)[None], mask, [layer])[layer]
+        resid: Tensor = self.run_sequences(ids, [len(token_ids)], [layer])[layer]
         return resid[0, -1]
 
     @torch.no_grad()
@@ -221,27 +380,36 @@ class LoadedModel:
             tuple(self.token_text(i) for i in ids), tuple(i in special for i in ids), tuple(ids)
         )
 
-    def _attention_masks(self, mask: Tensor, position_ids: Tensor) -> Any:
-        """The mask, or one per kind of layer where some layers see only a window of tokens."""
-        kinds = set(getattr(self.hf_model.config, "layer_types", None) or ())
-        if "sliding_attention" not in kinds:
+    @property
+    def _attention_kinds(self) -> set[str]:
+        config = self.hf_model.config
+        kinds = set(getattr(config, "layer_types", None) or ())
+        if not kinds and getattr(config, "sliding_window", None):
+            return {"sliding_attention"}
+        return kinds
+
+    def attention_masks(self, mask: Tensor, positions: Tensor, key_positions: Tensor) -> Any:
+        """The mask as the model takes it: one, or one per kind of layer where some see a window.
+
+        Args:
+            mask: (batch, 1, queries, keys) True where a query may attend to a key.
+            positions, key_positions: (batch, queries) and (batch, keys) positions in the sequence.
+        """
+        config = self.hf_model.config
+        if "sliding_attention" not in self._attention_kinds:
             return self._attention_mask(mask)
-        # The window counts positions in the sequence, not nodes of the tree.
-        distance = position_ids[:, None, :, None] - position_ids[:, None, None, :]
-        near = mask & (distance < self.hf_model.config.sliding_window)
-        return {
-            "full_attention": self._attention_mask(mask),
-            "sliding_attention": self._attention_mask(near),
-        }
+        # The window counts positions in the sequence, not nodes of a tree or slots of a cache.
+        distance = positions[:, None, :, None] - key_positions[:, None, None, :]
+        near = self._attention_mask(mask & (distance < config.sliding_window))
+        if not getattr(config, "layer_types", None):
+            return near
+        return {"full_attention": self._attention_mask(mask), "sliding_attention": near}
 
     def _attention_mask(self, mask: Tensor) -> Tensor:
-        mask = mask.to(self.device)
-        if self.hf_model.config._attn_implementation == "sdpa":
-            return mask
-        # Eager attention adds the mask to its scores.
+        # Added to the scores: attention would turn a boolean mask into this one in every block.
         lowest = torch.finfo(self.dtype).min
         return torch.zeros(mask.shape, dtype=self.dtype, device=self.device).masked_fill(
-            ~mask, lowest
+            ~mask.to(self.device), lowest
         )
 
 

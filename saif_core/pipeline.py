@@ -7,13 +7,14 @@ layer are ours: on small models they are what makes steering work.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from saif_core.explain.logit_lens import promoted_tokens
-from saif_core.generation import Steering, decode_batch
+from saif_core.generation import Delta, Row, RowRequest, Steering, decode
 from saif_core.latents import LatentActivations
 from saif_core.models import LoadedModel
 from saif_core.perplexity import read_perplexities
@@ -175,68 +176,95 @@ def steer(
         SteeringError: no latent was chosen, or steering changed nothing.
         PromptPairError: a prompt is empty.
     """
-    started = time.perf_counter()
-    steering = build_steering(sae, request)
-    prompts = [model.encode_prompt(text, chat=request.chat) for text in request.prompts]
-    rows = [prompt for prompt in prompts for _ in ARMS]
-    n_sent = [-1] * len(rows)
+    run = GenerationRun(model, sae, request)
 
     def on_step(n_done: int, texts: Sequence[Sequence[int]]) -> None:
         if step:
             step(n_done, request.max_new_tokens, "writing")
+        for event in run.new_events(texts):
+            if on_token:
+                on_token(event)
+
+    return run.result(decode(model, run.rows, on_step=on_step))
+
+
+class GenerationRun:
+    """A generation request on its way: the rows to write, their news, and what came of them.
+
+    Whoever drives the decoder may write the rows of several runs together.
+
+    Attributes:
+        model: what writes them.
+        rows: every prompt once per arm.
+    """
+
+    def __init__(self, model: LoadedModel, sae: LoadedSae, request: GenerationRequest) -> None:
+        self.model, self._sae, self._request = model, sae, request
+        self._started = time.perf_counter()
+        delta = build_delta(sae, request)
+        # A method that fails does so here, before its rows share a pass with anyone else's.
+        delta(torch.zeros(1, 1, model.d_model, dtype=model.dtype, device=model.device))
+        steering = Steering(sae.layer, delta, request.strength, request.scope)
+        prompts = [model.encode_prompt(text, chat=request.chat) for text in request.prompts]
+        self.rows = [
+            RowRequest(
+                prompt=tuple(prompt),
+                max_new_tokens=request.max_new_tokens,
+                temperature=request.temperature,
+                seed=request.seed,
+                steering=steering if arm == "steered" else None,
+            )
+            for prompt in prompts
+            for arm in ARMS
+        ]
+        self._n_sent = [-1] * len(self.rows)
+
+    def new_events(self, texts: Sequence[Sequence[int]]) -> Iterator[TokenEvent]:
+        """Events for the rows that have grown since the last call.
+
+        Args:
+            texts: token ids of every row so far.
+        """
         for row, token_ids in enumerate(texts):
-            if on_token and len(token_ids) > n_sent[row]:
-                n_sent[row] = len(token_ids)
-                on_token(
-                    TokenEvent(
-                        row // len(ARMS),
-                        ARMS[row % len(ARMS)],
-                        model.decode(token_ids),
-                        len(token_ids),
-                    )
-                )
+            if len(token_ids) > self._n_sent[row]:
+                self._n_sent[row] = len(token_ids)
+                prompt_index, arm = divmod(row, len(ARMS))
+                text = self.model.decode(token_ids)
+                yield TokenEvent(prompt_index, ARMS[arm], text, len(token_ids))
 
-    decoded = decode_batch(
-        model,
-        rows,
-        max_new_tokens=request.max_new_tokens,
-        temperature=request.temperature,
-        seed=request.seed,
-        steering=steering,
-        on_step=on_step,
-    )
-    perplexities = read_perplexities(model, rows, [row.token_ids for row in decoded])
-    generations = tuple(
-        Generation(
-            prompt_index=index // len(ARMS),
-            prompt=request.prompts[index // len(ARMS)],
-            arm=ARMS[index % len(ARMS)],
-            text=model.decode(row.token_ids),
-            token_ids=row.token_ids,
-            stopped="end" if row.ended else "length",
-            perplexity=perplexity,
+    def result(self, rows: Sequence[Row]) -> GenerationResult:
+        """What came of the finished rows, with how natural the unsteered model finds them."""
+        model, request = self.model, self._request
+        perplexities = read_perplexities(
+            model, [row.request.prompt for row in rows], [row.token_ids for row in rows]
         )
-        for index, (row, perplexity) in enumerate(zip(decoded, perplexities, strict=True))
-    )
-    return GenerationResult(
-        recipe=_recipe(model, sae, request),
-        generations=generations,
-        vector_norm=steering.added_norm,
-        resid_share=steering.added_norm / max(steering.resid_norm, 1e-9),
-        seconds=time.perf_counter() - started,
-    )
+        generations = tuple(
+            Generation(
+                prompt_index=index // len(ARMS),
+                prompt=request.prompts[index // len(ARMS)],
+                arm=ARMS[index % len(ARMS)],
+                text=model.decode(row.token_ids),
+                token_ids=tuple(row.token_ids),
+                stopped="end" if row.ended else "length",
+                perplexity=perplexity,
+            )
+            for index, (row, perplexity) in enumerate(zip(rows, perplexities, strict=True))
+        )
+        reported = rows[-1]  # a steered row
+        return GenerationResult(
+            recipe=_recipe(model, self._sae, request),
+            generations=generations,
+            vector_norm=reported.added_norm,
+            resid_share=reported.added_norm / max(reported.resid_norm, 1e-9),
+            seconds=time.perf_counter() - self._started,
+        )
 
 
-def build_steering(sae: LoadedSae, request: GenerationRequest) -> Steering:
-    """The steering of a request: alternating rows of strength 0 and the strength asked for."""
+def build_delta(sae: LoadedSae, request: GenerationRequest) -> Delta:
+    """What the request's method adds to a residual stream at strength 1."""
     method = STEERING_METHODS.bind(request.method, request.method_parameters)
     direction = build_steering_vector(sae, request.latents)
-    return Steering(
-        layer=sae.layer,
-        delta=lambda resid: method(resid, direction, sae),
-        strengths=(0.0, request.strength) * len(request.prompts),
-        scope=request.scope,
-    )
+    return lambda resid: method(resid, direction, sae)
 
 
 def _recipe(model: LoadedModel, sae: LoadedSae, request: GenerationRequest) -> SteeringRecipe:

@@ -12,7 +12,7 @@ import numpy as np
 
 from saif_core.activations import count_tree_tokens, read_resid
 from saif_core.errors import PromptPairError
-from saif_core.generation import decode_batch
+from saif_core.generation import RowRequest, decode
 from saif_core.latents import LatentActivations, from_payload, join_rows, to_payload
 from saif_core.models import LoadedModel
 from saif_core.records import ActivationCache, RankingRequest, WorkEstimate
@@ -185,18 +185,24 @@ def _read_responses(
 ) -> tuple[list[tuple[int, ...]], int]:
     """The model's own greedy answers, and the tokens that writing them took."""
     responses = _cached_responses(model, prompts, n_tokens, cache)
-    missing = sorted({tuple(p) for p in prompts if tuple(p) not in responses}, key=len)
+    # In this order, prompts of a batch share the most of their beginnings.
+    missing = sorted({tuple(p) for p in prompts if tuple(p) not in responses})
     n_computed = 0
     for start in range(0, len(missing), DECODE_ROWS):
         batch = missing[start : start + DECODE_ROWS]
 
-        def on_step(n_done: int, _texts: Sequence[Sequence[int]], start: int = start) -> None:
+        def on_read(n_read: int, _total: int, start: int = start) -> None:
             if step:
-                share = min(DECODE_ROWS, len(missing) - start) * n_done // n_tokens
+                step(start + n_read // 2, len(missing), "writing responses")
+
+        def on_step(n_done: int, texts: Sequence[Sequence[int]], start: int = start) -> None:
+            if step:
+                share = len(texts) * (n_tokens + n_done) // (2 * n_tokens)
                 step(start + share, len(missing), "writing responses")
 
-        rows = decode_batch(model, batch, max_new_tokens=n_tokens, on_step=on_step)
-        fresh = {prompt: row.token_ids for prompt, row in zip(batch, rows, strict=True)}
+        requests = [RowRequest(prompt, n_tokens) for prompt in batch]
+        rows = decode(model, requests, on_read=on_read, on_step=on_step)
+        fresh = {prompt: tuple(row.token_ids) for prompt, row in zip(batch, rows, strict=True)}
         n_computed += sum(len(p) + len(r) for p, r in fresh.items())
         responses.update(fresh)
         if cache:

@@ -20,7 +20,7 @@ import torch
 import zstandard
 from torch import Tensor
 
-from saif_core.activations import PackedRow, pack_prefix_trees, run_rows
+from saif_core.activations import PackedRow, pack_rows, run_rows
 from saif_core.errors import SaifError
 from saif_core.hook_points import hook_point_name
 from saif_core.models import LoadedModel
@@ -156,7 +156,7 @@ def _resid_of_sequences(
     model: LoadedModel, sequences: Sequence[Sequence[int]], layers: Sequence[int]
 ) -> Iterator[dict[int, Tensor]]:
     rows: list[PackedRow] = []
-    for row in pack_prefix_trees(sequences):
+    for row in pack_rows(model, sequences):
         rows.append(row)
         if len(rows) == ROWS_PER_BATCH:
             yield _resid_of_rows(model, rows, layers)

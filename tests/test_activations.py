@@ -1,7 +1,9 @@
 """Prefix trees give what plain transformers gives for each prompt alone, with fewer tokens."""
 
 import json
+import logging
 import random
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from saif_core.activations import (
     PackedRow,
     count_tree_tokens,
     pack_prefix_trees,
+    pack_rows,
+    pack_singly,
     read_resid,
     run_rows,
 )
@@ -242,3 +246,203 @@ def test_sliding_windows_are_kept(family: tiny.Family, tmp_path: Path) -> None:
             mask = torch.ones(1, len(prompt), dtype=torch.long)
             alone = plain_resid(plain, torch.tensor([prompt]), mask, layer)[0]
             torch.testing.assert_close(resid, alone, **CLOSE)
+
+
+texts = st.lists(
+    st.one_of(
+        st.text(max_size=12),
+        st.sampled_from(
+            ["The cat", "The cat sees", "é", "👩‍👩‍👧", "\u202eabc", "\x00", "ﬁ ǆ", "oui oui"]
+        ),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(written=texts, drawn=st.data())
+@settings(deadline=None, max_examples=25)
+def test_any_prompts_read_the_same_by_tree_by_padding_and_one_by_one(
+    model: LoadedModel, written: list[str], drawn: st.DataObject
+) -> None:
+    prompts = [model.encode_prompt(text, chat=True) for text in written]
+    tails = st.lists(st.integers(0, model.d_vocab - 1), max_size=4)
+    stem = prompts[0][: drawn.draw(st.integers(1, 12))]
+    prompts += [stem + tail for tail in drawn.draw(st.lists(tails, max_size=4))]
+    prompts += drawn.draw(st.lists(st.sampled_from(prompts), max_size=2))
+    prompts += [prompts[0][:1]]
+    last = tiny.N_LAYERS - 1
+    (row,) = pack_prefix_trees(prompts)
+    by_tree = model.run_to_layers(
+        torch.from_numpy(row.token_ids)[None],
+        torch.from_numpy(row.depths)[None],
+        torch.from_numpy(row.mask)[None, None],
+        [last],
+    )[last][0]
+    width = max(map(len, prompts))
+    padded = torch.tensor([prompt + [3] * (width - len(prompt)) for prompt in prompts])
+    by_padding = model.run_sequences(padded, list(map(len, prompts)), [last])[last]
+    everywhere = [list(range(len(prompt))) for prompt in prompts]
+    found, _ = read_resid(model, prompts, [last], everywhere)
+    for index, path in row.paths:
+        ids = torch.tensor([prompts[index]])
+        alone = plain_resid(model.hf_model, ids, torch.ones_like(ids), last)[0]
+        torch.testing.assert_close(by_tree[path], alone, **CLOSE)
+        torch.testing.assert_close(by_padding[index, : len(path)], alone, **CLOSE)
+        torch.testing.assert_close(found[last][index], alone, **CLOSE)
+
+
+def unusual_model(kind: tiny.Unusual, *, window: int = 4) -> LoadedModel:
+    hf_model = tiny.build_unusual_model(kind, window=window)
+    return LoadedModel(hf_model, tiny.build_tokenizer(), id=kind, sha256=kind)
+
+
+def without_positions(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*, position_ids: Tensor | None = None, **kwargs: Any) -> Any:  # noqa: ARG001
+        return forward(**kwargs)
+
+    return run
+
+
+def without_tree_masks(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        if attention_mask is not None and attention_mask.dim() == 4:
+            raise ValueError("a mask of shape (batch, pos) is needed")
+        return forward(attention_mask=attention_mask, **kwargs)
+
+    return run
+
+
+def without_masks(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:  # noqa: ARG001
+        return forward(**kwargs)
+
+    return run
+
+
+def check_reads_as_alone(model: LoadedModel, prompts: Sequences) -> int:
+    everywhere = [list(range(len(prompt))) for prompt in prompts]
+    found, n_computed = read_resid(model, prompts, [0, 1], everywhere)
+    for layer in (0, 1):
+        for prompt, resid in zip(prompts, found[layer], strict=True):
+            alone = model.run_sequences(torch.tensor([prompt]), [len(prompt)], [layer])[layer][0]
+            torch.testing.assert_close(resid, alone, **CLOSE)
+    return n_computed
+
+
+def test_models_of_all_families_are_found_to_read_trees(model: LoadedModel) -> None:
+    assert model.packs_trees
+
+
+@pytest.mark.parametrize("kind", ["jamba", "qwen3-next", "gpt-neo"])
+def test_models_that_cannot_read_trees_read_padded_sequences(kind: tiny.Unusual) -> None:
+    model = unusual_model(kind)
+    prompts = random_prompts(10, model.d_vocab)
+    assert not model.packs_trees
+    assert check_reads_as_alone(model, prompts) == sum(map(len, prompts))
+
+
+@pytest.mark.parametrize("kind", ["jamba", "qwen3-next", "gpt-neo"])
+def test_trees_of_models_that_cannot_read_them_are_run_as_sequences(kind: tiny.Unusual) -> None:
+    model = unusual_model(kind)
+    prompts = random_prompts(11, model.d_vocab)
+    rows = list(pack_prefix_trees(prompts, row_tokens=50))
+    assert len(rows) > 1
+    found = run_rows(model, rows, [1])[1]
+    for position, row in enumerate(rows):
+        for index, path in row.paths:
+            alone = model.run_sequences(torch.tensor([prompts[index]]), [len(path)], [1])[1][0]
+            torch.testing.assert_close(found[position, path], alone, **CLOSE)
+
+
+@pytest.mark.parametrize("refuse", [without_positions, without_tree_masks, without_masks])
+def test_the_check_finds_models_that_ignore_what_a_tree_needs(
+    refuse: Callable[[Callable[..., Any]], Callable[..., Any]],
+    tiny_model_dir: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = load_model(tiny_model_dir, id="strange")
+    model.base_model.forward = refuse(model.base_model.forward)
+    prompts = random_prompts(12, model.d_vocab)
+    with caplog.at_level(logging.WARNING, "saif_core.models"):
+        check_reads_as_alone(model, prompts)
+        check_reads_as_alone(model, prompts)
+    assert not model.packs_trees
+    assert len(caplog.records) == 1
+    assert "'strange' cannot read prefix trees" in caplog.text
+
+
+def test_a_window_without_kinds_of_layers_is_kept() -> None:
+    model = unusual_model("starcoder2")
+    assert model.packs_trees
+    prompts = random_prompts(13, model.d_vocab)
+    assert check_reads_as_alone(model, prompts) == count_tree_tokens(prompts)
+
+
+def test_the_check_reaches_beyond_a_short_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = unusual_model("starcoder2", window=40)
+    # As if the window were unknown: shorter sequences would read the same.
+    monkeypatch.setattr(model, "attention_masks", lambda mask, *_: model._attention_mask(mask))
+    assert not model.packs_trees
+
+
+def test_sequences_without_shared_prefixes_run_whole(llama: LoadedModel) -> None:
+    rng = random.Random(14)
+    prompts = [[rng.randrange(llama.d_vocab) for _ in range(n)] for n in (38, 200, 40, 190, 39)]
+    rows = list(pack_rows(llama, prompts, row_tokens=420))
+    assert [[index for index, _ in row.paths] for row in rows] == [[1, 3], [2, 4, 0]]
+    masks: list[object] = []
+    handle = llama.base_model.register_forward_pre_hook(
+        lambda _module, _args, kwargs: masks.append(kwargs["attention_mask"]), with_kwargs=True
+    )
+    check_reads_as_alone(llama, prompts)
+    handle.remove()
+    assert masks
+    assert all(mask is None for mask in masks)
+
+
+@given(lengths=st.lists(st.integers(1, 30), max_size=20), row_tokens=st.integers(1, 60))
+@settings(deadline=None, max_examples=100)
+def test_padded_rows_stay_within_their_budget(
+    llama: LoadedModel, lengths: list[int], row_tokens: int
+) -> None:
+    sequences = [[number] * n for number, n in enumerate(lengths)]
+    rows = list(pack_rows(llama, sequences, row_tokens=row_tokens))
+    assert sorted(index for row in rows for index, _ in row.paths) == list(range(len(lengths)))
+    for row in rows:
+        check_row(row, sequences)
+        cells = len(row.paths) * max(len(path) for _, path in row.paths)
+        assert cells <= row_tokens or len(row.paths) == 1
+
+
+def test_single_rows_keep_the_order_and_share_nothing() -> None:
+    sequences = [[3, 1], [3, 1, 2], [1]]
+    rows = list(pack_singly(sequences))
+    assert [row.paths[0][0] for row in rows] == [0, 1, 2]
+    assert [row.token_ids.tolist() for row in rows] == sequences
+    for row in rows:
+        check_row(row, sequences)
+    with pytest.raises(PromptPairError, match="Prompt 2 has no tokens"):
+        list(pack_singly([[1], []]))
+
+
+def test_what_is_reduced_is_freed_row_by_row(llama: LoadedModel) -> None:
+    rng = random.Random(15)
+    prompts = [[rng.randrange(llama.d_vocab) for _ in range(100)] for _ in range(20)]
+    wanted = [[0, 99]] * 20
+    alive: list[weakref.ref[Tensor]] = []
+    most = 0
+
+    def total(resid: Tensor) -> float:
+        nonlocal most
+        assert resid.shape == (2, tiny.D_MODEL)
+        alive.append(weakref.ref(resid))
+        most = max(most, sum(ref() is not None for ref in alive))
+        return float(resid.sum())
+
+    found, _ = read_resid(llama, prompts, [0, 1], wanted, reduce=total)
+    kept, _ = read_resid(llama, prompts, [0, 1], wanted)
+    assert len(alive) == 40
+    assert most <= 2
+    for layer in (0, 1):
+        assert found[layer] == pytest.approx([float(resid.sum()) for resid in kept[layer]])

@@ -1,19 +1,25 @@
 """The queue in front of the model: results, progress, priorities, cancelling, errors."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from saif_core import shared_writing
 from saif_core.catalog import Catalog
 from saif_core.engine import Engine
 from saif_core.errors import (
     BudgetError,
     JobCancelled,
+    PromptPairError,
     SaeMismatchError,
     SaifError,
+    SteeringError,
     UnknownNameError,
 )
 from saif_core.jobs import Job
@@ -183,6 +189,137 @@ def test_generation_runs_between_the_steps_of_batch_work(
     asked.set()
     batch.result(timeout=60)
     assert order == ["generated True"] * 5
+
+
+@contextlib.contextmanager
+def busy(engine: Engine) -> Iterator[None]:
+    """Requests that are made inside find the worker at something else, so all wait together."""
+    started, done = threading.Event(), threading.Event()
+
+    def work(_job: Job) -> None:
+        started.set()
+        done.wait(30)
+
+    engine._submit(Job("rank", "Hold", None, work))
+    assert started.wait(30)
+    yield
+    done.set()
+
+
+def several(request: GenerationRequest) -> list[GenerationRequest]:
+    return [
+        replace(request, prompts=(f"one {word}", word)[:n_prompts], seed=seed, temperature=1.0)
+        for seed, (word, n_prompts) in enumerate(
+            [("two", 1), ("three", 2), ("four", 1), ("two", 2)]
+        )
+    ]
+
+
+def test_generations_that_wait_together_share_their_passes_and_nothing_else(
+    engine: Engine, generation_request: GenerationRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = several(replace(generation_request, max_new_tokens=8))
+    alone = [engine.generate(request).result(timeout=60).generations for request in requests]
+    model, _ = engine.load(generation_request.sae_id)
+    n_rows: list[int] = []
+    decode_step = model.decode_step
+
+    def counting(token_ids: torch.Tensor, *rest: object) -> torch.Tensor:
+        n_rows.append(len(token_ids))
+        return decode_step(token_ids, *rest)
+
+    monkeypatch.setattr(model, "decode_step", counting)
+    with busy(engine):
+        jobs = [engine.generate(request) for request in requests]
+    for job, expected, request in zip(jobs, alone, requests, strict=True):
+        found = job.result(timeout=60).generations
+        assert [g.token_ids for g in found] == [g.token_ids for g in expected]
+        assert [g.prompt for g in found] == [p for p in request.prompts for _ in range(2)]
+        for event in job.events():
+            whole = found[2 * event.prompt_index + (event.arm == "steered")].text
+            assert whole.startswith(event.text)
+    assert max(n_rows) == 2 * sum(len(request.prompts) for request in requests)
+    assert len(n_rows) <= 8
+
+
+def test_what_ends_one_generation_leaves_its_neighbours_alone(
+    engine: Engine, generation_request: GenerationRequest
+) -> None:
+    request = replace(generation_request, max_new_tokens=8)
+    expected = engine.generate(request).result(timeout=60).generations
+    with busy(engine):
+        first = engine.generate(request)
+        cancelled = engine.generate(request)
+        idle = engine.generate(replace(request, latents=(ChosenLatent(7, 0.0),)))
+        empty = engine.generate(replace(request, prompts=("",), chat=False))
+        last = engine.generate(request)
+        cancelled.cancel()
+    with pytest.raises(JobCancelled):
+        cancelled.result(timeout=60)
+    with pytest.raises(SteeringError):
+        idle.result(timeout=60)
+    with pytest.raises(PromptPairError):
+        empty.result(timeout=60)
+    for job in (first, last):
+        assert [g.text for g in job.result(timeout=60).generations] == [g.text for g in expected]
+
+
+def test_a_crowd_waits_its_turn_instead_of_growing_one_batch(
+    engine: Engine, generation_request: GenerationRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_writing, "MAX_ROWS", 5)
+    with busy(engine):
+        jobs = [engine.generate(generation_request) for _ in range(4)]
+    texts = {job.result(timeout=60).generations[1].text for job in jobs}
+    assert len(texts) == 1
+
+
+def test_memory_that_runs_out_is_told_in_a_sentence_and_the_next_request_works(
+    engine: Engine, generation_request: GenerationRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = engine.load(generation_request.sae_id)
+    needed = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of …"
+
+    def full(*_args: object) -> None:
+        raise torch.OutOfMemoryError(needed)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "decode_step", full)
+        job = engine.generate(generation_request)
+        with pytest.raises(BudgetError, match=r"needed 2.50 GiB more on cpu, where [\d,]+ MiB are"):
+            job.result(timeout=60)
+    assert job.record.state == "failed"
+    assert engine.generate(generation_request).result(timeout=60).generations
+
+
+def test_a_question_breaks_into_a_pass_of_batch_work(
+    engine: Engine, ranking_request: RankingRequest
+) -> None:
+    model, _ = engine.load(ranking_request.sae_id)
+    inside, asked, answers = threading.Event(), threading.Event(), []
+    norm = model.blocks[0].get_submodule("input_layernorm")
+
+    def hold(*_args: object) -> None:
+        inside.set()
+        asked.wait(30)
+
+    handle = norm.register_forward_hook(hold)
+    job = engine.rank(replace(ranking_request, pairs=tiny.planted_pairs(7)))
+    assert inside.wait(30)
+    handle.remove()
+
+    def ask() -> None:
+        engine.prompt_view("one two", chat=False)
+        answers.append(job.finished())
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while not engine._someone_waits():
+        time.sleep(0.001)
+    asked.set()
+    thread.join(30)
+    assert answers == [False]
+    assert job.result(timeout=60).latents[0].index == 7
 
 
 def test_closed_engine_says_so(tiny_model_dir: Path, tmp_path: Path) -> None:

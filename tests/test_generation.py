@@ -1,13 +1,18 @@
 """Batched, steered decoding on a tiny model against plain transformers."""
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from saif_core import generation
 from saif_core.errors import JobCancelled, SteeringError
-from saif_core.generation import Steering, decode_batch
+from saif_core.generation import Decoder, Row, RowRequest, Steering, decode
+from saif_core.hook_points import edit_resid
 from saif_core.models import LoadedModel, load_model
+from saif_core.step_graph import StepGraph
 
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15, 16]]
 
@@ -20,95 +25,188 @@ def model(tiny_model_dir: Path) -> LoadedModel:
     return loaded
 
 
-def push(model: LoadedModel, strengths: tuple[float, ...], **options: object) -> Steering:
-    torch.manual_seed(3)
-    direction = torch.randn(model.d_model) * 3
-    return Steering(
-        layer=0, delta=lambda resid: direction.expand_as(resid), strengths=strengths, **options
+def push(
+    model: LoadedModel, strength: float, *, layer: int = 0, scope: str = "generated", seed: int = 3
+) -> Steering:
+    direction = torch.randn(model.d_model, generator=torch.Generator().manual_seed(seed)) * 3
+    return Steering(layer, lambda resid: direction.expand_as(resid), strength, scope)  # type: ignore[arg-type]
+
+
+def write(
+    model: LoadedModel,
+    prompts: list[list[int]],
+    steering: list[Steering | None] | None = None,
+    max_new_tokens: int = 8,
+    **options: float,
+) -> list[Row]:
+    plan = steering or [None] * len(prompts)
+    return decode(
+        model,
+        [
+            RowRequest(tuple(prompt), max_new_tokens, steering=steered, **options)  # type: ignore[arg-type]
+            for prompt, steered in zip(prompts, plan, strict=True)
+        ],
     )
 
 
+def tokens(rows: list[Row]) -> list[list[int]]:
+    return [row.token_ids for row in rows]
+
+
+def reference(model: LoadedModel, prompt: list[int], n_tokens: int) -> list[int]:
+    ids: list[int] = model.hf_model.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        max_new_tokens=n_tokens,
+        do_sample=False,
+        pad_token_id=0,
+    )[0, len(prompt) :].tolist()
+    return ids
+
+
+def by_hand(model: LoadedModel, prompt: list[int], steering: Steering, n_tokens: int) -> list[int]:
+    """Greedy steered decoding without any cache or batch: the meaning of every scope."""
+    ids = list(prompt)
+    for step in range(n_tokens):
+        positions = {
+            "all": range(len(ids)),
+            "prompt": range(len(prompt)),
+            "generated": range(len(prompt) - 1, len(ids)),
+        }[steering.scope]
+
+        def edit(resid: torch.Tensor, positions: range = positions) -> torch.Tensor:
+            edited = resid.clone()
+            where = list(positions)
+            edited[:, where] += steering.strength * steering.delta(resid)[:, where]
+            return edited
+
+        with edit_resid(model.blocks[steering.layer], edit):
+            ids.append(int(model.hf_model(torch.tensor([ids])).logits[0, -1].argmax()))
+        del step
+    return ids[len(prompt) :]
+
+
 def test_unsteered_rows_equal_plain_transformers_whatever_the_batch(model: LoadedModel) -> None:
-    rows = decode_batch(model, PROMPTS, max_new_tokens=8)
-    for prompt, row in zip(PROMPTS, rows, strict=True):
-        reference = model.hf_model.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=8,
-            do_sample=False,
-            pad_token_id=0,
-        )[0, len(prompt) :].tolist()
-        assert list(row.token_ids) == reference[: len(row.token_ids)]
+    for prompt, row in zip(PROMPTS, write(model, PROMPTS), strict=True):
+        assert row.token_ids == reference(model, prompt, 8)[: len(row.token_ids)]
         assert len(row.token_ids) == 8 or row.ended
 
 
 def test_strength_zero_gives_the_unsteered_tokens(model: LoadedModel) -> None:
-    plain = decode_batch(model, PROMPTS, max_new_tokens=8)
-    steered = decode_batch(model, PROMPTS, max_new_tokens=8, steering=push(model, (0.0, 0.0, 0.0)))
-    assert steered == plain
+    steered = write(model, PROMPTS, [push(model, 0.0)] * 3)
+    assert tokens(steered) == tokens(write(model, PROMPTS))
 
 
-def test_each_row_is_steered_by_its_own_strength(model: LoadedModel) -> None:
-    same = [PROMPTS[0]] * 3
-    steering = push(model, (0.0, 1.0, -1.0))
-    rows = decode_batch(model, same, max_new_tokens=8, steering=steering)
-    assert rows[0] == decode_batch(model, [PROMPTS[0]], max_new_tokens=8)[0]
-    assert rows[1].token_ids != rows[0].token_ids
-    alone = decode_batch(model, [PROMPTS[0]], max_new_tokens=8, steering=push(model, (1.0,)))
-    assert rows[1] == alone[0]
-    assert steering.n_calls == 8
-    assert steering.added_norm > 0
+@pytest.mark.parametrize("scope", ["generated", "all", "prompt"])
+def test_each_row_is_steered_by_its_own_strength_layer_and_scope(
+    model: LoadedModel, scope: str
+) -> None:
+    plan = [
+        None,
+        push(model, 1.0, scope=scope),
+        push(model, -0.5, scope=scope),
+        push(model, 1.0, scope=scope, layer=1, seed=4),
+    ]
+    rows = write(model, [PROMPTS[0]] * 4, plan)
+    assert tokens(rows)[0] == reference(model, PROMPTS[0], 8)
+    for row, steering in zip(rows[1:], plan[1:], strict=True):
+        assert steering is not None
+        assert row.token_ids == by_hand(model, PROMPTS[0], steering, 8)
+    assert len({tuple(row.token_ids) for row in rows}) > 1
 
 
-def test_scopes_steer_different_positions(model: LoadedModel) -> None:
-    seen: dict[str, list[torch.Tensor]] = {}
-    for scope in ("generated", "all", "prompt"):
-        steering = push(model, (1.0, 1.0), scope=scope)
-        masks = seen.setdefault(scope, [])
-        original = steering.edit
-
-        def record(resid: torch.Tensor, edit=original, masks=masks) -> torch.Tensor:
-            edited = edit(resid)
-            masks.append((edited - resid).norm(dim=-1) > 1e-6)
-            return edited
-
-        steering.edit = record  # type: ignore[method-assign]
-        decode_batch(model, PROMPTS[:2], max_new_tokens=3, steering=steering)
-    assert seen["generated"][0].tolist() == [[False] * 5 + [True]] * 2
-    assert seen["all"][0].tolist() == [[True] * 6, [False] * 4 + [True] * 2]
-    assert seen["prompt"][0].tolist() == seen["all"][0].tolist()
-    assert all(mask.all() for mask in seen["generated"][1:] + seen["all"][1:])
-    assert not any(mask.any() for mask in seen["prompt"][1:])
+def test_hook_reaches_every_steered_token_once(model: LoadedModel) -> None:
+    plain, steered, prompt = write(
+        model, [PROMPTS[0]] * 3, [None, push(model, 1.0), push(model, 1.0, scope="prompt")]
+    )
+    # The last token of the prompt and every generated one but the last, which nothing follows.
+    assert (plain.n_steered, steered.n_steered, prompt.n_steered) == (0, 8, 1)
+    assert steered.added_norm == pytest.approx(
+        float(push(model, 1.0).delta(torch.zeros(1, 1, model.d_model)).norm())
+    )
+    assert steered.resid_norm > 0
 
 
-def test_hook_that_never_fires_is_an_error(model: LoadedModel) -> None:
-    steering = push(model, (1.0,))
-    steering.edit = lambda resid: resid  # type: ignore[method-assign]
+def test_rows_that_join_later_are_written_as_if_alone(model: LoadedModel) -> None:
+    decoder = Decoder(model)
+    first = decoder.admit([RowRequest(tuple(PROMPTS[1]), 9)])
+    for _ in range(4):
+        decoder.step()
+    plan = [push(model, 1.0, scope="all"), None]
+    later = decoder.admit(
+        [RowRequest(tuple(PROMPTS[0]), 5, steering=steering) for steering in plan]
+    )
+    while decoder.rows:
+        decoder.step()
+    assert first[0].token_ids == reference(model, PROMPTS[1], 9)
+    assert plan[0] is not None
+    assert later[0].token_ids == by_hand(model, PROMPTS[0], plan[0], 5)
+    assert later[1].token_ids == reference(model, PROMPTS[0], 5)
+
+
+def test_rows_that_are_dropped_leave_the_others_alone(model: LoadedModel) -> None:
+    decoder = Decoder(model)
+    rows = decoder.admit([RowRequest(tuple(prompt), 9) for prompt in PROMPTS])
+    decoder.step()
+    decoder.drop([rows[0]])
+    while decoder.rows:
+        decoder.step()
+    assert len(rows[0].token_ids) == 1
+    for prompt, row in list(zip(PROMPTS, rows, strict=True))[1:]:
+        assert row.token_ids == reference(model, prompt, 9)
+
+
+def test_a_prompt_of_one_token_can_be_answered(model: LoadedModel) -> None:
+    rows = write(model, [[5], [5], PROMPTS[0]], [None, push(model, 1.0), None])
+    assert rows[0].token_ids == reference(model, [5], 8)
+    assert rows[2].token_ids == reference(model, PROMPTS[0], 8)
+
+
+def test_arms_of_a_prompt_share_its_reading(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_read: list[int] = []
+    read_tree = model.read_tree
+
+    def counting(token_ids: torch.Tensor, *rest: torch.Tensor) -> object:
+        n_read.append(token_ids.numel())
+        return read_tree(token_ids, *rest)
+
+    monkeypatch.setattr(model, "read_tree", counting)
+    write(model, [PROMPTS[0]] * 5, [None, *(push(model, strength) for strength in (1, 2, 3, 4))])
+    assert n_read == [len(PROMPTS[0]) - 1]
+
+
+def test_a_hook_that_never_fires_is_an_error(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation, "edit_resid", lambda _block, _edit: contextlib.nullcontext())
     with pytest.raises(SteeringError, match="fired 0 times"):
-        decode_batch(model, PROMPTS[:1], max_new_tokens=2, steering=steering)
+        write(model, PROMPTS[:1], [push(model, 1.0)])
 
 
 def test_steering_that_changes_no_logit_is_an_error(model: LoadedModel) -> None:
-    steering = Steering(layer=0, delta=torch.zeros_like, strengths=(0.0, 1.0))
+    idle = Steering(0, torch.zeros_like, 1.0)
     with pytest.raises(SteeringError, match="changed no logit"):
-        decode_batch(model, [PROMPTS[0]] * 2, max_new_tokens=2, steering=steering)
+        write(model, [PROMPTS[0]] * 2, [None, idle])
 
 
 def test_arms_share_their_random_draws(model: LoadedModel) -> None:
-    options = {"max_new_tokens": 12, "temperature": 1.5}
-    same = decode_batch(model, [PROMPTS[0]] * 3, seed=4, samples=[0, 0, 1], **options)
-    assert same[0] == same[1]
-    assert same[2] != same[0]
-    assert decode_batch(model, [PROMPTS[0]], seed=4, **options)[0] == same[0]
-    assert decode_batch(model, [PROMPTS[0]], seed=5, **options)[0] != same[0]
+    def sample(*keys: tuple[int, int]) -> list[list[int]]:
+        prompt = tuple(PROMPTS[0])
+        requests = [RowRequest(prompt, 12, 1.5, seed, sample) for seed, sample in keys]
+        return tokens(decode(model, requests))
+
+    same, twin, other, reseeded = sample((4, 0), (4, 0), (4, 1), (5, 0))
+    assert same == twin
+    assert same not in (other, reseeded)
+    assert sample((4, 0)) == [same]
 
 
 def test_sampling_follows_the_model_distribution(model: LoadedModel) -> None:
     prompt = PROMPTS[0]
     n = 4000
-    rows = decode_batch(
-        model, [prompt] * n, max_new_tokens=1, temperature=1.0, samples=list(range(n))
-    )
+    rows = decode(model, [RowRequest(tuple(prompt), 1, 1.0, sample=sample) for sample in range(n)])
     logits = model.hf_model(torch.tensor([prompt])).logits[0, -1]
     expected = torch.softmax(logits.float(), -1)
     counts = torch.zeros_like(expected)
@@ -123,8 +221,72 @@ def test_cancelled_generation_leaves_no_hook(model: LoadedModel) -> None:
         if n_done == 2:
             raise JobCancelled("stopped")
 
+    requests = [RowRequest(tuple(prompt), 9, steering=push(model, 1.0)) for prompt in PROMPTS]
     with pytest.raises(JobCancelled):
-        decode_batch(
-            model, PROMPTS, max_new_tokens=9, steering=push(model, (1.0,) * 3), on_step=stop
-        )
+        decode(model, requests, on_step=stop)
     assert all(not block._forward_hooks for block in model.blocks)
+
+
+def test_reading_gives_way_in_the_middle_of_a_pass_and_starts_over(model: LoadedModel) -> None:
+    waiting, served = [True], []
+
+    def serve() -> None:
+        waiting.clear()
+        served.append(tokens(write(model, PROMPTS[:1])))
+
+    with model.giving_way(lambda: bool(waiting), serve):
+        rows = write(model, PROMPTS)
+    assert served == [tokens(write(model, PROMPTS[:1]))]
+    assert tokens(rows) == tokens(write(model, PROMPTS))
+    assert all(not block._forward_pre_hooks for block in model.blocks)
+
+
+class Replayed:
+    """Stands in for a recording: computes again from the inputs it was given, and from no others.
+
+    What a real one cannot do is caught here too: reading anything from the device.
+    """
+
+    def __init__(self, call: Callable[[], torch.Tensor]) -> None:
+        self._call = call
+        self.output = call().clone()
+        self.n_replays = 0
+
+    def replay(self) -> None:
+        self.n_replays += 1
+        self.output = self._call()
+
+
+def test_recorded_steps_write_the_same_texts(model: LoadedModel) -> None:
+    recordings: list[Replayed] = []
+
+    def record(call: Callable[[], torch.Tensor]) -> Replayed:
+        recordings.append(Replayed(call))
+        return recordings[-1]
+
+    plan = [None, push(model, 1.0), push(model, -0.5, layer=1, scope="all"), None]
+    prompts = [PROMPTS[0], PROMPTS[0], PROMPTS[1], PROMPTS[2]]
+    expected = tokens(write(model, prompts, plan, max_new_tokens=80))
+    decoder = Decoder(model, graph=StepGraph(record))
+    rows = decoder.admit(
+        [
+            RowRequest(tuple(prompt), 80, steering=steering)
+            for prompt, steering in zip(prompts, plan, strict=True)
+        ]
+    )
+    while decoder.rows:
+        decoder.step()
+    assert tokens(rows) == expected
+    assert sum(recording.n_replays for recording in recordings) > 70
+    assert [row.n_steered > 0 for row in rows] == [False, True, True, False]
+
+
+def test_a_model_whose_steps_cannot_be_recorded_still_writes(model: LoadedModel) -> None:
+    def refuse(_call: object) -> Replayed:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    decoder = Decoder(model, graph=StepGraph(refuse))
+    rows = decoder.admit([RowRequest(tuple(PROMPTS[0]), 8)])
+    while decoder.rows:
+        decoder.step()
+    assert rows[0].token_ids == reference(model, PROMPTS[0], 8)

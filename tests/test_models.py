@@ -141,6 +141,24 @@ def test_bfloat16_models_are_read_in_float32(tiny_model_dir: Path, model: Loaded
     assert half.unembed(close).dtype == torch.float32
 
 
+@pytest.mark.parametrize("options", [{"dtype": torch.bfloat16}, {"mixed_precision": True}])
+def test_rounding_does_not_keep_a_model_from_reading_trees(
+    options: dict[str, Any], any_model: LoadedModel
+) -> None:
+    assert load_model(any_model.id, id="rounded", **options).packs_trees
+
+
+def test_padding_on_the_right_changes_nothing(any_model: LoadedModel) -> None:
+    ids = any_model.encode_prompt(TEXT, chat=False)
+    padded = torch.tensor([[*ids, 0, 0], [*ids[:4], *[0] * (len(ids) - 2)]])
+    resid = any_model.run_sequences(padded, [len(ids), 4], [0, 1])
+    for layer in (0, 1):
+        expected = any_model.resid_at_end(ids, layer)
+        torch.testing.assert_close(resid[layer][0, len(ids) - 1], expected, **CLOSE)
+        expected = any_model.resid_at_end(ids[:4], layer)
+        torch.testing.assert_close(resid[layer][1, 3], expected, **CLOSE)
+
+
 def test_chat_prompts_are_those_of_the_template(model: LoadedModel, tiny_model_dir: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     written = (

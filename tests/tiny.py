@@ -156,6 +156,68 @@ def _config(family: Family, tokenizer: Any) -> Any:
     return kinds[family](**shape, **ids)
 
 
+Unusual = Literal["jamba", "qwen3-next", "gpt-neo", "starcoder2"]
+
+
+def build_unusual_model(kind: Unusual, *, window: int = 4) -> Any:
+    """A random 2-block model without a plant: recurrent, or attending to ``window`` tokens only.
+
+    Jamba and Qwen3-Next are recurrent in their first block, GPT-Neo attends to a window in its
+    second by its own code, and Starcoder 2 has a window but names no kinds of layers.
+    """
+    import torch
+    from transformers import (
+        AutoModelForCausalLM,
+        GPTNeoConfig,
+        JambaConfig,
+        Qwen3NextConfig,
+        Starcoder2Config,
+    )
+
+    shape: dict[str, Any] = {
+        "vocab_size": 64,
+        "hidden_size": D_MODEL,
+        "intermediate_size": 2 * D_MODEL,
+        "num_hidden_layers": N_LAYERS,
+        "bos_token_id": 1,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
+    }
+    heads = {"num_attention_heads": N_HEADS, "num_key_value_heads": N_HEADS // 2}
+    config: Any
+    if kind == "jamba":
+        mamba = {"mamba_d_state": 4, "mamba_d_conv": 3, "mamba_dt_rank": 4}
+        experts = {"num_experts": 1, "num_experts_per_tok": 1}
+        config = JambaConfig(
+            attn_layer_period=2, attn_layer_offset=1, **mamba, **experts, **heads, **shape
+        )
+    elif kind == "qwen3-next":
+        linear = {"linear_num_value_heads": 2, "linear_num_key_heads": 2}
+        linear |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
+        kinds = ["linear_attention", "full_attention"]
+        config = Qwen3NextConfig(
+            head_dim=8, layer_types=kinds, mlp_only_layers=[0, 1], **linear, **heads, **shape
+        )
+    elif kind == "gpt-neo":
+        del shape["num_hidden_layers"]
+        config = GPTNeoConfig(
+            num_layers=N_LAYERS,
+            num_heads=N_HEADS,
+            attention_types=[[["global", "local"], 1]],
+            window_size=window,
+            **shape,
+        )
+    else:
+        config = Starcoder2Config(sliding_window=window, **heads, **shape)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2 and "A_log" not in name:
+                parameter.normal_(std=D_MODEL**-0.5)
+    return model
+
+
 def plant_direction() -> Any:
     """The planted direction (d_model,) of the residual stream, unit norm, with mean 0."""
     import torch
