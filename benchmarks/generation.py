@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from _measure import Report, Timing, argument_parser, describe_ratio, ratio, time_interleaved
+from transformers import AutoModelForCausalLM
 
 from saif_core.catalog import DEFAULT_MODEL, Catalog
 from saif_core.engine import Engine
@@ -67,6 +68,11 @@ class Bench:
 
     def __init__(self, model: LoadedModel, sae: LoadedSae, n_tokens: int) -> None:
         self.model, self.n_tokens = model, n_tokens
+        # Peers get the model as transformers loads it; ours is laid out anew for writing.
+        self.peer: Any = AutoModelForCausalLM.from_pretrained(
+            model.hf_model.config._name_or_path, dtype=model.dtype
+        ).to(model.device)
+        self.peer.generation_config.eos_token_id = None
         self.vector = build_steering_vector(sae, LATENTS).to(model.device, model.dtype)
         self.prompt = tuple(model.encode_prompt(shipped_contents()[0], chat=True))
 
@@ -99,7 +105,7 @@ class Bench:
                 nullcontext()
                 if strength is None
                 else vector.apply(
-                    self.model.hf_model,
+                    self.peer,
                     multiplier=strength,
                     min_token_index=len(self.prompt) - 1,
                 )
@@ -111,20 +117,19 @@ class Bench:
         from nnsight import LanguageModel
 
         if not hasattr(self, "_traced"):
-            self._traced: Any = LanguageModel(self.model.hf_model, tokenizer=self.model.tokenizer)
+            self._traced: Any = LanguageModel(self.peer, tokenizer=self.model.tokenizer)
         texts = []
         ids = torch.tensor([self.prompt], device=self.model.device)
         for strength in strengths:
-            tracer = self._traced.generate(
-                ids, max_new_tokens=self.n_tokens, do_sample=False, pad_token_id=0
-            )
+            # nnsight reads the source of these blocks, so each has to stand as its manual has it.
+            added = (strength or 0.0) * self.vector
+            options = {"max_new_tokens": self.n_tokens, "do_sample": False, "pad_token_id": 0}
             if strength is None:
-                with tracer:
+                with self._traced.generate(ids, **options):
                     written = self._traced.generator.output.save()
             else:
-                added = strength * self.vector
-                with tracer:
-                    with self._traced.all():
+                with self._traced.generate(ids, **options) as tracer:
+                    with tracer.all():
                         self._traced.model.layers[LAYER].output[:, -1] += added
                     written = self._traced.generator.output.save()
             texts.append(written[0, len(self.prompt) :].tolist())
@@ -135,7 +140,7 @@ class Bench:
 
         if not hasattr(self, "_bridge"):
             self._bridge: Any = TransformerBridge.boot_transformers(
-                DEFAULT_MODEL, hf_model=self.model.hf_model, tokenizer=self.model.tokenizer
+                DEFAULT_MODEL, hf_model=self.peer, tokenizer=self.model.tokenizer
             )
         ids = torch.tensor([self.prompt], device=self.model.device)
         texts = []
@@ -162,7 +167,7 @@ class Bench:
     def _generate(self, steering: Any) -> list[int]:
         ids = torch.tensor([self.prompt], device=self.model.device)
         with steering:
-            written = self.model.hf_model.generate(
+            written = self.peer.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=self.n_tokens,
@@ -183,7 +188,7 @@ class Bench:
             edited[:, -1] += strength * self.vector
             return edited
 
-        with edit_resid(self.model.blocks[LAYER], edit):
+        with edit_resid(self.peer.base_model.layers[LAYER], edit):
             yield
 
 

@@ -432,6 +432,8 @@ def load_model(
             str(path), dtype=dtype, use_safetensors=True
         )
         model = model.to(device)
+        if device == "cpu":
+            _lay_out_for_writing(model)
     except Exception as error:  # each of tokenizers, safetensors and transformers raises its own
         raise ModelError(
             f"Model {id!r} could not be loaded; give a Hugging Face id or a folder with "
@@ -444,6 +446,17 @@ def load_model(
         sha256=hash_weights(Path(path), model.config),
         mixed_precision=mixed_precision,
     )
+
+
+def _lay_out_for_writing(model: nn.Module) -> None:
+    """Store linear weights input by input: the same numbers, read faster for one or two rows.
+
+    Writing a text multiplies single tokens with every weight; products with many tokens take as
+    long either way.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.data = module.weight.data.t().contiguous().t()
 
 
 def hash_weights(path: Path, config: Any) -> str:
