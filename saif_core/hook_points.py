@@ -6,6 +6,7 @@ entry is taken after the final norm.
 """
 
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -31,8 +32,13 @@ class StopForward(Exception):
     """Ends a forward pass after the last block that is needed; never leaves this package."""
 
 
-class BrokenOff(Exception):
-    """A forward pass was given up for more urgent work; never leaves this package."""
+# How many forward passes of this thread are paused: hooks of a paused pass leave others alone.
+_paused = threading.local()
+
+
+def _level() -> int:
+    level: int = getattr(_paused, "level", 0)
+    return level
 
 
 def hook_point_name(layer: int) -> str:
@@ -101,10 +107,12 @@ def capture_resid(
     With ``stop`` the forward pass ends after the deepest one: layers above it are not run.
     """
     captured: dict[int, Tensor] = {}
-    deepest = max(layers)
+    deepest, level = max(layers), _level()
 
     def hook_for(layer: int) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            if _level() != level:
+                return
             captured[layer] = _resid_of(output)
             if stop and layer == deepest:
                 raise StopForward
@@ -125,8 +133,11 @@ def capture_resid(
 @contextmanager
 def edit_resid(block: nn.Module, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Replace the residual stream after ``block`` by ``edit`` of it while the context is open."""
+    level = _level()
 
     def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+        if _level() != level:
+            return output
         edited = edit(_resid_of(output))
         return (edited, *output[1:]) if isinstance(output, tuple) else edited
 
@@ -138,12 +149,23 @@ def edit_resid(block: nn.Module, edit: Callable[[Tensor], Tensor]) -> Iterator[N
 
 
 @contextmanager
-def break_off(blocks: nn.ModuleList, waits: Callable[[], bool]) -> Iterator[None]:
-    """End a forward pass with BrokenOff as soon as, before some block, ``waits`` is true."""
+def pause_for(
+    blocks: nn.ModuleList, waits: Callable[[], bool], serve: Callable[[], None]
+) -> Iterator[None]:
+    """Before every block of a forward pass, pause it to ``serve`` if ``waits`` is true.
+
+    What is served may run the same model: hooks of the paused pass do not see it.
+    """
+    level = _level()
 
     def hook(_module: nn.Module, _args: Any) -> None:
-        if waits():
-            raise BrokenOff
+        if _level() != level or not waits():
+            return
+        _paused.level = level + 1
+        try:
+            serve()
+        finally:
+            _paused.level = level
 
     handles = [block.register_forward_pre_hook(hook) for block in blocks]
     try:

@@ -24,11 +24,10 @@ from transformers import (
 
 from saif_core.errors import ModelError, PromptPairError
 from saif_core.hook_points import (
-    BrokenOff,
-    break_off,
     capture_resid,
     find_blocks,
     find_final_norm,
+    pause_for,
 )
 from saif_core.records import PromptView
 
@@ -159,11 +158,11 @@ class LoadedModel:
 
     @contextlib.contextmanager
     def giving_way(self, waits: Callable[[], bool], serve: Callable[[], None]) -> Iterator[None]:
-        """While open, reading stops for more urgent work, in the middle of a pass if need be.
+        """While open, reading pauses for more urgent work, in the middle of a pass if need be.
 
         Args:
             waits: whether there is such work; asked before every block.
-            serve: does it; the pass that was broken off then starts over.
+            serve: does it; the pass then goes on where it was.
         """
         self._urgent = (waits, serve)
         try:
@@ -172,19 +171,20 @@ class LoadedModel:
             self._urgent = None
 
     def _give_way(self, run: Callable[[], T]) -> T:
-        while self._urgent is not None:
-            waits, serve = self._urgent
+        if self._urgent is None:
+            return run()
+        waits, serve = self._urgent
+
+        def serve_alone() -> None:
+            # Urgent work reads with the same model, and is not to be paused itself.
+            urgent, self._urgent = self._urgent, None
             try:
-                with break_off(self.blocks, waits):
-                    return run()
-            except BrokenOff:
-                # What is served reads with the same model, and is not to be broken off itself.
-                self._urgent = None
-                try:
-                    serve()
-                finally:
-                    self._urgent = (waits, serve)
-        return run()
+                serve()
+            finally:
+                self._urgent = urgent
+
+        with pause_for(self.blocks, waits, serve_alone):
+            return run()
 
     @cached_property
     def packs_trees(self) -> bool:

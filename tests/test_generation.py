@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from saif_core import generation
+from saif_core.activations import read_resid
 from saif_core.errors import JobCancelled, SteeringError
 from saif_core.generation import Decoder, Row, RowRequest, Steering, decode
 from saif_core.hook_points import edit_resid
@@ -227,7 +228,7 @@ def test_cancelled_generation_leaves_no_hook(model: LoadedModel) -> None:
     assert all(not block._forward_hooks for block in model.blocks)
 
 
-def test_reading_gives_way_in_the_middle_of_a_pass_and_starts_over(model: LoadedModel) -> None:
+def test_reading_pauses_in_the_middle_of_a_pass_and_goes_on(model: LoadedModel) -> None:
     waiting, served = [True], []
 
     def serve() -> None:
@@ -290,3 +291,25 @@ def test_a_model_whose_steps_cannot_be_recorded_still_writes(model: LoadedModel)
     while decoder.rows:
         decoder.step()
     assert rows[0].token_ids == reference(model, PROMPTS[0], 8)
+
+
+def test_whoever_asks_all_the_time_neither_stops_reading_nor_changes_what_is_read(
+    model: LoadedModel,
+) -> None:
+    wanted = [[0, len(prompt) - 1] for prompt in PROMPTS]
+    layers = range(model.n_layers)
+    alone, _ = read_resid(model, PROMPTS, layers, wanted)
+    n_served = 0
+
+    def serve() -> None:
+        nonlocal n_served
+        n_served += 1
+        read_resid(model, [[9, 8, 7]], layers, [[2]])
+        write(model, PROMPTS[:1], [push(model, 1.0)], max_new_tokens=2)
+
+    with model.giving_way(lambda: True, serve):
+        asked, _ = read_resid(model, PROMPTS, layers, wanted)
+    assert n_served >= model.n_layers
+    for layer in layers:
+        for mine, other in zip(asked[layer], alone[layer], strict=True):
+            torch.testing.assert_close(mine, other)
