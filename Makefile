@@ -51,14 +51,15 @@ setup-run: $(VENV)/.installed ## everything that `make run` needs, the default m
 
 setup: setup-run $(VENV)/.requirements-dev browser ## everything that `make run` and `make test` need
 
-browser:
+browser: $(VENV)/.requirements-dev
 	@if { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "Installing Chromium for the browser tests"; \
 		export DEBIAN_FRONTEND=noninteractive; \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
 	else \
-		echo "No Chromium was found: install it, or the browser tests will be skipped"; \
+		echo "Installing Chromium for the browser tests"; \
+		$(BIN)/playwright install chromium; \
 	fi
 
 run: setup-run ## start the dashboard

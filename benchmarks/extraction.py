@@ -6,11 +6,13 @@ a TopK SAE at the last prompt token of the last layer; float32. Peers run right-
 """
 
 import random
+import time
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -23,8 +25,11 @@ from saif_core.activations import pack_rows, read_resid, run_rows
 from saif_core.catalog import DEFAULT_MODEL, Catalog
 from saif_core.hook_points import capture_resid
 from saif_core.models import LoadedModel
+from saif_core.pipeline import rank_latents
 from saif_core.prompt_pairs import make_pairs, shipped_contents, shipped_instructions
+from saif_core.records import PromptPair, RankingRequest
 from saif_core.saes import LoadedSae
+from storage import open_store
 
 INSTRUCTION = "translate-to-french"
 N_CONTENTS, N_WORDINGS = 200, 6
@@ -57,16 +62,22 @@ def main(options: Namespace) -> None:
     check_equality(report, model, some)
     compare_layers(report, model, some, options.runs)
     compare_all_tokens(report, model, options.runs)
+    compare_warm(report, model, sae, options.contents if options.quick else N_CONTENTS)
     if not options.quick:
         run_once_in_full(report, model, sae, everything)
     report.write(options.json)
 
 
-def job(model: LoadedModel, n_contents: int) -> list[list[int]]:
-    """Token ids of the positives, then of the contents alone."""
+def job_pairs(n_contents: int) -> tuple[PromptPair, ...]:
+    """Every content with every wording."""
     instruction = shipped_instructions()[INSTRUCTION]
     wordings = [wording.text for wording in instruction.wordings[:N_WORDINGS]]
-    pairs = make_pairs(instruction, shipped_contents(), n_contents=n_contents, wordings=wordings)
+    return make_pairs(instruction, shipped_contents(), n_contents=n_contents, wordings=wordings)
+
+
+def job(model: LoadedModel, n_contents: int) -> list[list[int]]:
+    """Token ids of the positives, then of the contents alone."""
+    pairs = job_pairs(n_contents)
     texts = [pair.positive for pair in pairs]
     texts += list(dict.fromkeys(pair.negative for pair in pairs))
     return [model.encode_prompt(text, chat=True) for text in texts]
@@ -316,6 +327,24 @@ def run_once_in_full(
         f"{sum(map(len, prompts))}."
     )
     report.keep("whole job", {name: timing.median for name, timing in timings.items()})
+
+
+def compare_warm(report: Report, model: LoadedModel, sae: LoadedSae, n_contents: int) -> None:
+    """A ranking with an empty cache in a SQLite file, and the same one again."""
+    request = RankingRequest(sae.id, INSTRUCTION, job_pairs(n_contents), read="last-token")
+    with TemporaryDirectory() as folder:
+        store = open_store(f"sqlite:///{folder}/cache.db")
+        rank = partial(rank_latents, model, sae, request, cache=store.cache)
+        started = time.perf_counter()
+        rank()
+        cold = time.perf_counter() - started
+        warm = time_interleaved({"warm": rank}, runs=5)["warm"]
+        store.close()
+    report.say(
+        f"A ranking of {len(request.pairs)} pairs from the cache takes {warm}, the first one took "
+        f"{cold:.1f} s: {cold / warm.median:.0f} times as long."
+    )
+    report.keep("warm ranking", {"cold": cold, "warm": warm.seconds})
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def pack_prefix_trees(sequences: Sequences, *, row_tokens: int = ROW_TOKENS) -> 
     return _pack_sorted(_sort(sequences), row_tokens)
 
 
-def pack_singly(sequences: Sequences, *, row_tokens: int = ROW_TOKENS) -> Iterator[PackedRow]:  # noqa: ARG001
+def pack_singly(sequences: Sequences) -> Iterator[PackedRow]:
     """One row per sequence, in the order given, for models that cannot read trees.
 
     Raises:

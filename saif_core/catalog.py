@@ -14,7 +14,7 @@ import torch
 from saif_core.default_model import fetch_default_model
 from saif_core.errors import ModelError, SaeMismatchError, UnknownNameError
 from saif_core.hook_points import parse_hook_point
-from saif_core.models import LoadedModel, load_model
+from saif_core.models import FOUR_BIT, LoadedModel, load_model
 from saif_core.records import SaeCard, SaeInfo, from_json
 from saif_core.saes import LoadedSae, load_sae_folder, load_sae_release
 
@@ -55,7 +55,8 @@ class Catalog:
         Args:
             model_id: the default model's name, a Hugging Face id or a folder.
             device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-            dtype: "auto" (float32 on a CPU, bfloat16 elsewhere), "float32", "bfloat16", "float16".
+            dtype: "auto" (float32 on a CPU, bfloat16 elsewhere), "float32", "bfloat16", "float16"
+                or "4bit" (weights in 4 bits, computed with as "auto").
 
         Raises:
             ModelError: it cannot be fetched or read.
@@ -63,7 +64,13 @@ class Catalog:
         """
         device = resolve_device(device)
         path = fetch_default_model(self._home) if model_id == DEFAULT_MODEL else model_id
-        return load_model(path, id=model_id, device=device, dtype=resolve_dtype(dtype, device))
+        return load_model(
+            path,
+            id=model_id,
+            device=device,
+            dtype=resolve_dtype(dtype, device),
+            four_bit=dtype == FOUR_BIT,
+        )
 
     def load_sae(self, sae_id: str, model: LoadedModel) -> LoadedSae:
         """Load an SAE and check it against the model.
@@ -112,15 +119,15 @@ def resolve_device(device: str) -> str:
 
 
 def resolve_dtype(dtype: str, device: str) -> torch.dtype:
-    """The dtype that a name stands for on a device.
+    """The dtype that a name stands for on a device; of "4bit", the one it computes with.
 
     Raises:
         UnknownNameError: no such dtype.
     """
-    if dtype == "auto":
+    if dtype in ("auto", FOUR_BIT):
         return torch.float32 if device == "cpu" else torch.bfloat16
     if dtype not in _DTYPES:
-        raise UnknownNameError("dtype", dtype, ["auto", *_DTYPES])
+        raise UnknownNameError("dtype", dtype, ["auto", *_DTYPES, FOUR_BIT])
     return _DTYPES[dtype]
 
 

@@ -20,7 +20,7 @@ from saif_core.errors import BudgetError, SaifError
 from saif_core.explain.logit_lens import describe_latent
 from saif_core.jobs import Job
 from saif_core.memory import explain_out_of_memory
-from saif_core.models import LoadedModel
+from saif_core.models import FOUR_BIT, LoadedModel
 from saif_core.pipeline import GenerationRun, build_delta, rank_latents
 from saif_core.reading import estimate_work, read_latents
 from saif_core.records import (
@@ -222,7 +222,9 @@ class Engine:
         running = [job.record for job in self.jobs() if not job.finished()]
         return EngineStatus(
             self._device,
-            str(resolve_dtype(self._dtype, self._device)).removeprefix("torch."),
+            FOUR_BIT
+            if self._dtype == FOUR_BIT
+            else str(resolve_dtype(self._dtype, self._device)).removeprefix("torch."),
             self.model_id,
             model is not None,
             sum(tensor.numel() * tensor.element_size() for tensor in tensors),

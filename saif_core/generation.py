@@ -30,9 +30,6 @@ from saif_core.models import LoadedModel
 from saif_core.records import SteeringScope
 from saif_core.step_graph import StepGraph
 
-# Of one forward pass while prompts are read: whoever waits for the model waits for one of them.
-PREFILL_TOKENS = 256
-
 OnStep = Callable[[int, Sequence[Sequence[int]]], None]
 
 
@@ -147,9 +144,11 @@ class Decoder:
         self.rows: list[Row] = []
         self._model = model
         # On a GPU, launching the kernels of a step takes longer than their work.
-        self._graph = StepGraph() if graph is None and model.device.type == "cuda" else graph
+        records = model.device.type == "cuda" and not model.is_spread
+        self._graph = StepGraph() if graph is None and records else graph
         self._cache = self._new_cache()
-        self._n_fired = 1
+        self._n_batches = 0
+        self._n_fired: dict[int, int] = {}
         self._ends = frozenset(model.end_token_ids)
 
     @torch.no_grad()
@@ -166,6 +165,7 @@ class Decoder:
         n_before = len(self.rows)
         self._cache.add_rows(len(rows), max(len(r.prompt) for r in requests) - 1)
         self.rows += rows
+        self._n_batches += 1
         try:
             self._read_prompts(rows, n_before, on_read)
         except BaseException:
@@ -180,6 +180,7 @@ class Decoder:
         if len(kept) == len(self.rows):
             return
         self.rows = [self.rows[number] for number in kept]
+        self._n_batches += 1
         if kept:
             self._cache.keep_rows(kept)
         else:
@@ -220,28 +221,26 @@ class Decoder:
             logits = self._pass(token_ids, positions, self._padding_mask(positions), parts)
         else:
             logits = self._recorded_pass(self._graph, token_ids, positions, parts)
-        for part in chain.from_iterable(parts.values()):
-            for number in part.numbers:
-                self.rows[number].n_steered += self._n_fired
+        for layer, steered in parts.items():
+            for number in chain.from_iterable(part.numbers for part in steered):
+                self.rows[number].n_steered += self._n_fired[layer]
         self._cache.advance()
         return logits
 
     def _pass(
         self, token_ids: Tensor, positions: Tensor, mask: Any, parts: dict[int, list[_Part]]
     ) -> Float[Tensor, "rows d_vocab"]:
-        n_calls = dict.fromkeys(parts, 0)
+        # Kept for the steps that replay this one, in which no hook runs.
+        self._n_fired = dict.fromkeys(parts, 0)
 
         def edit(layer: int, resid: Tensor) -> Tensor:
-            n_calls[layer] += 1
+            self._n_fired[layer] += 1
             return self._edit(parts[layer], resid)
 
         with ExitStack() as hooks:
             for layer in parts:
                 hooks.enter_context(edit_resid(self._model.blocks[layer], partial(edit, layer)))
-            logits = self._model.decode_step(token_ids, positions, mask, self._cache)
-        # All hooks should fire once; one that does not is what its rows have to hear of.
-        self._n_fired = next((n for n in n_calls.values() if n != 1), 1)
-        return logits
+            return self._model.decode_step(token_ids, positions, mask, self._cache)
 
     def _padding_mask(self, positions: Int[Tensor, "rows 1"]) -> Tensor | None:
         """True for slots that hold tokens; None where all do, as attention is faster without."""
@@ -276,7 +275,7 @@ class Decoder:
             return self._pass(token_ids, positions, masks, now)
 
         shape = (
-            tuple(map(id, self.rows)),
+            self._n_batches,
             n_slots,
             tuple((layer, id(part.delta)) for layer in parts for part in parts[layer]),
         )
@@ -309,9 +308,10 @@ class Decoder:
     ) -> Float[Tensor, "rows 1 d_model"]:
         """The residual stream with every steered row's own share of its steering vector."""
         for part in parts:
-            added = part.strengths.to(resid.dtype) * part.delta(resid)
+            strengths = part.strengths.to(resid.device, resid.dtype)
+            added = strengths * part.delta(resid)
             # Not just a product with zero: what a method makes of the other rows is nobody's.
-            added = torch.where(part.strengths == 0, 0.0, added)
+            added = torch.where(strengths == 0, 0.0, added)
             for number in part.numbers:
                 row = self.rows[number]
                 # Once: reading a norm waits for the device, which a recorded step may not.
@@ -332,7 +332,7 @@ class Decoder:
             n_read += len(by_prefix.pop((), ()))
             prefixes = list(by_prefix)
             pack = pack_prefix_trees if self._model.packs_trees else pack_singly
-            for packed in pack(prefixes, row_tokens=PREFILL_TOKENS):
+            for packed in pack(prefixes):
                 targets = [(by_prefix[prefixes[index]], path) for index, path in packed.paths]
                 self._read_tree(packed, rows[numbers[0]].request.steering, targets, first)
                 n_read += sum(len(where) for where, _ in targets)

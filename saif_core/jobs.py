@@ -1,9 +1,10 @@
 """Job: the handle of work that an engine has queued; it knows nothing of models."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from saif_core.errors import JobCancelled, SaifError
 from saif_core.records import JobLog, JobRecord, TokenEvent, new_id, utc_now
 
 LOG_INTERVAL_SECONDS = 0.5
+log = logging.getLogger(__name__)
 
 
 class Job:
@@ -142,11 +144,12 @@ class Job:
         try:
             yield
         except BaseException as raised:
-            self._error = self._explain(raised)
-            try:
-                self._record_failure(self._error)
-            finally:
-                self._finished.set()
+            self._error = raised
+            # Explaining an error must not hide it, nor end the thread that works for everybody.
+            with suppress(Exception):
+                self._error = self._explain(raised)
+            self._record_failure(self._error)
+            self._finished.set()
             if not isinstance(raised, Exception):
                 raise
 
@@ -171,4 +174,8 @@ class Job:
         now = time.monotonic()
         if force or now - self._last_logged >= LOG_INTERVAL_SECONDS:
             self._last_logged = now
-            self._log.save_job(self.record)
+            try:
+                self._log.save_job(self.record)
+            except Exception:
+                # The work goes on, and its handle has its state, while the store is out of reach.
+                log.exception("The state of %r could not be kept", self.title)

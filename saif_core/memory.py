@@ -34,18 +34,23 @@ def explain_out_of_memory(error: BaseException, title: str, device: str) -> Base
         asked = f"{match[1]} more"
     elif match := _ASKED_CPU.search(text):
         asked = f"{_mebibytes(int(match[1]))} more"
+    free = free_bytes(device)
+    place = device if free is None else f"{device}, where {_mebibytes(free)} are free"
     explained = BudgetError(
-        f"{title} needed {asked} on {device}, where {_mebibytes(free_bytes(device))} are free; ask "
-        "for fewer prompts, pairs or tokens, or use a smaller model."
+        f"{title} needed {asked} on {place}; ask for fewer prompts, pairs or tokens, or use a "
+        "smaller model."
     )
     explained.__cause__ = error
     return explained
 
 
-def free_bytes(device: str) -> int:
-    """Memory that is free on a device, in bytes."""
+def free_bytes(device: str) -> int | None:
+    """Memory that is free on a device, in bytes; None where the system does not tell."""
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(device)[0])
+    # macOS has no name for it, Windows no sysconf at all.
+    if "SC_AVPHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        return None
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 

@@ -9,14 +9,17 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from accelerate.utils import align_module_device
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     Cache,
     DynamicCache,
     PreTrainedTokenizerBase,
@@ -43,6 +46,8 @@ _SHORT_WINDOW = 64
 # Largest relative difference of the residual stream between a tree and the same tokens run alone.
 _EXACT, _ROUNDED = 1e-3, 5e-2
 
+FOUR_BIT = "4bit"
+
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -55,6 +60,7 @@ class LoadedModel:
         sha256: hash of its weights, or of its revision for a hub model.
         n_layers, d_model, d_vocab: its shape.
         mixed_precision: run linear layers in bfloat16 while the residual stream stays float32.
+        device: where tokens go in; some blocks may lie elsewhere, see ``is_spread``.
     """
 
     def __init__(
@@ -80,6 +86,7 @@ class LoadedModel:
         self.blocks = find_blocks(self.base_model, self.n_layers)
         self.final_norm = find_final_norm(self.base_model)
         self._norm_weight: Tensor = self.final_norm.get_parameter("weight")
+        self.device = _input_device(self.hf_model, self._norm_weight.device)
         self._urgent: tuple[Callable[[], bool], Callable[[], None]] | None = None
         self.lock_parameters()
 
@@ -90,9 +97,9 @@ class LoadedModel:
             parameter.requires_grad_(self.mixed_precision)
 
     @property
-    def device(self) -> torch.device:
-        device: torch.device = self._norm_weight.device
-        return device
+    def is_spread(self) -> bool:
+        """Whether its blocks lie on several devices, as no single one could hold them."""
+        return len(_places(self.hf_model)) > 1
 
     @property
     def dtype(self) -> torch.dtype:
@@ -102,8 +109,13 @@ class LoadedModel:
     @property
     def fingerprint(self) -> str:
         """Everything about the model that its activations depend on, for cache keys."""
-        precision = "mixed" if self.mixed_precision else str(self.dtype)
-        return f"{self.sha256}|{precision}"
+        return f"{self.sha256}|{self._precision_name}"
+
+    @property
+    def _precision_name(self) -> str:
+        if getattr(self.hf_model, "is_loaded_in_4bit", False):
+            return FOUR_BIT
+        return "mixed" if self.mixed_precision else str(self.dtype)
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         if not self.mixed_precision:
@@ -199,7 +211,7 @@ class LoadedModel:
             reason = f"the residual stream differs by {difference:.1e}"
         finally:
             self._urgent = urgent
-        is_exact = self.dtype == torch.float32 and not self.mixed_precision
+        is_exact = self._precision_name == str(torch.float32)
         trusted = difference <= (_EXACT if is_exact else _ROUNDED)
         if not trusted:
             log.warning(
@@ -311,15 +323,17 @@ class LoadedModel:
     def unembed_directions(self, directions: Tensor) -> Tensor:
         """Logits (n, d_vocab) that directions (n, d_model) add, by the final norm's scale alone."""
         head = self.hf_model.get_output_embeddings()
-        scale: Tensor = self._norm_weight.float()
-        # Gemma stores its norm's scale as a difference from one.
-        if "gemma" in self.hf_model.config.model_type:
-            scale = scale + 1.0
-        directions = directions.to(self.device).float()
-        if isinstance(self.final_norm, nn.LayerNorm):
-            directions = directions - directions.mean(dim=-1, keepdim=True)
-        logits: Tensor = directions * scale @ head.weight.float().T
-        return logits
+        # Weights that no device has room for are fetched for the time of their use.
+        with align_module_device(self.final_norm), align_module_device(head):
+            scale: Tensor = self.final_norm.get_parameter("weight").float()
+            # Gemma stores its norm's scale as a difference from one.
+            if "gemma" in self.hf_model.config.model_type:
+                scale = scale + 1.0
+            directions = directions.to(head.weight.device).float()
+            if isinstance(self.final_norm, nn.LayerNorm):
+                directions = directions - directions.mean(dim=-1, keepdim=True)
+            logits: Tensor = directions * scale.to(directions.device) @ head.weight.float().T
+        return logits.to(self.device)
 
     @property
     def end_token_ids(self) -> frozenset[int]:
@@ -420,19 +434,38 @@ def load_model(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     mixed_precision: bool = False,
+    four_bit: bool = False,
 ) -> LoadedModel:
     """Load a model folder or hub id; only safetensors weights are read.
 
+    Args:
+        device: a torch device. "cuda" is the first card and, for a model that is larger, the
+            next ones and at last the CPU's memory; "cuda:0" is the first card alone.
+        four_bit: keep linear weights in 4 bits (NF4, through bitsandbytes); ``dtype`` is what
+            they are computed with.
+
     Raises:
-        ModelError: the folder or id cannot be read.
+        ModelError: the folder or id cannot be read, or bitsandbytes is not installed.
     """
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "use_safetensors": True,
+        "device_map": "sequential" if device == "cuda" else {"": device},
+    }
+    if four_bit:
+        if find_spec("bitsandbytes") is None:
+            raise ModelError(
+                f"Model {id!r} was to be kept in 4 bits, which needs the package bitsandbytes; "
+                "install it, or set another dtype."
+            )
+        config: Any = BitsAndBytesConfig
+        options["quantization_config"] = config(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path))
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            str(path), dtype=dtype, use_safetensors=True
-        )
-        model = model.to(device)
-        if device == "cpu":
+        model: Any = AutoModelForCausalLM.from_pretrained(str(path), **options)
+        if device == "cpu" and not four_bit:
             _lay_out_for_writing(model)
     except Exception as error:  # each of tokenizers, safetensors and transformers raises its own
         raise ModelError(
@@ -448,6 +481,19 @@ def load_model(
     )
 
 
+def _places(hf_model: Any) -> list[Any]:
+    """Where the modules of a model lie, as far as they were told where to."""
+    return list(dict.fromkeys((getattr(hf_model, "hf_device_map", None) or {}).values()))
+
+
+def _input_device(hf_model: Any, otherwise: torch.device) -> torch.device:
+    """Where a model takes its tokens: its first card or, without one, the CPU."""
+    places = _places(hf_model)
+    if len(places) < 2:
+        return otherwise
+    return torch.device(next((place for place in places if place not in ("cpu", "disk")), "cpu"))
+
+
 def _lay_out_for_writing(model: nn.Module) -> None:
     """Store linear weights input by input: the same numbers, read faster for one or two rows.
 
@@ -455,7 +501,7 @@ def _lay_out_for_writing(model: nn.Module) -> None:
     long either way.
     """
     for module in model.modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and module.weight.device.type == "cpu":
             module.weight.data = module.weight.data.t().contiguous().t()
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from saif_core.errors import PromptPairError
 from saif_core.explain.logit_lens import promoted_tokens
 from saif_core.generation import Delta, Row, RowRequest, Steering, decode
 from saif_core.latents import LatentActivations
@@ -196,9 +197,14 @@ class GenerationRun:
     Attributes:
         model: what writes them.
         rows: every prompt once per arm.
+
+    Raises:
+        PromptPairError: there is no prompt, or one is empty.
     """
 
     def __init__(self, model: LoadedModel, sae: LoadedSae, request: GenerationRequest) -> None:
+        if not request.prompts:
+            raise PromptPairError("Texts were asked for without a prompt; give one or more.")
         self.model, self._sae, self._request = model, sae, request
         self._started = time.perf_counter()
         delta = build_delta(sae, request)

@@ -96,7 +96,9 @@ def encode_pairs(model: LoadedModel, request: RankingRequest) -> list[list[int]]
     if not request.pairs:
         raise PromptPairError("There are no prompt pairs; choose at least one content.")
     texts = [p.positive for p in request.pairs] + [p.negative for p in request.pairs]
-    return [model.encode_prompt(text, chat=request.chat) for text in texts]
+    # Wordings of one content share their negative.
+    encoded = {text: model.encode_prompt(text, chat=request.chat) for text in dict.fromkeys(texts)}
+    return [encoded[text] for text in texts]
 
 
 def estimate_work(
@@ -145,11 +147,9 @@ def _read_cached(
             [sae.layer],
             wanted,
             on_row=(lambda done, total: step(done, total, "reading")) if step else None,
+            reduce=lambda resid: to_payload(sae.encode_sparse(resid)),
         )
-        fresh = {
-            key: to_payload(sae.encode_sparse(resid))
-            for key, resid in zip(missing, found[sae.layer], strict=True)
-        }
+        fresh = dict(zip(missing, found[sae.layer], strict=True))
         if cache:
             cache.put_many(fresh)
         payloads = {**payloads, **fresh}

@@ -6,11 +6,13 @@ import multiprocessing
 import os
 import time
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from app.settings import load_settings
+from saif_core.catalog import DEFAULT_MODEL, Catalog
 from saif_core.default_model import (
     DEFAULT_ARCHIVE,
     FOLDER_NAME,
@@ -250,8 +252,7 @@ def test_a_download_that_fails_says_what_was_asked_for(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_fetched_model_speaks() -> None:
     folder = HOME / "models" / FOLDER_NAME
-    if not is_complete(folder, DEFAULT_ARCHIVE):
-        pytest.skip("the default model has not been fetched: run `make setup`")
+    assert is_complete(folder, DEFAULT_ARCHIVE), "fetch the default model first: `make setup`"
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -268,3 +269,17 @@ def test_the_fetched_model_speaks() -> None:
     with torch.no_grad():
         logits = model(**tokenizer("The capital of France is", return_tensors="pt")).logits
     assert tokenizer.decode(logits[0, -1].argmax()) == " Paris"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+def test_in_4_bits_it_is_much_smaller_and_reads_nearly_the_same() -> None:
+    catalog = Catalog(HOME)
+    whole = catalog.load_model(DEFAULT_MODEL, device="cpu")
+    small = catalog.load_model(DEFAULT_MODEL, device="cpu", dtype="4bit")
+    assert small.hf_model.get_memory_footprint() < 0.5 * whole.hf_model.get_memory_footprint()
+    assert small.fingerprint != whole.fingerprint
+    assert small.packs_trees
+    ids = whole.encode_prompt("The mayor thanked the volunteers.", chat=True)
+    exact, close = whole.resid_at_end(ids, 14), small.resid_at_end(ids, 14)
+    assert 0 < (exact - close).norm() < 0.4 * exact.norm()

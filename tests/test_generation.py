@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -186,6 +187,26 @@ def test_a_hook_that_never_fires_is_an_error(
         write(model, PROMPTS[:1], [push(model, 1.0)])
 
 
+def test_a_hook_that_never_fires_fails_its_own_rows_alone(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = generation.edit_resid
+
+    def broken_after_block_1(block: torch.nn.Module, edit: Any) -> Any:
+        return contextlib.nullcontext() if block is model.blocks[1] else real(block, edit)
+
+    monkeypatch.setattr(generation, "edit_resid", broken_after_block_1)
+    decoder = Decoder(model)
+    rows = decoder.admit(
+        [
+            RowRequest(tuple(PROMPTS[0]), 4, steering=push(model, 1.0, layer=layer))
+            for layer in (0, 1)
+        ]
+    )
+    decoder.step()
+    assert [row.error is None for row in rows] == [True, False]
+
+
 def test_steering_that_changes_no_logit_is_an_error(model: LoadedModel) -> None:
     idle = Steering(0, torch.zeros_like, 1.0)
     with pytest.raises(SteeringError, match="changed no logit"):
@@ -280,6 +301,22 @@ def test_recorded_steps_write_the_same_texts(model: LoadedModel) -> None:
     assert tokens(rows) == expected
     assert sum(recording.n_replays for recording in recordings) > 70
     assert [row.n_steered > 0 for row in rows] == [False, True, True, False]
+
+
+def test_a_recording_is_not_replayed_for_other_rows(model: LoadedModel) -> None:
+    recordings: list[Replayed] = []
+
+    def record(call: Callable[[], torch.Tensor]) -> Replayed:
+        recordings.append(Replayed(call))
+        return recordings[-1]
+
+    decoder = Decoder(model, graph=StepGraph(record))
+    for n_rows, prompt in enumerate((PROMPTS[0], PROMPTS[0][::-1]), start=1):
+        rows = decoder.admit([RowRequest(tuple(prompt), 6)])
+        while decoder.rows:
+            decoder.step()
+        assert rows[0].token_ids == reference(model, prompt, 6)
+        assert len(recordings) == n_rows
 
 
 def test_a_model_whose_steps_cannot_be_recorded_still_writes(model: LoadedModel) -> None:

@@ -10,7 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
+from saif_core.activations import read_resid
 from saif_core.errors import ModelError, PromptPairError
+from saif_core.generation import RowRequest, Steering, decode
 from saif_core.models import LoadedModel, hash_weights, load_model
 from tests import tiny
 
@@ -146,6 +148,49 @@ def test_rounding_does_not_keep_a_model_from_reading_trees(
     options: dict[str, Any], any_model: LoadedModel
 ) -> None:
     assert load_model(any_model.id, id="rounded", **options).packs_trees
+
+
+@pytest.fixture
+def spread(tiny_model_dir: Path, tmp_path: Path) -> LoadedModel:
+    """The tiny model with its second block and its head where no device has room for them."""
+    places = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk"}
+    places |= {"model.norm": "disk", "model.rotary_emb": "cpu", "lm_head": "disk"}
+    hf_model = AutoModelForCausalLM.from_pretrained(
+        tiny_model_dir, dtype=torch.float32, device_map=places, offload_folder=tmp_path
+    )
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    return LoadedModel(hf_model, tokenizer, id="tiny", sha256="spread")
+
+
+def test_a_model_spread_over_devices_reads_and_writes_the_same(
+    spread: LoadedModel, model: LoadedModel
+) -> None:
+    assert spread.blocks[1].mlp.up_proj.weight.is_meta  # type: ignore[union-attr]
+    assert spread.is_spread
+    assert not model.is_spread
+    assert spread.device == torch.device("cpu")
+    prompts = [spread.encode_prompt(text, chat=True) for text in (TEXT, TEXT[::-1])]
+    wanted = [[0, len(prompt) - 1] for prompt in prompts]
+    for mine, other in zip(
+        *(read_resid(one, prompts, [1], wanted)[0][1] for one in (spread, model)), strict=True
+    ):
+        torch.testing.assert_close(mine, other, **CLOSE)
+    push = Steering(1, lambda resid: torch.ones_like(resid), 2.0, "all")
+    requests = [RowRequest(tuple(prompts[0]), 6, steering=steering) for steering in (None, push)]
+    written = [[row.token_ids for row in decode(one, requests)] for one in (spread, model)]
+    assert written[0] == written[1]
+    direction = torch.ones(1, spread.d_model)
+    torch.testing.assert_close(
+        spread.unembed_directions(direction), model.unembed_directions(direction)
+    )
+
+
+def test_weights_in_4_bits_need_their_package(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("saif_core.models.find_spec", lambda _name: None)
+    with pytest.raises(ModelError, match="needs the package bitsandbytes; install it"):
+        load_model(tiny_model_dir, id="tiny", four_bit=True)
 
 
 def test_padding_on_the_right_changes_nothing(any_model: LoadedModel) -> None:

@@ -185,6 +185,8 @@ def test_bad_requests_are_refused(
         rank_latents(model, sae, replace(request_, selector_parameters={"compare": "sideways"}))
     with pytest.raises(SteeringError, match="No latent"):
         steer(model, sae, GenerationRequest(sae.id, ("one",), ()))
+    with pytest.raises(PromptPairError, match="without a prompt"):
+        steer(model, sae, GenerationRequest(sae.id, (), (ChosenLatent(0, 1.0),)))
     silent = replace(request_, pairs=(PromptPair("one", "one"),) * 2)
     ranking = rank_latents(model, sae, silent)
     assert all(latent.score == 0 for latent in ranking.latents)

@@ -1,5 +1,4 @@
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,18 +8,10 @@ from app.state import Work, engine, store
 from saif_core.jobs import Job
 from saif_core.records import GenerationRequest
 from tests import saved
-from tests.pages import errors, one_process, open_page, planted_work, settle, texts, wait_for
+from tests.pages import errors, open_page, planted_work, settle, texts, wait_for
 from tests.tiny import PLANTED_ANSWER, PLANTED_LATENT
 
-
-@pytest.fixture(autouse=True)
-def _process(
-    tiny_model_dir: Path, tiny_sae_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
-    monkeypatch.setenv("SAIF_MODEL", str(tiny_model_dir))
-    monkeypatch.setenv("SAIF_SAES", str(tiny_sae_dir))
-    with one_process():
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_process")
 
 
 @pytest.fixture

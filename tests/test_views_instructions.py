@@ -1,5 +1,4 @@
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,17 +7,9 @@ from streamlit.testing.v1 import AppTest
 
 from app.state import engine
 from saif_core.records import Ranking
-from tests.pages import MAIN, errors, one_process, settle, texts, wait_for
+from tests.pages import MAIN, errors, settle, texts, wait_for
 
-
-@pytest.fixture(autouse=True)
-def _process(
-    tiny_model_dir: Path, tiny_sae_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
-    monkeypatch.setenv("SAIF_MODEL", str(tiny_model_dir))
-    monkeypatch.setenv("SAIF_SAES", str(tiny_sae_dir))
-    with one_process():
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_process")
 
 
 def open_first(**query: str) -> AppTest:

@@ -1,20 +1,11 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.pages import errors, one_process, open_page, planted_work, settle, texts
+from tests.pages import errors, open_page, planted_work, settle, texts
 from tests.tiny import PLANTED_LATENT
 
-
-@pytest.fixture(autouse=True)
-def _process(
-    tiny_model_dir: Path, tiny_sae_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
-    monkeypatch.setenv("SAIF_MODEL", str(tiny_model_dir))
-    monkeypatch.setenv("SAIF_SAES", str(tiny_sae_dir))
-    with one_process():
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_process")
 
 
 def test_without_a_latent_the_page_asks_for_one() -> None:

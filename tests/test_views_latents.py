@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,18 +6,10 @@ from streamlit.testing.v1 import AppTest
 from app.state import FinishedRanking, Work, engine
 from saif_core.records import RankingRequest
 from tests import tiny
-from tests.pages import MAIN, errors, one_process, open_page, planted_work, settle, texts
+from tests.pages import MAIN, errors, open_page, planted_work, settle, texts
 from tests.tiny import PLANTED_LATENT
 
-
-@pytest.fixture(autouse=True)
-def _process(
-    tiny_model_dir: Path, tiny_sae_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
-    monkeypatch.setenv("SAIF_MODEL", str(tiny_model_dir))
-    monkeypatch.setenv("SAIF_SAES", str(tiny_sae_dir))
-    with one_process():
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_process")
 
 
 @pytest.fixture

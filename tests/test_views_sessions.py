@@ -1,5 +1,4 @@
 import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,17 +9,9 @@ from app.session_files import export_session
 from app.state import engine, store
 from saif_core.records import SteeringSession
 from tests import saved
-from tests.pages import MAIN, errors, one_process, open_page, settle, texts
+from tests.pages import MAIN, errors, open_page, settle, texts
 
-
-@pytest.fixture(autouse=True)
-def _process(
-    tiny_model_dir: Path, tiny_sae_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
-    monkeypatch.setenv("SAIF_MODEL", str(tiny_model_dir))
-    monkeypatch.setenv("SAIF_SAES", str(tiny_sae_dir))
-    with one_process():
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_process")
 
 
 @pytest.fixture

@@ -1,0 +1,38 @@
+"""A job settles whatever happens around it."""
+
+from typing import Any
+
+import pytest
+
+from saif_core.jobs import Job
+from saif_core.records import JobRecord
+
+
+class LostLog:
+    """A store that cannot be reached."""
+
+    def save_job(self, job: JobRecord) -> None:
+        raise OSError(f"the disk with {job.id} is gone")
+
+
+def fail(_job: Job) -> Any:
+    raise ValueError("inside")
+
+
+def test_an_explanation_that_fails_leaves_the_error_as_it_was() -> None:
+    def explain(_error: BaseException) -> BaseException:
+        raise RuntimeError("cannot explain")
+
+    job = Job("rank", "Find", None, fail, explain=explain)
+    job.run()
+    with pytest.raises(ValueError, match="inside"):
+        job.result(timeout=0)
+    assert job.record.state == "failed"
+
+
+@pytest.mark.parametrize(("work", "state"), [(fail, "failed"), (lambda _job: 3, "done")])
+def test_work_ends_even_where_its_log_is_lost(work: Any, state: str) -> None:
+    job = Job("rank", "Find", None, work, log=LostLog())
+    job.run()
+    assert job.finished()
+    assert job.record.state == state
