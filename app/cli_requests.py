@@ -72,23 +72,30 @@ def opened_engine(model: str, sae: str, layer: int | None) -> Iterator[tuple["En
             f"Both --sae {sae} and --layer {layer} were given, and each chooses the SAE; give one."
         )
     settings = settings_for(model, sae)
+    with opened_store(settings) as store, started_engine(settings, store) as engine:
+        yield engine, absolute_folder(sae) or choose_sae(engine.saes(), layer, settings.model)
+
+
+@contextlib.contextmanager
+def started_engine(settings: Settings, store: "Store") -> Iterator["Engine"]:
+    """An engine, closed at the end."""
     from saif_core.catalog import Catalog
     from saif_core.engine import Engine
 
     quiet_libraries()
-    with opened_store(settings) as store:
-        engine = Engine(
-            Catalog(settings.home, extra_saes=settings.saes),
-            model_id=settings.model,
-            cache=store.cache,
-            job_log=store.jobs,
-            device=settings.device,
-            dtype=settings.dtype,
-        )
-        try:
-            yield engine, absolute_folder(sae) or choose_sae(engine.saes(), layer, settings.model)
-        finally:
-            engine.close()
+    engine = Engine(
+        Catalog(settings.home, extra_saes=settings.saes),
+        model_id=settings.model,
+        cache=store.cache,
+        job_log=store.jobs,
+        corpus=(store.latents, store.profiles),
+        device=settings.device,
+        dtype=settings.dtype,
+    )
+    try:
+        yield engine
+    finally:
+        engine.close()
 
 
 def choose_sae(saes: Sequence[SaeInfo], layer: int | None, model_id: str) -> str:

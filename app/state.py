@@ -61,6 +61,7 @@ def _engine(settings: Settings) -> "Engine":
         model_id=settings.model,
         cache=opened.cache,
         job_log=opened.jobs,
+        corpus=(opened.latents, opened.profiles),
         device=settings.device,
         dtype=settings.dtype,
     )

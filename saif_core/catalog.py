@@ -10,13 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from saif_core.default_model import fetch_default_model
 from saif_core.errors import ModelError, SaeMismatchError, UnknownNameError
 from saif_core.hook_points import parse_hook_point
-from saif_core.models import FOUR_BIT, LoadedModel, load_model
+from saif_core.models import FOUR_BIT, LoadedModel, load_model, load_tokenizer
 from saif_core.records import SaeCard, SaeInfo, from_json
-from saif_core.saes import LoadedSae, load_sae_folder, load_sae_release
+from saif_core.saes import (
+    LoadedSae,
+    load_release,
+    load_sae_folder,
+    load_sae_release,
+    read_decoder,
+)
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 SHIPPED_SAES = Path(__file__).parent / "defaults" / "saes"
@@ -72,6 +79,30 @@ class Catalog:
             four_bit=dtype == FOUR_BIT,
         )
 
+    def load_tokenizer(self, model_id: str) -> Any:
+        """The tokenizer of a model, without its weights.
+
+        Raises:
+            ModelError: it cannot be fetched or read.
+        """
+        path = fetch_default_model(self._home) if model_id == DEFAULT_MODEL else model_id
+        return load_tokenizer(path, id=model_id)
+
+    def load_decoder(self, sae_id: str, model_id: str) -> Tensor:
+        """Decoder directions (d_sae, d_model) of an SAE, on the CPU and without the model.
+
+        Raises:
+            UnknownNameError: no such SAE.
+            SaeMismatchError: it cannot be read.
+        """
+        folder = self._sae_folder(sae_id)
+        if folder is not None:
+            return read_decoder(folder, id=sae_id)
+        if ":" in sae_id:
+            released: Tensor = load_release(sae_id, device="cpu").W_dec
+            return released.detach().float()
+        raise UnknownNameError("SAE", sae_id, [info.id for info in self.saes(model_id)])
+
     def load_sae(self, sae_id: str, model: LoadedModel) -> LoadedSae:
         """Load an SAE and check it against the model.
 
@@ -79,14 +110,18 @@ class Catalog:
             UnknownNameError: no such SAE.
             SaeMismatchError: it does not fit the model.
         """
-        shipped = SHIPPED_SAES / sae_id
-        if shipped.is_dir() and shipped.resolve().is_relative_to(SHIPPED_SAES):
-            return load_sae_folder(shipped, id=sae_id, model=model)
-        if Path(sae_id).is_dir():
-            return load_sae_folder(Path(sae_id), id=sae_id, model=model)
+        folder = self._sae_folder(sae_id)
+        if folder is not None:
+            return load_sae_folder(folder, id=sae_id, model=model)
         if ":" in sae_id:
             return load_sae_release(sae_id, model=model)
         raise UnknownNameError("SAE", sae_id, [info.id for info in self.saes(model.id)])
+
+    def _sae_folder(self, sae_id: str) -> Path | None:
+        shipped = SHIPPED_SAES / sae_id
+        if shipped.is_dir() and shipped.resolve().is_relative_to(SHIPPED_SAES):
+            return shipped
+        return Path(sae_id) if Path(sae_id).is_dir() else None
 
     def _describe_extra(self, sae_id: str, model_id: str) -> SaeInfo:
         if Path(sae_id).is_dir():

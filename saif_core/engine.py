@@ -10,14 +10,18 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from saif_core.catalog import DEFAULT_MODEL, Catalog, resolve_device, resolve_dtype
-from saif_core.errors import BudgetError, SaifError
+from saif_core.corpus_index import ContextStore, IndexRequest, ProfileWriter, index_corpus
+from saif_core.corpus_records import LatentIndex
+from saif_core.errors import BudgetError, SaifError, StorageError
 from saif_core.explain.logit_lens import describe_latent
+from saif_core.explain.neighbours import DecoderShelf
 from saif_core.jobs import Job
 from saif_core.memory import explain_out_of_memory
 from saif_core.models import FOUR_BIT, LoadedModel
@@ -42,10 +46,14 @@ from saif_core.saes import LoadedSae
 from saif_core.shared_writing import SharedWriting
 
 INTERACTIVE, BATCH = 0, 1
+# Answered while someone waits for them, so no list of jobs need show them.
+QUESTIONS = ("detail", "pairs", "view", "estimate", "size", "question")
 MAX_NEW_TOKENS = 2048
 KEPT_JOBS = 200
 BEAT_SECONDS = 10.0
 log = logging.getLogger(__name__)
+Step = Callable[[int, int, str], None]
+T = TypeVar("T")
 
 
 class EngineStatus(NamedTuple):
@@ -66,7 +74,8 @@ class Engine:
         catalog: where models and SAEs come from.
         model_id: the model to own; loaded at the first request that needs it.
         cache: keeps latent activations and responses between runs.
-        job_log: is told the state of every ranking and generation.
+        job_log: is told the state of everything that people follow.
+        corpus: where the contexts and the profiles of an index go.
         device, dtype: see ``Catalog.load_model``.
     """
 
@@ -77,6 +86,7 @@ class Engine:
         model_id: str = DEFAULT_MODEL,
         cache: ActivationCache | None = None,
         job_log: JobLog | None = None,
+        corpus: tuple[ContextStore, ProfileWriter] | None = None,
         device: str = "auto",
         dtype: str = "auto",
     ) -> None:
@@ -85,6 +95,7 @@ class Engine:
         self._catalog = catalog
         self._cache = cache
         self._job_log = job_log
+        self._corpus = corpus
         self._device = resolve_device(device)
         self._dtype = dtype
         resolve_dtype(dtype, self._device)
@@ -192,6 +203,72 @@ class Engine:
         size: tuple[float, float] = self._ask("size", "Measure a steering vector", work)
         return size
 
+    def index(self, request: IndexRequest) -> Job:
+        """Queue the reading of a corpus; the job's result is a list of ``LatentIndex``.
+
+        Raises:
+            StorageError: the engine was given no corpus store.
+        """
+        corpus = self._corpus
+        if corpus is None:
+            raise StorageError(
+                "A corpus was to be indexed, but this engine has no store for it; give it one."
+            )
+
+        def work(model: LoadedModel, saes: Sequence[LoadedSae], step: Step) -> list[LatentIndex]:
+            return index_corpus(model, saes, request, *corpus, step=step)
+
+        return self.work("index", f"Index {request.name}", request.sae_ids, work)
+
+    def ask(self, title: str, sae_id: str, question: Callable[[LoadedModel, LoadedSae], T]) -> T:
+        """The answer to a short question about an SAE and its model; waits for it.
+
+        Args:
+            title: names the question in errors.
+            question: runs on the worker's thread.
+        """
+        answer: T = self._ask("question", title, lambda job: question(*self._load(sae_id, job)))
+        return answer
+
+    def work(
+        self,
+        kind: str,
+        title: str,
+        sae_ids: Sequence[str],
+        work: Callable[[LoadedModel, Sequence[LoadedSae], Step], Any],
+        *,
+        request: Any = None,
+    ) -> Job:
+        """Queue batch work on SAEs of the model; it gives way to whoever waits for an answer.
+
+        Args:
+            kind: "index", "contrast" …, for lists of jobs.
+            work: runs on the worker's thread; calls its last argument between steps.
+            request: kept with the job.
+        """
+
+        def run(job: Job) -> Any:
+            saes = [self._load(sae_id, job)[1] for sae_id in sae_ids]
+            model = self._load_model(job)
+            with model.giving_way(self._someone_waits, self._serve_waiting):
+                return work(model, saes, self._yielding(job))
+
+        return self._submit(self._job(kind, title, request, run), BATCH)
+
+    def token_texts(self, token_ids: Sequence[int]) -> list[str]:
+        """Tokens as texts; needs the tokenizer alone, not the model."""
+        tokenizer = self._model.tokenizer if self._model else self._tokenizer
+        return [tokenizer.decode([token_id]) for token_id in token_ids]
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return self._catalog.load_tokenizer(self.model_id)
+
+    @cached_property
+    def decoders(self) -> DecoderShelf:
+        """Decoder directions of the model's SAEs; needs neither the model nor the worker."""
+        return DecoderShelf(self._catalog, self.model_id)
+
     def load(self, sae_id: str) -> tuple[LoadedModel, LoadedSae]:
         """Load the model and an SAE now; for diagnosis and notebooks, not for script threads.
 
@@ -252,7 +329,7 @@ class Engine:
     def _submit(self, job: Job, priority: int | None = None) -> Job:
         if self._closed:
             raise SaifError("The engine is closed; start SAIF again.")
-        if job.kind in ("rank", "generate", "load"):
+        if job.kind not in QUESTIONS:
             self._jobs[job.id] = job
             for old in [j for j in self._jobs.values() if j.finished()][:-KEPT_JOBS]:
                 self._jobs.pop(old.id, None)
@@ -271,7 +348,7 @@ class Engine:
         summarize: Callable[[Any], dict[str, Any] | None] = lambda _result: None,
     ) -> Job:
         # Only work that people follow is written down; a look at a latent is not.
-        log = self._job_log if kind in ("rank", "generate") else None
+        log = self._job_log if kind not in (*QUESTIONS, "load") else None
 
         def explain(error: BaseException) -> BaseException:
             return explain_out_of_memory(error, title, self._device)

@@ -7,6 +7,7 @@ SaifError                 something the user can put right; the message is shown
 ├── ModelError            a model that cannot be fetched, read or run
 ├── SaeMismatchError      an SAE that does not belong to the model
 ├── PromptPairError       a pairs file, instruction file or prompt that cannot be used
+├── CorpusError           text for an index that cannot be read
 ├── SteeringError         a steering request that cannot be carried out, or that changed nothing
 ├── EvaluatorError        an evaluator that was given parameters it cannot use
 ├── StorageError          the database refused, or holds something that cannot be read
@@ -45,6 +46,10 @@ class SaeMismatchError(SaifError):
 
 class PromptPairError(SaifError):
     """Pairs, instructions or prompts that cannot be used as given."""
+
+
+class CorpusError(SaifError):
+    """Text that cannot be read as a corpus."""
 
 
 class SteeringError(SaifError):

@@ -66,6 +66,17 @@ class LatentActivations:
         total = np.bincount(prompts, weights=self.values[mine], minlength=n_prompts)
         return np.asarray(total / np.maximum(np.bincount(self.groups, minlength=n_prompts), 1))
 
+    def rows(self, which: Int[np.ndarray, " n"]) -> "LatentActivations":
+        """Some of the rows, in the order given."""
+        starts, counts = self.indptr[which], np.diff(self.indptr)[which]
+        ends = np.cumsum(counts)
+        within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
+        nonzero = np.repeat(starts, counts) + within
+        indptr = np.concatenate([np.zeros(1, dtype=np.int64), ends])
+        return LatentActivations(
+            indptr, self.indices[nonzero], self.values[nonzero], self.groups[which], self.d_sae
+        )
+
     def row_of_nonzero(self) -> Int[np.ndarray, " n_nonzero"]:
         """Row of each nonzero activation."""
         return np.repeat(np.arange(self.n_rows), np.diff(self.indptr))

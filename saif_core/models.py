@@ -294,16 +294,22 @@ class LoadedModel:
                 ``attention_masks`` makes.
             cache: a transformers cache, updated in place.
         """
-        output = self.hf_model(
-            input_ids=token_ids.to(self.device),
-            position_ids=position_ids.to(self.device),
-            attention_mask=attention_mask,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits: Tensor = output.logits[:, -1].float()
-        return logits
+
+        def run() -> Tensor:
+            output = self.hf_model(
+                input_ids=token_ids.to(self.device),
+                position_ids=position_ids.to(self.device),
+                attention_mask=attention_mask,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            logits: Tensor = output.logits[:, -1].float()
+            return logits
+
+        # What is recorded as a CUDA graph must hold nothing but this pass.
+        recorded = self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        return run() if recorded else self._give_way(run)
 
     def resid_at_end(self, token_ids: Sequence[int], layer: int) -> Tensor:
         """Residual stream (d_model,) after ``layer`` at the last token of one sequence."""
@@ -462,22 +468,38 @@ def load_model(
         options["quantization_config"] = config(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
         )
+    tokenizer = load_tokenizer(path, id=id)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path))
         model: Any = AutoModelForCausalLM.from_pretrained(str(path), **options)
         if device == "cpu" and not four_bit:
             _lay_out_for_writing(model)
-    except Exception as error:  # each of tokenizers, safetensors and transformers raises its own
-        raise ModelError(
-            f"Model {id!r} could not be loaded; give a Hugging Face id or a folder with "
-            "config.json, tokenizer files and safetensors weights."
-        ) from error
+    except Exception as error:  # safetensors and transformers raise their own
+        raise _unreadable(id) from error
     return LoadedModel(
         model,
         tokenizer,
         id=id,
         sha256=hash_weights(Path(path), model.config),
         mixed_precision=mixed_precision,
+    )
+
+
+def load_tokenizer(path: str | Path, *, id: str) -> Any:
+    """The tokenizer of a model folder or hub id.
+
+    Raises:
+        ModelError: the folder or id cannot be read.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(str(path))
+    except Exception as error:  # tokenizers and transformers raise their own
+        raise _unreadable(id) from error
+
+
+def _unreadable(id: str) -> ModelError:
+    return ModelError(
+        f"Model {id!r} could not be loaded; give a Hugging Face id or a folder with "
+        "config.json, tokenizer files and safetensors weights."
     )
 
 

@@ -40,11 +40,15 @@ class ReadResult:
 
 
 @dataclass(frozen=True)
-class _Reading:
-    """One sequence to read: its tokens and the positions wanted."""
+class Reading:
+    """One sequence to read.
+
+    Attributes:
+        start: first position read; the rest of the sequence follows.
+    """
 
     token_ids: tuple[int, ...]
-    start: int  # first position read; the rest of the sequence follows
+    start: int
 
     def key(self, model: LoadedModel, sae: LoadedSae) -> str:
         return _hash(
@@ -66,19 +70,7 @@ def read_latents(
     Raises:
         PromptPairError: there are no pairs, or the model answers every prompt with nothing.
     """
-    prompts = encode_pairs(model, request)
-    n_passes, n_computed = 1, 0
-    if request.read == "response":
-        n_passes = 2
-        responses, n_computed = _read_responses(
-            model, prompts, request.response_tokens, cache, step
-        )
-        readings = [
-            _Reading((*prompt, *response), len(prompt))
-            for prompt, response in zip(prompts, responses, strict=True)
-        ]
-    else:
-        readings = [_Reading(tuple(prompt), len(prompt) - 1) for prompt in prompts]
+    readings, n_computed = find_readings(model, request, cache, step)
     parts, n_read = _read_cached(model, sae, readings, cache, step)
     n_pairs = len(request.pairs)
     positive, negative = join_rows(parts[:n_pairs]), join_rows(parts[n_pairs:])
@@ -87,8 +79,30 @@ def read_latents(
             "The model wrote no answer to any prompt, so there are no response tokens to read; "
             "read at the last prompt token, or use other contents."
         )
+    n_passes = 2 if request.read == "response" else 1
     total = n_passes * sum(len(r.token_ids) for r in readings)
     return ReadResult(positive, negative, total, n_computed + n_read)
+
+
+def find_readings(
+    model: LoadedModel, request: RankingRequest, cache: ActivationCache | None, step: Step | None
+) -> tuple[list[Reading], int]:
+    """Where all positives, then all negatives, are read, and the tokens that finding it took.
+
+    Answers that the cache does not have are written by the model.
+
+    Raises:
+        PromptPairError: there are no pairs.
+    """
+    prompts = encode_pairs(model, request)
+    if request.read == "last-token":
+        return [Reading(tuple(prompt), len(prompt) - 1) for prompt in prompts], 0
+    responses, n_computed = read_responses(model, prompts, request.response_tokens, cache, step)
+    readings = [
+        Reading((*prompt, *response), len(prompt))
+        for prompt, response in zip(prompts, responses, strict=True)
+    ]
+    return readings, n_computed
 
 
 def encode_pairs(model: LoadedModel, request: RankingRequest) -> list[list[int]]:
@@ -107,7 +121,7 @@ def estimate_work(
     """What ``read_latents`` would compute; responses that are not written yet count in full."""
     prompts = encode_pairs(model, request)
     if request.read == "last-token":
-        readings = [_Reading(tuple(prompt), len(prompt) - 1) for prompt in prompts]
+        readings = [Reading(tuple(prompt), len(prompt) - 1) for prompt in prompts]
     else:
         known = _cached_responses(model, prompts, request.response_tokens, cache)
         if any(_key not in known for _key in map(tuple, prompts)):
@@ -116,7 +130,7 @@ def estimate_work(
             to_write = sum(len(p) + request.response_tokens for p in distinct if p not in known)
             to_read = sum(len(p) + request.response_tokens for p in distinct)
             return WorkEstimate(len(request.pairs), total, to_write + to_read, False)
-        readings = [_Reading((*p, *known[tuple(p)]), len(p)) for p in prompts]
+        readings = [Reading((*p, *known[tuple(p)]), len(p)) for p in prompts]
     keys = [reading.key(model, sae) for reading in readings]
     found = cache.get_many(sorted(set(keys))) if cache else {}
     missing = {r.token_ids for r, key in zip(readings, keys, strict=True) if key not in found}
@@ -129,7 +143,7 @@ def estimate_work(
 def _read_cached(
     model: LoadedModel,
     sae: LoadedSae,
-    readings: Sequence[_Reading],
+    readings: Sequence[Reading],
     cache: ActivationCache | None,
     step: Step | None,
 ) -> tuple[list[LatentActivations], int]:
@@ -176,7 +190,7 @@ def _cached_responses(
     }
 
 
-def _read_responses(
+def read_responses(
     model: LoadedModel,
     prompts: Sequence[Sequence[int]],
     n_tokens: int,

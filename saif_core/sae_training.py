@@ -6,7 +6,6 @@ The first token of every sequence is an attention sink of many times the usual n
 out here and left alone when an SAE's reconstruction is measured.
 """
 
-import io
 import json
 import logging
 import zlib
@@ -17,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import zstandard
 from torch import Tensor
 
 from saif_core.activations import PackedRow, pack_rows, run_rows
+from saif_core.corpus import read_jsonl
 from saif_core.errors import SaifError
 from saif_core.hook_points import hook_point_name
 from saif_core.models import LoadedModel
@@ -60,12 +59,9 @@ def is_held_out(document: dict[str, Any]) -> bool:
 
 def read_documents(path: Path, *, held_out: bool) -> Iterator[dict[str, Any]]:
     """Documents of one side of the split, in file order."""
-    with path.open("rb") as raw:
-        binary = zstandard.ZstdDecompressor().stream_reader(raw) if path.suffix == ".zst" else raw
-        for line in io.TextIOWrapper(binary, encoding="utf-8"):
-            document = json.loads(line)
-            if is_held_out(document) == held_out:
-                yield document
+    for _, document in read_jsonl(path):
+        if is_held_out(document) == held_out:
+            yield document
 
 
 def tokenize_document(model: LoadedModel, document: dict[str, Any]) -> list[list[int]]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from saif_core.activations import read_resid
@@ -178,23 +179,49 @@ def load_sae_folder(path: Path, *, id: str, model: LoadedModel) -> LoadedSae:
     return LoadedSae(sae, id=id, model=model)
 
 
+def read_decoder(path: Path, *, id: str) -> Tensor:
+    """Decoder directions (d_sae, d_model) of an SAE's folder; nothing else of it is read.
+
+    Raises:
+        SaeMismatchError: the folder is not an SAE.
+    """
+    try:
+        with safe_open(path / "sae_weights.safetensors", framework="pt") as weights:
+            decoder: Tensor = weights.get_tensor("W_dec")
+    except (OSError, SafetensorError) as error:
+        raise SaeMismatchError(
+            f"{id!r} could not be read as an SAE; give a folder with cfg.json and "
+            "sae_weights.safetensors in sae-lens's format."
+        ) from error
+    return decoder.float()
+
+
 def load_sae_release(id: str, *, model: LoadedModel) -> LoadedSae:
-    """Load ``release:sae_id`` through sae-lens, from its cache or the hub.
+    """Load ``release:sae_id`` through sae-lens, from its cache or the hub, for a model.
 
     Raises:
         SaeMismatchError: the release is unknown or out of reach, or the SAE does not fit.
+    """
+    return LoadedSae(load_release(id, device=str(model.device)), id=id, model=model)
+
+
+def load_release(id: str, *, device: str) -> Any:
+    """sae-lens's own SAE for ``release:sae_id``.
+
+    Raises:
+        SaeMismatchError: the release is unknown or out of reach.
     """
     from sae_lens import SAE
 
     release, _, sae_id = id.partition(":")
     try:
-        loaded: Any = SAE.from_pretrained(release, sae_id, device=str(model.device))
+        loaded: Any = SAE.from_pretrained(release, sae_id, device=device)
     except Exception as error:
         raise SaeMismatchError(
             f"SAE {sae_id!r} of release {release!r} could not be loaded through sae-lens "
             f"({type(error).__name__}); check both names and that the hub can be reached."
         ) from error
-    return LoadedSae(loaded[0] if isinstance(loaded, tuple) else loaded, id=id, model=model)
+    return loaded[0] if isinstance(loaded, tuple) else loaded
 
 
 def _same_model(named: str, model_id: str) -> bool:

@@ -15,8 +15,10 @@ from storage.database import Database
 from storage.job_store import JobStore
 from storage.session_store import SessionStore
 
-if TYPE_CHECKING:  # it imports numpy, which most who open a store do not need
+if TYPE_CHECKING:  # they import numpy, which most who open a store do not need
     from storage.latent_store import LatentStore
+    from storage.note_store import NoteStore
+    from storage.profile_store import ProfileStore
 
 __all__ = ["Store", "open_store"]
 
@@ -42,6 +44,20 @@ class Store:
         from storage.latent_store import LatentStore
 
         return LatentStore(self._database)
+
+    @cached_property
+    def profiles(self) -> "ProfileStore":
+        """What each of those corpora says of each latent."""
+        from storage.profile_store import ProfileStore
+
+        return ProfileStore(self._database)
+
+    @cached_property
+    def notes(self) -> "NoteStore":
+        """What people and methods say of latents."""
+        from storage.note_store import NoteStore
+
+        return NoteStore(self._database)
 
     def close(self) -> None:
         """Release every connection; an in-memory database is gone then."""

@@ -26,13 +26,20 @@ from saif_core.corpus_records import (
 )
 from saif_core.errors import StorageError, UnknownNameError
 from storage.database import Database, clean_text
-from storage.tables import CorpusContextRow, LatentIndexRow, LatentListRow
+from storage.tables import (
+    CorpusContextRow,
+    LatentIndexRow,
+    LatentListRow,
+    LatentProfileRow,
+    LatentRow,
+    LatentTextRow,
+)
 
 LIST_LENGTH = 20
 LATENTS_PER_ROW = 64
 CONTEXTS_PER_READ = 256
 LISTED_IN_ERRORS = 10
-# Ids of contexts and lists: the number of their index, then their own, in one 64-bit integer.
+# Ids of contexts, lists and latents: the number of their index, then their own, in 64 bits.
 OWN_BITS = 32
 LIST_ENTRY = np.dtype([("value", "<f4"), ("context", "<u4"), ("position", "<u4")])
 COLUMNS = tuple(
@@ -112,7 +119,14 @@ class LatentStore:
         self._lock = threading.Lock()
 
     def create_index(
-        self, name: str, model_sha256: str, sae_sha256: str, d_sae: int, hook_point: str = ""
+        self,
+        name: str,
+        model_sha256: str,
+        sae_sha256: str,
+        d_sae: int,
+        hook_point: str = "",
+        sae_id: str = "",
+        source_sha256: str = "",
     ) -> str:
         """Id of a new, empty index.
 
@@ -121,7 +135,15 @@ class LatentStore:
         """
         if d_sae < 1:
             raise StorageError(f"An index of {d_sae} latents was asked for; let it have 1 or more.")
-        index = LatentIndex(clean_text(name), model_sha256, sae_sha256, d_sae, hook_point)
+        index = LatentIndex(
+            clean_text(name),
+            model_sha256,
+            sae_sha256,
+            d_sae,
+            hook_point,
+            clean_text(sae_id),
+            source_sha256,
+        )
         with self._database.transaction("Creating the latent index", write=True) as db:
             db.add(LatentIndexRow(**asdict(index)))
         return index.id
@@ -151,7 +173,7 @@ class LatentStore:
                 return []
             first = index.n_contexts
             rows = [
-                _context_row(_row_id(writer.number, first + ordinal), part, index.d_sae)
+                _context_row(id_of(writer.number, first + ordinal), part, index.d_sae)
                 for ordinal, part in enumerate(parts)
             ]
             # Listed is what is stored, so that lists and contexts agree to the last bit.
@@ -173,6 +195,23 @@ class LatentStore:
             writer.take(first, stored)
             writer.index = grown
         return [row["id"] for row in rows]
+
+    def blocks(self, index_id: str) -> Iterator[CorpusBlock]:
+        """All contexts of an index in the order of the corpus, some hundred at a time.
+
+        Raises:
+            UnknownNameError: there is no such index.
+            StorageError: the database refused.
+        """
+        with self._database.transaction("Reading the contexts of an index") as db:
+            row = find_index(db, index_id)
+            number, n_contexts = row.number, row.n_contexts
+        for start in range(0, n_contexts, CONTEXTS_PER_READ):
+            end = min(start + CONTEXTS_PER_READ, n_contexts)
+            which = CorpusContextRow.id.between(id_of(number, start), id_of(number, end - 1))
+            with self._database.transaction("Reading the contexts of an index") as db:
+                found = list(_read_contexts(db, which).values())
+            yield _joined(found)
 
     def checkpoint(self, index_id: str) -> None:
         """Write the lists and the density of everything added so far.
@@ -205,7 +244,7 @@ class LatentStore:
             StorageError: the database refused.
         """
         with self._database.transaction("Reading the density of latents") as db:
-            return _density(_find(db, index_id))
+            return _density(find_index(db, index_id))
 
     def top_examples(
         self, index_id: str, latent: int, n: int = LIST_LENGTH, *, one_per_context: bool = False
@@ -227,14 +266,14 @@ class LatentStore:
                 f"{n} examples of a latent were asked for; ask for 1 to {LIST_LENGTH}."
             )
         with self._database.transaction("Reading the examples of a latent") as db:
-            row = _find(db, index_id)
+            row = find_index(db, index_id)
             if not 0 <= latent < row.d_sae:
                 raise StorageError(
                     f"Latent {latent} was asked for, but the index {row.name!r} has {row.d_sae}; "
                     f"choose one from 0 to {row.d_sae - 1}."
                 )
             chunk, offset = divmod(latent, LATENTS_PER_ROW)
-            listed = db.get(LatentListRow, _row_id(row.number, chunk))
+            listed = db.get(LatentListRow, id_of(row.number, chunk))
             if listed is None:
                 return []
             entries = _unpack_lists(listed.lists)[offset]
@@ -243,7 +282,7 @@ class LatentStore:
                 _, first = np.unique(entries["context"], return_index=True)
                 entries = entries[np.sort(first)]
             entries = entries[:n]
-            ids = [_row_id(row.number, context) for context in entries["context"].tolist()]
+            ids = [id_of(row.number, context) for context in entries["context"].tolist()]
             found = _read_contexts(db, CorpusContextRow.id.in_(ids))
         return [
             _example(row_id, int(entry["position"]), float(entry["value"]), found[row_id], latent)
@@ -266,7 +305,7 @@ class LatentStore:
         return found[context_id]
 
     def delete_index(self, index_id: str) -> None:
-        """Remove an index with its contexts and lists.
+        """Remove an index with its contexts, lists and profiles.
 
         Raises:
             UnknownNameError: there is no such index.
@@ -275,9 +314,12 @@ class LatentStore:
         with self._lock:
             self._writers.pop(index_id, None)
             with self._database.transaction("Deleting the latent index", write=True) as db:
-                row = _find(db, index_id)
-                db.execute(delete(CorpusContextRow).where(_of(row.number, CorpusContextRow.id)))
-                db.execute(delete(LatentListRow).where(_of(row.number, LatentListRow.id)))
+                row = find_index(db, index_id)
+                db.execute(delete(CorpusContextRow).where(rows_of(row.number, CorpusContextRow.id)))
+                db.execute(delete(LatentListRow).where(rows_of(row.number, LatentListRow.id)))
+                db.execute(delete(LatentRow).where(rows_of(row.number, LatentRow.id)))
+                db.execute(delete(LatentProfileRow).where(rows_of(row.number, LatentProfileRow.id)))
+                db.execute(delete(LatentTextRow).where(rows_of(row.number, LatentTextRow.id)))
                 db.delete(row)
 
     @contextlib.contextmanager
@@ -294,7 +336,7 @@ class LatentStore:
 
     def _load(self, index_id: str) -> _Writer:
         with self._database.transaction("Reading the latent index") as db:
-            row = _find(db, index_id)
+            row = find_index(db, index_id)
             index = LatentIndex(**{column.name: getattr(row, column.name) for column in COLUMNS})
             if index.finished:
                 raise StorageError(
@@ -303,16 +345,16 @@ class LatentStore:
                 )
             lists = np.zeros((index.d_sae, LIST_LENGTH), LIST_ENTRY)
             for listed in db.scalars(
-                select(LatentListRow).where(_of(row.number, LatentListRow.id))
+                select(LatentListRow).where(rows_of(row.number, LatentListRow.id))
             ):
-                start = _own_part(listed.id) * LATENTS_PER_ROW
+                start = own_part(listed.id) * LATENTS_PER_ROW
                 lists[start : start + LATENTS_PER_ROW] = _unpack_lists(listed.lists)
             changed = np.zeros(index.d_sae, dtype=bool)
             writer = _Writer(row.number, index, lists, _density(row), changed)
             for start in range(index.n_listed, index.n_contexts, CONTEXTS_PER_READ):
                 end = min(start + CONTEXTS_PER_READ, index.n_contexts)
                 ids = CorpusContextRow.id.between(
-                    _row_id(row.number, start), _row_id(row.number, end - 1)
+                    id_of(row.number, start), id_of(row.number, end - 1)
                 )
                 writer.take(start, _joined(list(_read_contexts(db, ids).values())))
         return writer
@@ -321,7 +363,7 @@ class LatentStore:
         chunks = np.unique(np.flatnonzero(writer.changed) // LATENTS_PER_ROW).tolist()
         rows = [
             {
-                "id": _row_id(writer.number, chunk),
+                "id": id_of(writer.number, chunk),
                 "lists": writer.lists[
                     chunk * LATENTS_PER_ROW : (chunk + 1) * LATENTS_PER_ROW
                 ].tobytes(),
@@ -342,19 +384,27 @@ class LatentStore:
         writer.changed[:] = False
 
 
-def _row_id(number: int, own: int) -> int:
+def id_of(number: int, own: int) -> int:
+    """Id of a context, a list or a latent of the index with that number."""
     return number << OWN_BITS | own
 
 
-def _own_part(row_id: int) -> int:
+def own_part(row_id: int) -> int:
+    """Which context, list or latent of its index an id names."""
     return row_id & ((1 << OWN_BITS) - 1)
 
 
-def _of(number: int, row_id: InstrumentedAttribute[int]) -> ColumnElement[bool]:
-    return row_id.between(_row_id(number, 0), _row_id(number + 1, 0) - 1)
+def rows_of(number: int, row_id: InstrumentedAttribute[int]) -> ColumnElement[bool]:
+    """Whether an id is of the index with that number."""
+    return row_id.between(id_of(number, 0), id_of(number + 1, 0) - 1)
 
 
-def _find(db: OrmSession, index_id: str) -> LatentIndexRow:
+def find_index(db: OrmSession, index_id: str) -> LatentIndexRow:
+    """The row of an index.
+
+    Raises:
+        UnknownNameError: there is no such index.
+    """
     row = db.scalar(select(LatentIndexRow).where(LatentIndexRow.id == clean_text(index_id)))
     if row is None:
         newest = select(LatentIndexRow.id).order_by(LatentIndexRow.number.desc())

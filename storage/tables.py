@@ -47,7 +47,7 @@ class LatentIndexRow(Base):
     """A corpus read through one SAE, as ``LatentIndex`` of the records has it.
 
     Attributes:
-        number: first half of the ids of its contexts and lists.
+        number: first half of the ids of its contexts, lists and latents.
         density: tokens on which each latent fires among the listed contexts, int64; None before
             the first checkpoint.
     """
@@ -61,6 +61,8 @@ class LatentIndexRow(Base):
     sae_sha256: Mapped[str] = mapped_column(Text)
     d_sae: Mapped[int] = mapped_column(Integer)
     hook_point: Mapped[str] = mapped_column(Text)
+    sae_id: Mapped[str] = mapped_column(Text, server_default="")
+    source_sha256: Mapped[str] = mapped_column(Text, server_default="")
     n_contexts: Mapped[int] = mapped_column(BigInteger)
     n_tokens: Mapped[int] = mapped_column(BigInteger)
     n_nonzero: Mapped[int] = mapped_column(BigInteger)
@@ -88,6 +90,81 @@ class LatentListRow(Base):
 
     id: Mapped[int] = mapped_column(NUMBER, primary_key=True, autoincrement=False)
     lists: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class LatentRow(Base):
+    """What lists of latents are filtered and sorted by; as short as can be, as all are read."""
+
+    __tablename__ = "latents"
+
+    id: Mapped[int] = mapped_column(NUMBER, primary_key=True, autoincrement=False)
+    n_fired: Mapped[int] = mapped_column(BigInteger)
+    maximum: Mapped[float] = mapped_column(Float(53))
+    s_in: Mapped[float | None] = mapped_column(Float(53))
+    s_out: Mapped[float | None] = mapped_column(Float(53))
+
+
+class LatentProfileRow(Base):
+    """A latent's packed profile, and the tokens it promotes as text."""
+
+    __tablename__ = "latent_profiles"
+
+    id: Mapped[int] = mapped_column(NUMBER, primary_key=True, autoincrement=False)
+    promotes: Mapped[str] = mapped_column(Text)
+    profile: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class LatentTextRow(Base):
+    """The words by which a latent is found, folded, with a space between any two.
+
+    The migration gives every database a full-text index over them, ``latent_search``, which the
+    database keeps up to date by itself: on SQLite a table, on PostgreSQL a column of this one.
+    """
+
+    __tablename__ = "latent_texts"
+
+    id: Mapped[int] = mapped_column(NUMBER, primary_key=True, autoincrement=False)
+    label: Mapped[str] = mapped_column(Text)
+    promotes: Mapped[str] = mapped_column(Text)
+    fires_on: Mapped[str] = mapped_column(Text)
+    examples: Mapped[str] = mapped_column(Text)
+
+
+class LatentNoteRow(Base):
+    """What someone says of a latent; ``number`` keeps the order, as times are whole seconds."""
+
+    __tablename__ = "latent_notes"
+    __table_args__ = (Index("ix_latent_notes_sae_sha256_latent", "sae_sha256", "latent"),)
+
+    number: Mapped[int] = mapped_column(NUMBER, primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(Text, unique=True)
+    sae_sha256: Mapped[str] = mapped_column(Text)
+    latent: Mapped[int] = mapped_column(BigInteger)
+    kind: Mapped[str] = mapped_column(Text)
+    text: Mapped[str] = mapped_column(Text)
+    author: Mapped[str] = mapped_column(Text)
+    source: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[str] = mapped_column(Text)
+
+
+class LatentDescriptionRow(Base):
+    """A description of a latent that a method made; ``evidence`` is JSON in ASCII."""
+
+    __tablename__ = "latent_descriptions"
+    __table_args__ = (Index("ix_latent_descriptions_sae_sha256_latent", "sae_sha256", "latent"),)
+
+    number: Mapped[int] = mapped_column(NUMBER, primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(Text, unique=True)
+    sae_sha256: Mapped[str] = mapped_column(Text)
+    latent: Mapped[int] = mapped_column(BigInteger)
+    method: Mapped[str] = mapped_column(Text)
+    text: Mapped[str] = mapped_column(Text)
+    model: Mapped[str] = mapped_column(Text)
+    prompt: Mapped[str] = mapped_column(Text)
+    evidence: Mapped[str] = mapped_column(Text)
+    input_score: Mapped[float | None] = mapped_column(Float(53))
+    output_score: Mapped[float | None] = mapped_column(Float(53))
+    created_at: Mapped[str] = mapped_column(Text)
 
 
 class JobRow(Base):

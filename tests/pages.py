@@ -1,5 +1,7 @@
 """The dashboard without a browser, on the tiny model: pages are run by Streamlit's AppTest."""
 
+import json
+import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +12,8 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from app.state import Work, engine
+from saif_core.corpus_index import IndexRequest
+from saif_core.corpus_records import LatentIndex
 from saif_core.jobs import Job
 from saif_core.records import RankingRequest
 from tests import tiny
@@ -85,3 +89,16 @@ def texts(at: AppTest) -> str:
     return "\n".join(
         str(getattr(item, "value", None) or item.proto.body) for group in groups for item in group
     )
+
+
+def index_words(sae_id: str, folder: Path) -> LatentIndex:
+    """A finished corpus index of some 200 short texts, read through one SAE by the engine."""
+    words = "the old cat sees a dog in house one two three big red sun".split()
+    draw = random.Random(0)
+    lines = [" ".join(draw.choices(words, k=draw.randint(2, 50))) for _ in range(200)]
+    corpus = folder / "words.jsonl"
+    corpus.write_text("\n".join(json.dumps({"text": line}) for line in lines))
+    request = IndexRequest("words", (str(corpus),), (sae_id,))
+    (index,) = engine().index(request).result(timeout=120)
+    assert isinstance(index, LatentIndex)
+    return index

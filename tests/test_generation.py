@@ -129,6 +129,28 @@ def test_hook_reaches_every_steered_token_once(model: LoadedModel) -> None:
     assert steered.resid_norm > 0
 
 
+def test_logits_do_not_depend_on_the_batch_beyond_rounding(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+    decode_step = model.decode_step
+
+    def keeping(*args: Any) -> torch.Tensor:
+        seen.append(decode_step(*args))
+        return seen[-1]
+
+    monkeypatch.setattr(model, "decode_step", keeping)
+    plan = [None, push(model, 1.0), push(model, -2.0, layer=1)]
+    write(model, PROMPTS, plan)
+    together, seen = seen, []
+    for number, (prompt, steering) in enumerate(zip(PROMPTS, plan, strict=True)):
+        seen.clear()
+        write(model, [prompt], [steering])
+        for ours, alone in zip(together, seen, strict=True):
+            # 1e-4 of the largest logit is what decisions.md promises.
+            assert (ours[number] - alone[0]).abs().max() <= 1e-4 * alone[0].abs().max()
+
+
 def test_rows_that_join_later_are_written_as_if_alone(model: LoadedModel) -> None:
     decoder = Decoder(model)
     first = decoder.admit([RowRequest(tuple(PROMPTS[1]), 9)])
@@ -344,8 +366,13 @@ def test_whoever_asks_all_the_time_neither_stops_reading_nor_changes_what_is_rea
         read_resid(model, [[9, 8, 7]], layers, [[2]])
         write(model, PROMPTS[:1], [push(model, 1.0)], max_new_tokens=2)
 
+    plain = tokens(write(model, PROMPTS, [push(model, 2.0), None, None]))
     with model.giving_way(lambda: True, serve):
         asked, _ = read_resid(model, PROMPTS, layers, wanted)
+        n_read = n_served
+        assert tokens(write(model, PROMPTS, [push(model, 2.0), None, None])) == plain
+    # Steps give way before every block too, not only between two tokens.
+    assert n_served - n_read >= 8 * model.n_layers
     assert n_served >= model.n_layers
     for layer in layers:
         for mine, other in zip(asked[layer], alone[layer], strict=True):

@@ -27,7 +27,7 @@ from tests.storage_samples import sample_session
 pytest_plugins = ["tests.storage_fixtures"]
 
 ROOT = Path(__file__).parent.parent
-HEAD = "0003"
+HEAD = "0004"
 
 WRITER = """
 import sys
@@ -88,7 +88,12 @@ def test_a_new_database_gets_exactly_the_schema_of_the_tables(store: Store) -> N
     assert ScriptDirectory(str(FOLDER)).get_heads() == [HEAD]
     assert revision(store) == HEAD
     with store._database.transaction("Comparing the schema") as db:
-        context = MigrationContext.configure(db.connection(), opts={"compare_type": True})
+        # The full-text index is the database's own matter; SQLAlchemy has no word for it.
+        options = {
+            "compare_type": True,
+            "include_name": lambda name, *_: not (name or "").startswith("latent_search"),
+        }
+        context = MigrationContext.configure(db.connection(), opts=options)
         assert compare_metadata(context, Base.metadata) == []
 
 

@@ -1,0 +1,34 @@
+"""Which corpus index tells of the latents of an SAE; the shipped ones are taken in when needed."""
+
+from pathlib import Path
+
+import streamlit as st
+
+import saif_core
+from app.state import store
+from saif_core.corpus_records import LatentIndex
+
+SHIPPED_INDEXES = Path(saif_core.__file__).parent / "defaults" / "indexes"
+
+
+def indexes_of(sae_id: str) -> list[LatentIndex]:
+    """Indexes of an SAE that have profiles: the finished ones, the newest first.
+
+    Raises:
+        StorageError: the database refused.
+    """
+    take_in_shipped(sae_id)
+    return [made for made in store().latents.indexes() if made.sae_id == sae_id and made.finished]
+
+
+def take_in_shipped(sae_id: str) -> None:
+    """Import the index that ships with an SAE, once per process and database."""
+    file = SHIPPED_INDEXES / f"{sae_id}.index"
+    # An SAE may be given as a path, and a path never names a shipped index.
+    if file.is_file() and file.resolve().is_relative_to(SHIPPED_INDEXES):
+        _take_in(str(file), id(store()))
+
+
+@st.cache_resource(show_spinner="Unpacking the shipped index of this SAE …")
+def _take_in(file: str, _store_number: int) -> str:
+    return store().profiles.import_index(Path(file).read_bytes())

@@ -1,0 +1,597 @@
+"""Profiles of latents in the database: written, listed, searched, exported and imported."""
+
+import json
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from itertools import islice
+from typing import Any, TypeVar
+
+import numpy as np
+import zstandard
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Float,
+    Select,
+    cast,
+    column,
+    func,
+    literal,
+    literal_column,
+    select,
+    table,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.orm import Session as OrmSession
+
+from saif_core.corpus_records import (
+    FoundIn,
+    LatentFilter,
+    LatentIndex,
+    LatentPage,
+    LatentProfile,
+    LatentSort,
+    LatentSummary,
+    ProfileText,
+    pack_activations,
+    pack_profile,
+    unpack_profile,
+)
+from saif_core.errors import StorageError
+from saif_core.records import from_json, to_json
+from storage.database import Database, clean_text
+from storage.latent_store import COLUMNS, OWN_BITS, find_index, id_of, own_part, rows_of
+from storage.note_store import SEARCH_CHARACTERS, folded_words, label_words
+from storage.tables import (
+    Base,
+    CorpusContextRow,
+    LatentIndexRow,
+    LatentNoteRow,
+    LatentProfileRow,
+    LatentRow,
+    LatentTextRow,
+)
+
+T = TypeVar("T")
+
+ROWS_PER_WRITE = 500
+# Databases limit the parameters of a statement; the smallest limit still in use is 999.
+ROWS_PER_READ = 500
+MOST_ROWS = 1000
+MOST_WORDS = 32
+MOST_FILTERED = 10_000
+EXPORT_FORMAT = "SAIF latents"
+EXPORT_VERSION = 1
+EXPORT_LEVEL = 19
+# What a file may hold when it is unpacked, in all and in one piece.
+MOST_IMPORT_BYTES = 512 << 20
+MOST_PART_BYTES = 32 << 20
+MOST_WINDOW_BYTES = 8 << 20
+# Of a word in a label, among the tokens, in the examples; PostgreSQL's are 1, 0.4 and 0.1 too.
+WEIGHTS = (1.0, 0.4, 0.4, 0.1)
+SEARCH = table("latent_search", column("rowid", BigInteger))
+WORDS: ColumnElement[str] = literal_column("latent_search", postgresql.TSVECTOR())
+SORTED_BY = {
+    "latent": LatentRow.id,
+    "density": LatentRow.n_fired,
+    "maximum": LatentRow.maximum,
+    "s_in": LatentRow.s_in,
+    "s_out": LatentRow.s_out,
+}
+
+
+class ProfileStore:
+    """Profiles of the latents of an index; safe from several threads and processes.
+
+    Args:
+        database: a migrated database.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def put(
+        self, index_id: str, profiles: Sequence[LatentProfile], texts: Sequence[ProfileText]
+    ) -> None:
+        """Keep profiles and the words they are found by, all or none; those that exist go.
+
+        Args:
+            texts: one per profile; of each text the first 20,000 characters count.
+
+        Raises:
+            UnknownNameError: there is no such index.
+            StorageError: there are not as many texts as profiles, a profile has numbers that it
+                cannot have or is of no latent of the index, or the database refused.
+        """
+        if len(profiles) != len(texts):
+            raise StorageError(
+                f"{len(profiles)} profiles were to be stored with {len(texts)} texts; give one "
+                "text for each."
+            )
+        with self._database.transaction("Storing the profiles of latents", write=True) as db:
+            row = find_index(db, index_id)
+            db.refresh(row, with_for_update=True)
+            self._write(db, row, zip(profiles, map(pack_profile, profiles), texts, strict=True))
+
+    def get(self, index_id: str, latent: int) -> LatentProfile:
+        """The profile of a latent.
+
+        Raises:
+            UnknownNameError: there is no such index.
+            StorageError: the latent has no profile, it cannot be read, or the database refused.
+        """
+        with self._database.transaction("Reading the profile of a latent") as db:
+            row = find_index(db, index_id)
+            found = None
+            if 0 <= latent < row.d_sae:
+                found = db.get(LatentProfileRow, id_of(row.number, latent))
+            if found is None:
+                raise StorageError(
+                    f"The profile of latent {latent} was asked for, but the index {row.name!r} "
+                    f"of {row.d_sae} latents has none of it; profile the index, or choose another "
+                    "latent."
+                )
+            return unpack_profile(found.profile)
+
+    def contexts(self, index_id: str, ordinals: Sequence[int]) -> dict[int, np.ndarray]:
+        """Token ids (n_tokens,) uint32 of contexts, by ordinal; those that are not there are not.
+
+        Raises:
+            UnknownNameError: there is no such index.
+            StorageError: the database refused.
+        """
+        wanted = sorted({ordinal for ordinal in ordinals if 0 <= ordinal < 1 << OWN_BITS})
+        found = {}
+        with self._database.transaction("Reading contexts") as db:
+            number = find_index(db, index_id).number
+            for chunk in _chunks(wanted, ROWS_PER_READ):
+                ids = [id_of(number, ordinal) for ordinal in chunk]
+                query = select(CorpusContextRow.id, CorpusContextRow.token_ids)
+                for row_id, token_ids in db.execute(query.where(CorpusContextRow.id.in_(ids))):
+                    found[own_part(row_id)] = np.frombuffer(token_ids, "<u4")
+        return found
+
+    def page(
+        self,
+        index_id: str,
+        *,
+        sort: LatentSort | None = None,
+        descending: bool = False,
+        filters: LatentFilter | None = None,
+        offset: int = 0,
+        limit: int = 50,
+    ) -> LatentPage:
+        """Some of the latents that have a profile and pass the filters, and how many do.
+
+        Args:
+            sort: what to order by, latents without a value last; by default what a search finds
+                comes best first, and all else in the order of the SAE.
+            offset: lines to leave out at the beginning.
+            limit: lines at most, up to 1,000.
+
+        Raises:
+            UnknownNameError: there is no such index.
+            StorageError: more than 32 words or 10,000 latents are asked for, or the database
+                refused.
+        """
+        filters = filters or LatentFilter()
+        words = _search_words(filters.text)
+        if filters.latents is not None and len(filters.latents) > MOST_FILTERED:
+            raise StorageError(
+                f"{len(filters.latents):,} latents were asked for one by one; ask for "
+                f"{MOST_FILTERED:,} at most."
+            )
+        with self._database.transaction("Listing the latents") as db:
+            index = find_index(db, index_id)
+            if filters.text.strip() and not words:
+                return LatentPage((), 0)
+            which = select(LatentRow).where(*_conditions(index, filters))
+            order: list[ColumnElement[Any]] = []
+            if words:
+                which, order = self._found(which, index.number, words)
+            if sort is not None:
+                key = SORTED_BY[sort]
+                order = [(key.desc() if descending else key.asc()).nulls_last()]
+            rows = db.scalars(
+                which.order_by(*order, LatentRow.id)
+                .offset(min(max(0, offset), index.d_sae))
+                .limit(min(max(0, limit), MOST_ROWS))
+            ).all()
+            n_total = db.scalar(which.with_only_columns(func.count())) or 0
+            return LatentPage(tuple(_summaries(db, index, rows, words)), n_total)
+
+    def export(self, index_id: str) -> bytes:
+        """The index with its profiles, and the contexts that they point to, as one file.
+
+        The file is a zstandard frame of parts, each after its length: what it is and the index as
+        JSON, the density, the profiles and the contexts, with an empty part after either list.
+
+        Raises:
+            UnknownNameError: there is no such index.
+            StorageError: a profile cannot be read, or the database refused.
+        """
+        packer = zstandard.ZstdCompressor(level=EXPORT_LEVEL, write_checksum=True).compressobj()
+        packed = []
+        with self._database.transaction("Exporting the latents") as db:
+            for part in _exported(db, find_index(db, index_id)):
+                packed.append(packer.compress(len(part).to_bytes(4, "little") + part))
+        return b"".join([*packed, packer.flush()])
+
+    def import_index(self, data: bytes) -> str:
+        """Id of the index that ``export`` wrote; one that is here already is left as it is.
+
+        The index is finished, and no latent fires on its contexts: only profiles are exported.
+
+        Raises:
+            StorageError: the file is of another version, damaged, or larger than it may be; or
+                the database refused.
+        """
+        parts = _Parts(data)
+        index = _read_header(parts)
+        density = parts.next()
+        if len(density) not in (0, 8 * index.d_sae):
+            raise _unreadable()
+        with self._database.transaction("Importing the latents", write=True) as db:
+            known = select(LatentIndexRow.number).where(LatentIndexRow.id == index.id)
+            if db.scalar(known) is not None:
+                return index.id
+            row = LatentIndexRow(**asdict(index), density=density or None)
+            db.add(row)
+            db.flush()
+            ends: dict[int, int] = {}
+            self._write(db, row, _read_profiles(parts, index.d_sae, ends))
+            contexts = _read_contexts(parts, row, ends)
+            for chunk in _chunks(contexts, ROWS_PER_WRITE):
+                db.connection().execute(self._database.insert(CorpusContextRow), chunk)
+            if ends:
+                raise _unreadable()
+            parts.end()
+        return index.id
+
+    def _write(
+        self,
+        db: OrmSession,
+        index: LatentIndexRow,
+        entries: Iterable[tuple[LatentProfile, bytes, ProfileText]],
+    ) -> None:
+        labels = label_words(db, index.sae_sha256)
+        for chunk in _chunks(entries, ROWS_PER_WRITE):
+            latents, profiles, texts = [], [], []
+            for profile, packed, text in chunk:
+                latent = profile.latent
+                last = max((example.context for example in profile.examples), default=-1)
+                if not 0 <= latent < index.d_sae or last >= index.n_contexts:
+                    raise StorageError(
+                        f"The profile of latent {latent} was to be stored, but the index "
+                        f"{index.name!r} of {index.d_sae} latents and {index.n_contexts} contexts "
+                        "does not have that latent or a context of its examples; compute the "
+                        "profiles from this index."
+                    )
+                key = {"id": id_of(index.number, latent)}
+                profiles.append(
+                    key
+                    | {
+                        "promotes": clean_text(text.promotes[:SEARCH_CHARACTERS]),
+                        "profile": packed,
+                    }
+                )
+                latents.append(
+                    key
+                    | {
+                        "n_fired": profile.n_fired,
+                        "maximum": profile.maximum,
+                        "s_in": profile.s_in,
+                        "s_out": profile.s_out,
+                    }
+                )
+                texts.append(
+                    key
+                    | {
+                        "label": labels.get(latent, ""),
+                        "promotes": folded_words(text.promotes),
+                        "fires_on": folded_words(text.fires_on),
+                        "examples": folded_words(text.examples),
+                    }
+                )
+            self._upsert(db, LatentRow, latents)
+            self._upsert(db, LatentProfileRow, profiles)
+            self._upsert(db, LatentTextRow, texts)
+
+    def _upsert(self, db: OrmSession, kind: type[Base], rows: list[dict[str, Any]]) -> None:
+        insert = self._database.insert(kind)
+        new = {name: insert.excluded[name] for name in rows[0] if name != "id"}
+        upsert = insert.on_conflict_do_update(index_elements=["id"], set_=new)
+        db.connection().execute(upsert, rows)
+
+    def _found(
+        self, which: Select[LatentRow], number: int, words: Sequence[str]
+    ) -> tuple[Select[LatentRow], list[ColumnElement[Any]]]:
+        """The query with all the words, and its order by rank."""
+        # A folded word has no quotes or operators in it.
+        if self._database.is_sqlite:
+            query = " ".join(f'"{word}"' + "*" * _is_begun(word) for word in words)
+            name: ColumnElement[Any] = literal_column("latent_search")
+            # Both ids are bounded, as SQLite reads the index of words first.
+            which = (
+                which.join(SEARCH, SEARCH.c.rowid == LatentRow.id)
+                .where(name.bool_op("MATCH")(query))
+                .where(SEARCH.c.rowid.between(id_of(number, 0), id_of(number + 1, 0) - 1))
+            )
+            return which, [func.bm25(name, *WEIGHTS).asc()]
+        wanted = func.to_tsquery(
+            literal_column("'simple'::regconfig"),
+            " & ".join(f"'{word}'" + ":*" * _is_begun(word) for word in words),
+        )
+        which = which.join(LatentTextRow, LatentTextRow.id == LatentRow.id)
+        return which.where(WORDS.bool_op("@@")(wanted)), [func.ts_rank(WORDS, wanted).desc()]
+
+
+def _chunks(items: Iterable[T], n: int) -> Iterator[list[T]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, n)):
+        yield chunk
+
+
+def _search_words(text: str) -> list[str]:
+    words = sorted(set(folded_words(text).split()))
+    if len(words) > MOST_WORDS:
+        raise StorageError(
+            f"A search for {len(words):,} words was asked for; type {MOST_WORDS} at most."
+        )
+    return words
+
+
+def _is_begun(word: str) -> bool:
+    """Whether a word finds those that begin with it; what begins with a letter is everything."""
+    return len(word) > 1
+
+
+def _density(index: LatentIndexRow) -> ColumnElement[float]:
+    return cast(LatentRow.n_fired, Float(53)) / float(max(index.n_tokens, 1))
+
+
+def _conditions(index: LatentIndexRow, filters: LatentFilter) -> list[ColumnElement[bool]]:
+    conditions = [rows_of(index.number, LatentRow.id)]
+    density = _density(index)
+    if filters.min_density is not None:
+        conditions.append(density >= filters.min_density)
+    if filters.max_density is not None:
+        conditions.append(density <= filters.max_density)
+    if filters.min_s_in is not None:
+        conditions.append(LatentRow.s_in >= filters.min_s_in)
+    if filters.min_s_out is not None:
+        conditions.append(LatentRow.s_out >= filters.min_s_out)
+    if filters.starred:
+        conditions.append(LatentRow.id.in_(_noted(index, LatentNoteRow.kind == "star")))
+    if filters.labelled:
+        conditions.append(LatentRow.id.in_(_noted(index, _is_label())))
+    if filters.latents is not None:
+        ids = [id_of(index.number, n) for n in set(filters.latents) if 0 <= n < index.d_sae]
+        conditions.append(LatentRow.id.in_(ids))
+    return conditions
+
+
+def _is_label() -> ColumnElement[bool]:
+    """Whether a note is a label that people gave, and not one of a catalogue."""
+    return (LatentNoteRow.kind == "label") & (LatentNoteRow.source == "")
+
+
+def _noted(index: LatentIndexRow, kind: ColumnElement[bool]) -> Select[int]:
+    row_id = literal(id_of(index.number, 0), BigInteger()) + LatentNoteRow.latent
+    return select(row_id).where(LatentNoteRow.sae_sha256 == index.sae_sha256, kind)
+
+
+def _summaries(
+    db: OrmSession, index: LatentIndexRow, rows: Sequence[LatentRow], words: Sequence[str]
+) -> Iterator[LatentSummary]:
+    ids = [row.id for row in rows]
+    latents = [own_part(row_id) for row_id in ids]
+    texts = select(LatentProfileRow.id, LatentProfileRow.promotes)
+    promotes = _pairs(db, texts.where(LatentProfileRow.id.in_(ids)))
+    notes = (
+        select(LatentNoteRow.latent, LatentNoteRow.text)
+        .where(LatentNoteRow.sae_sha256 == index.sae_sha256, LatentNoteRow.latent.in_(latents))
+        .order_by(LatentNoteRow.number)
+    )
+    # The newest comes last, and stays.
+    labels = _pairs(db, notes.where(_is_label()))
+    stars = set(db.scalars(notes.where(LatentNoteRow.kind == "star")))
+    found_in = {}
+    if words:
+        found = db.scalars(select(LatentTextRow).where(LatentTextRow.id.in_(ids)))
+        found_in = {text.id: _found_in(text, words) for text in found}
+    for row, latent in zip(rows, latents, strict=True):
+        yield LatentSummary(
+            latent,
+            row.n_fired,
+            row.n_fired / max(index.n_tokens, 1),
+            row.maximum,
+            row.s_in,
+            row.s_out,
+            promotes.get(row.id, ""),
+            labels.get(latent),
+            latent in stars,
+            found_in.get(row.id, ()),
+        )
+
+
+def _pairs(db: OrmSession, query: Select[int, str]) -> dict[int, str]:
+    return {number: text for number, text in db.execute(query)}
+
+
+def _found_in(text: LatentTextRow, words: Sequence[str]) -> tuple[FoundIn, ...]:
+    places: dict[FoundIn, str] = {
+        "label": text.label,
+        "tokens": f"{text.promotes} {text.fires_on}",
+        "examples": text.examples,
+    }
+    return tuple(
+        place
+        for place, folded in places.items()
+        if any(f" {word}{'' if _is_begun(word) else ' '}" in f" {folded} " for word in words)
+    )
+
+
+def _exported(db: OrmSession, row: LatentIndexRow) -> Iterator[bytes]:
+    index = LatentIndex(**{column.name: getattr(row, column.name) for column in COLUMNS})
+    header = {"format": EXPORT_FORMAT, "version": EXPORT_VERSION, "index": to_json(index)}
+    yield json.dumps(header).encode()
+    yield row.density or b""
+    profiles = (
+        select(
+            LatentProfileRow.profile,
+            LatentProfileRow.promotes,
+            LatentTextRow.fires_on,
+            LatentTextRow.examples,
+        )
+        .join(LatentTextRow, LatentTextRow.id == LatentProfileRow.id)
+        .where(rows_of(row.number, LatentProfileRow.id))
+        .order_by(LatentProfileRow.id)
+    )
+    ordinals: set[int] = set()
+    for profile, *texts in db.execute(profiles.execution_options(yield_per=ROWS_PER_READ)):
+        ordinals |= {example.context for example in unpack_profile(profile).examples}
+        yield profile
+        yield json.dumps(texts).encode()
+    yield b""
+    for chunk in _chunks(sorted(ordinals), ROWS_PER_READ):
+        contexts = select(
+            CorpusContextRow.id, CorpusContextRow.document, CorpusContextRow.token_ids
+        ).where(CorpusContextRow.id.in_([id_of(row.number, ordinal) for ordinal in chunk]))
+        for row_id, document, token_ids in db.execute(contexts.order_by(CorpusContextRow.id)):
+            yield own_part(row_id).to_bytes(4, "little") + token_ids
+            yield document.encode()
+    yield b""
+
+
+class _Parts:
+    """The parts of an exported file, unpacked one by one, as nobody knows who made it.
+
+    Raises:
+        StorageError: in every method, when the file is damaged or too large.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        unpacker = zstandard.ZstdDecompressor(max_window_size=MOST_WINDOW_BYTES)
+        self._stream = unpacker.stream_reader(data)
+        self._left = MOST_IMPORT_BYTES
+
+    def next(self) -> bytes:
+        length = int.from_bytes(self._read(4), "little")
+        if length > MOST_PART_BYTES:
+            raise _unreadable()
+        return self._read(length)
+
+    def json(self) -> Any:
+        try:
+            return json.loads(self.next())
+        except (ValueError, RecursionError) as error:
+            raise _unreadable() from error
+
+    def end(self) -> None:
+        # Reading past the end also compares the checksum.
+        try:
+            rest = self._stream.read(1)
+        except zstandard.ZstdError as error:
+            raise _unreadable() from error
+        if rest:
+            raise _unreadable()
+
+    def _read(self, n: int) -> bytes:
+        self._left -= n
+        if self._left < 0:
+            raise StorageError(
+                f"A file of latents was to be imported, but it unpacks to more than "
+                f"{MOST_IMPORT_BYTES >> 20} MB; export fewer latents."
+            )
+        try:
+            found = self._stream.read(n) if n else b""
+        except zstandard.ZstdError as error:
+            raise _unreadable() from error
+        if len(found) != n:
+            raise _unreadable()
+        return found
+
+
+def _read_header(parts: _Parts) -> LatentIndex:
+    header = parts.json()
+    if not isinstance(header, dict) or header.get("format") != EXPORT_FORMAT:
+        raise _unreadable()
+    if header.get("version") != EXPORT_VERSION:
+        raise StorageError(
+            f"A file of latents of version {header.get('version')!r} was to be imported, but this "
+            f"SAIF reads version {EXPORT_VERSION}; use the SAIF that exported it, or export it "
+            "anew."
+        )
+    try:
+        index = from_json(LatentIndex, header.get("index"))  # type: ignore[arg-type]
+        index = replace(index, id=str(uuid.UUID(index.id)))
+    except ValueError as error:
+        raise _unreadable() from error
+    counts = (index.n_contexts, index.n_tokens, index.n_nonzero)
+    # No part of the file could hold the density of more latents than this.
+    if not 1 <= index.d_sae <= MOST_PART_BYTES or not all(0 <= n < 1 << 63 for n in counts):
+        raise _unreadable()
+    return replace(
+        index,
+        name=clean_text(index.name),
+        model_sha256=clean_text(index.model_sha256),
+        sae_sha256=clean_text(index.sae_sha256),
+        hook_point=clean_text(index.hook_point),
+        sae_id=clean_text(index.sae_id),
+        source_sha256=clean_text(index.source_sha256),
+        created_at=clean_text(index.created_at),
+        n_listed=index.n_contexts,
+        finished=True,
+    )
+
+
+def _read_profiles(
+    parts: _Parts, d_sae: int, ends: dict[int, int]
+) -> Iterator[tuple[LatentProfile, bytes, ProfileText]]:
+    """Profiles, also packed, with their texts; ``ends`` learns how long contexts must be."""
+    while payload := parts.next():
+        profile = unpack_profile(payload)
+        texts = parts.json()
+        if (
+            profile.latent >= d_sae
+            or not isinstance(texts, list)
+            or len(texts) != 3
+            or not all(isinstance(text, str) for text in texts)
+        ):
+            raise _unreadable()
+        for example in profile.examples:
+            end = max(example.position + 1, example.start + len(example.activations))
+            ends[example.context] = max(end, ends.get(example.context, 0))
+        yield profile, payload, ProfileText(*texts)
+
+
+def _read_contexts(
+    parts: _Parts, row: LatentIndexRow, ends: dict[int, int]
+) -> Iterator[dict[str, Any]]:
+    """Contexts on which nothing fires; each takes itself out of ``ends``."""
+    nothing = np.zeros(0, dtype=np.int64)
+    while part := parts.next():
+        ordinal, token_ids = int.from_bytes(part[:4], "little"), part[4:]
+        n_tokens = len(token_ids) // 4
+        try:
+            document = parts.next().decode()
+        except ValueError as error:
+            raise _unreadable() from error
+        if len(part) % 4 or ordinal >= row.n_contexts or n_tokens < ends.pop(ordinal, n_tokens + 1):
+            raise _unreadable()
+        counts = np.zeros(n_tokens, dtype=np.int64)
+        yield {
+            "id": id_of(row.number, ordinal),
+            "document": clean_text(document),
+            "token_ids": token_ids,
+            "activations": pack_activations(counts, nothing, nothing.astype("f4"), row.d_sae),
+        }
+
+
+def _unreadable() -> StorageError:
+    return StorageError(
+        "A file of latents was to be imported, but it is not a whole file that SAIF exported; "
+        "download it again."
+    )
