@@ -1,14 +1,19 @@
-"""Charts of one latent: the tokens it promotes, and how strongly it fires on each pair."""
+"""Charts of one latent: what it promotes, how strongly it fires, and what continues it."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import altair as alt
 import numpy as np
 
 from app.session_view import visible
+from saif_core.corpus_records import QUANTILES, LatentProfile
 from saif_core.records import PairActivations, PromptPair
 
+if TYPE_CHECKING:  # importing the graph imports torch, which no chart needs
+    from saif_core.explain.flow import FlowGraph
+
+FLOW_CLICK = "flow_click"
 WITH, WITHOUT = "with the instruction", "without"
 PROMOTED, SUPPRESSED = "promoted", "suppressed"
 # No colours are named: the theme's first and second are blue and orange, fit for light and dark.
@@ -168,3 +173,188 @@ def activation_sentence(activations: PairActivations) -> str:
             f"(median {median:.2f}, 90% below {high:.2f}, most {array.max():.2f})"
         )
     return ("; ".join(parts) + ".").capitalize() if parts else ""
+
+
+def profile_histogram(profile: LatentProfile) -> alt.LayerChart:
+    """How many tokens of a corpus it fires on how strongly, with its quantiles as lines."""
+    width = profile.maximum / len(profile.histogram)
+    bars = [
+        {"from": at * width, "to": (at + 1) * width, "n": n, "zero": 0}
+        for at, n in enumerate(profile.histogram)
+        if n
+    ]
+    marks = [
+        {"quantile": f"{quantile:.0%}", "activation": value}
+        for quantile, value in zip(QUANTILES, profile.quantiles, strict=True)
+    ]
+    tokens = _counts(bars, "latent activation", "tokens")
+    rules = (
+        alt.Chart(alt.InlineData(values=marks))
+        .mark_rule(strokeDash=[4, 3], color="#888888")
+        .encode(
+            x="activation:Q",
+            tooltip=[alt.Tooltip("quantile:N"), alt.Tooltip("activation:Q", format=".4g")],
+        )
+    )
+    # The names of neighbouring quantiles would cover each other; the rest are in the tooltips.
+    named = [mark for mark in marks if mark["quantile"] in ("5%", "50%", "95%")]
+    names = (
+        alt.Chart(alt.InlineData(values=named))
+        .mark_text(baseline="bottom", color="#888888")
+        .encode(x="activation:Q", y=alt.value(-3), text="quantile:N")
+    )
+    return alt.LayerChart(layer=[tokens, rules, names]).properties(height=220)
+
+
+def logit_histogram(profile: LatentProfile) -> alt.Chart:
+    """How many tokens of the vocabulary its decoder direction raises or lowers how much."""
+    low, high = profile.logit_range
+    edges = np.linspace(low, high, len(profile.logit_histogram) + 1).tolist()
+    bars = [
+        {"from": start, "to": end, "n": n, "zero": 0}
+        for start, end, n in zip(edges, edges[1:], profile.logit_histogram, strict=False)
+        if n
+    ]
+    return _counts(bars, "logit, vocabulary mean = 0", "tokens").properties(height=220)
+
+
+def _counts(bars: Sequence[dict[str, Any]], value: str, count: str) -> alt.Chart:
+    chart: alt.Chart = (
+        alt.Chart(alt.InlineData(values=list(bars)))
+        .mark_bar()
+        .encode(
+            x=alt.X("from:Q", title=value),
+            x2="to:Q",
+            y2="zero:Q",
+            # A logarithm that has a place for zero.
+            y=alt.Y("n:Q", title=f"{count}, log scale", scale=alt.Scale(type="symlog")),
+            tooltip=[
+                alt.Tooltip("n:Q", title=count, format=","),
+                alt.Tooltip("from:Q", format=".4g"),
+                alt.Tooltip("to:Q", format=".4g"),
+            ],
+        )
+    )
+    return chart
+
+
+def flow_rows(
+    graph: "FlowGraph", names: Mapping[tuple[int, int], str]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Nodes and edges with their places: x is the layer, y the place among those of the layer.
+
+    Args:
+        names: by (layer, latent), the words to put under a node.
+    """
+    layers: dict[int, list[int]] = {}
+    for node in graph.nodes:
+        layers.setdefault(node.layer, []).append(node.latent)
+
+    def place(layer: int, latent: int) -> float:
+        return (len(layers[layer]) - 1) / 2 - layers[layer].index(latent)
+
+    nodes = [
+        {
+            "layer": node.layer,
+            "latent": node.latent,
+            "name": f"{node.layer}/{node.latent}",
+            "promotes": names.get((node.layer, node.latent), ""),
+            "class": node.origin,
+            "place": place(node.layer, node.latent),
+        }
+        for node in graph.nodes
+    ]
+    edges = [
+        {
+            "layer": edge.layer_from,
+            "place": place(edge.layer_from, edge.latent_from),
+            "layer to": edge.layer_to,
+            "place to": place(edge.layer_to, edge.latent_to),
+            "from": f"{edge.layer_from}/{edge.latent_from}",
+            "to": f"{edge.layer_to}/{edge.latent_to}",
+            "cosine": edge.cosine,
+            "middle": (edge.layer_from + edge.layer_to) / 2,
+            "place middle": (
+                place(edge.layer_from, edge.latent_from) + place(edge.layer_to, edge.latent_to)
+            )
+            / 2,
+        }
+        for edge in graph.edges
+    ]
+    return nodes, edges
+
+
+def flow_chart(
+    graph: "FlowGraph", names: Mapping[tuple[int, int], str], asked: tuple[int, int]
+) -> alt.LayerChart:
+    """Latents of the layers around as a graph; a click on a node selects its layer and latent.
+
+    Args:
+        names: see ``flow_rows``.
+        asked: (layer, latent) of the latent that the graph is of, drawn larger.
+    """
+    nodes, edges = flow_rows(graph, names)
+    nodes = [dict(node, asked=(node["layer"], node["latent"]) == asked) for node in nodes]
+    layers = sorted({node["layer"] for node in nodes})
+    largest = max(abs(node["place"]) for node in nodes) + 0.6
+    margin = max((layers[-1] - layers[0]) / 6, 0.5)
+    span = alt.Scale(domain=[layers[0] - margin, layers[-1] + margin], nice=False)
+    x = alt.X(
+        "layer:Q", title="layer", scale=span, axis=alt.Axis(values=layers, format="d", grid=False)
+    )
+    y = alt.Y("place:Q", axis=None, scale=alt.Scale(domain=[-largest, largest], nice=False))
+    lines = (
+        alt.Chart(alt.InlineData(values=edges))
+        .mark_rule(color="#888888")
+        .encode(
+            x=x,
+            y=y,
+            x2="layer to:Q",
+            y2="place to:Q",
+            strokeWidth=alt.StrokeWidth(
+                "cosine:Q", scale=alt.Scale(domain=[0.5, 1], range=[1, 5]), legend=None
+            ),
+            tooltip=["from:N", "to:N", alt.Tooltip("cosine:Q", format=".3f")],
+        )
+    )
+    cosines = (
+        alt.Chart(alt.InlineData(values=edges))
+        .mark_text(dy=-8, color="#888888")
+        .encode(
+            x="middle:Q",
+            y=alt.Y("place middle:Q", axis=None),
+            text=alt.Text("cosine:Q", format=".2f"),
+        )
+    )
+    classes = alt.Scale(domain=["kept", "newborn", "unmatched"])
+    chosen = alt.selection_point(
+        name=FLOW_CLICK, fields=["layer", "latent"], toggle=False, clear=False
+    )
+    dots = (
+        alt.Chart(alt.InlineData(values=nodes))
+        .mark_point(filled=True, opacity=1, cursor="pointer")
+        .encode(
+            x=x,
+            y=y,
+            color=alt.Color("class:N", scale=classes, legend=alt.Legend(orient="top", title=None)),
+            shape=alt.Shape(
+                "class:N",
+                scale=alt.Scale(
+                    domain=["kept", "newborn", "unmatched"], range=["circle", "diamond", "square"]
+                ),
+            ),
+            size=alt.Size(
+                "asked:O", scale=alt.Scale(domain=[False, True], range=[110, 320]), legend=None
+            ),
+            tooltip=["name:N", "promotes:N", "class:N"],
+        )
+        .add_params(chosen)
+    )
+    text = alt.Chart(alt.InlineData(values=nodes))
+    labels = [
+        text.mark_text(dy=below, color="#888888", limit=150).encode(x=x, y=y, text=f"{words}:N")
+        for words, below in (("name", 20), ("promotes", 34))
+    ]
+    return alt.LayerChart(layer=[lines, cosines, dots, *labels]).properties(
+        height=120 + 80 * int(2 * largest)
+    )

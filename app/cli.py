@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from app import cli_doctor, cli_serve, cli_sessions, cli_training
+from app import cli_corpus, cli_doctor, cli_explain, cli_serve, cli_sessions, cli_training
 from app.cli_options import (
     ChatOption,
     ContentsOption,
@@ -60,6 +60,10 @@ app = typer.Typer(
 app.command("serve")(cli_serve.serve)
 app.command("fetch")(cli_doctor.fetch)
 app.command("doctor")(cli_doctor.doctor)
+app.command("index")(cli_corpus.index)
+app.command("write-text")(cli_corpus.write_text)
+app.command("health")(cli_explain.health)
+app.command("decompose")(cli_explain.decompose)
 
 
 @app.command()

@@ -13,6 +13,14 @@ if TYPE_CHECKING:  # importing the engine imports torch, which the first paint n
     from saif_core.engine import EngineStatus
 
 POLL_SECONDS = 2.0
+PAGE_OF_JOB = {
+    "rank": "views/instructions.py",
+    "generate": "views/compare.py",
+    "index": "views/corpus.py",
+    "contrast": "views/search.py",
+    "vector": "views/vector.py",
+    "health": "views/sae_health.py",
+}
 
 
 def draw_work_in_hand() -> None:
@@ -67,7 +75,7 @@ def _draw_basket() -> None:
     n_chosen = len(in_hand.basket)
     st.markdown(f"**Basket** · {n_chosen} {'latent' if n_chosen == 1 else 'latents'}")
     if not n_chosen:
-        st.caption("Tick latents on the Latents page to steer with them.")
+        st.caption("Tick latents on the Latents or the Search page to steer with them.")
         return
     st.caption("Latent and its coefficient: the activation it is given at strength 1.")
     with st.container(height=240 if n_chosen > 5 else "content", border=False, key="basket"):
@@ -115,13 +123,14 @@ def _draw_status(first: "list[EngineStatus]") -> None:
 def _draw_job(record: JobRecord) -> None:
     share = min(1.0, record.done / record.total) if record.total else 0.0
     st.progress(share, text=escape_markdown(f"{record.title}: {record.message or record.state}"))
-    page = {"rank": "views/instructions.py", "generate": "views/compare.py"}.get(record.kind)
+    page = PAGE_OF_JOB.get(record.kind)
     if page and st.button(
         "Go to it", key=f"job_{record.id}", icon=":material/arrow_forward:", type="tertiary"
     ):
         if record.kind == "generate":
             open_page(page, run=record.id)
-        work().attach(record.id)
+        if record.kind == "rank":
+            work().attach(record.id)
         open_page(page)
 
 

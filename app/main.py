@@ -15,14 +15,23 @@ INSTRUCTIONS = st.Page(
 SHARED = st.Page(
     "views/shared.py", title="Shared session", icon=":material/link:", visibility="hidden"
 )
-PAGES = [
-    INSTRUCTIONS,
-    st.Page("views/latents.py", title="Latents", icon=":material/scatter_plot:"),
-    st.Page("views/latent.py", title="Latent", icon=":material/search_insights:"),
-    st.Page("views/compare.py", title="Compare", icon=":material/compare:"),
-    st.Page("views/sessions.py", title="Sessions", icon=":material/folder_open:"),
-    SHARED,
-]
+# The flow, in its order, and what stands beside it.
+PAGES = {
+    "": [
+        INSTRUCTIONS,
+        st.Page("views/latents.py", title="Latents", icon=":material/scatter_plot:"),
+        st.Page("views/latent.py", title="Latent", icon=":material/search_insights:"),
+        st.Page("views/compare.py", title="Compare", icon=":material/compare:"),
+        st.Page("views/sessions.py", title="Sessions", icon=":material/folder_open:"),
+        SHARED,
+    ],
+    "Explore": [
+        st.Page("views/search.py", title="Search", icon=":material/travel_explore:"),
+        st.Page("views/vector.py", title="Vector", icon=":material/polyline:"),
+        st.Page("views/sae_health.py", title="SAE health", icon=":material/monitor_heart:"),
+        st.Page("views/corpus.py", title="Corpus", icon=":material/library_books:"),
+    ],
+}
 # Drawn here because a Material icon would be fetched from another host.
 ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16" fill="none" stroke="#0b63a5" '

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from saif_core.errors import SaifError
@@ -22,6 +22,9 @@ class Settings:
         dtype: "auto" or a torch dtype name (SAIF_DTYPE).
         host: address that the dashboard listens on (SAIF_HOST).
         port: port that the dashboard listens on (SAIF_PORT).
+        llm_url: base URL of an OpenAI-compatible endpoint that describes latents (SAIF_LLM_URL).
+        llm_model: name that the endpoint knows its model by (SAIF_LLM_MODEL).
+        llm_key: its key (SAIF_LLM_KEY); never printed with the settings.
     """
 
     home: Path
@@ -33,6 +36,9 @@ class Settings:
     dtype: str
     host: str
     port: int
+    llm_url: str
+    llm_model: str
+    llm_key: str = field(repr=False)
 
 
 def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
@@ -60,6 +66,9 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         dtype=read("SAIF_DTYPE", "auto"),
         host=read("SAIF_HOST", "127.0.0.1"),
         port=_port(read("SAIF_PORT", "8501")),
+        llm_url=read("SAIF_LLM_URL", ""),
+        llm_model=read("SAIF_LLM_MODEL", ""),
+        llm_key=read("SAIF_LLM_KEY", ""),
     )
 
 
@@ -75,6 +84,9 @@ def export_settings(settings: Settings) -> None:
         SAIF_DTYPE=settings.dtype,
         SAIF_HOST=settings.host,
         SAIF_PORT=str(settings.port),
+        SAIF_LLM_URL=settings.llm_url,
+        SAIF_LLM_MODEL=settings.llm_model,
+        SAIF_LLM_KEY=settings.llm_key,
     )
 
 

@@ -31,9 +31,12 @@ MOST_PARTNERS = 1 << 26
 N_TOP_EXAMPLES = 8
 N_QUARTERS, N_PER_QUARTER = 4, 2
 N_FIRING_TOKENS = 20
-N_COFIRING = 10
+N_COFIRING = 8
 N_TOKENS = 10
+LOGIT_BINS = 20
+N_SEARCHED_EXAMPLES = 4
 TOKENS_BEFORE, TOKENS_AFTER = 14, 9
+PHRASE_TOKENS = 4
 LATENTS_PER_WRITE = 512
 LENS_LATENTS = 64
 # Latents that met on fewer tokens may have met by chance.
@@ -185,7 +188,7 @@ def _read_lenses(model: LoadedModel, sae: LoadedSae, latents: Sequence[int]) -> 
         worst = logits.topk(min(N_TOKENS, logits.shape[-1]), dim=-1, largest=False)
         for row, line in enumerate(logits):
             span = (float(line.min()), float(line.max()))
-            counts = torch.histc(line, HISTOGRAM_BINS, *span)
+            counts = torch.histc(line, LOGIT_BINS, *span)
             yield _Lens(
                 list(zip(best.indices[row].tolist(), best.values[row].tolist(), strict=True)),
                 list(zip(worst.indices[row].tolist(), worst.values[row].tolist(), strict=True)),
@@ -241,15 +244,20 @@ def _examples(
     strongest: np.ndarray,
 ) -> tuple[ProfileExample, ...]:
     contexts = np.searchsorted(tokens.starts, numbers, side="right") - 1
-    taken: set[int] = set()
+    taken: set[int | bytes] = set()
 
     def take(order: np.ndarray, kind: int, n: int) -> Iterator[ProfileExample]:
         for at in order.tolist():
-            # One of each context: a repeated phrase would fill the page.
-            if n and (context := int(contexts[at])) not in taken:
-                taken.add(context)
+            if not n:
+                return
+            context, number = int(contexts[at]), int(numbers[at])
+            start = max(int(tokens.starts[context]), number + 1 - PHRASE_TOKENS)
+            phrase = tokens.ids[start : number + 1].tobytes()
+            # One of each context and phrase: what a corpus repeats would fill the page.
+            if context not in taken and phrase not in taken:
+                taken.update((context, phrase))
                 n -= 1
-                yield _example(kind, context, int(numbers[at]), tokens, numbers, values)
+                yield _example(kind, context, number, tokens, numbers, values)
 
     found = list(take(strongest, 0, N_TOP_EXAMPLES))
     # Drawn by a hash of token and latent: random, yet the same each time.
@@ -298,7 +306,7 @@ def _words(
 ) -> ProfileText:
     """What the latent can be found by."""
     strongest = []
-    for example in profile.examples[:N_TOP_EXAMPLES]:
+    for example in profile.examples[:N_SEARCHED_EXAMPLES]:
         start = int(tokens.starts[example.context]) + example.start
         ids = tokens.ids[start : start + len(example.activations)].tolist()
         strongest.append(model.decode(ids))

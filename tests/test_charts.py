@@ -4,6 +4,15 @@ from typing import Any
 import pytest
 
 from app.charts import BRUSH, latents_in, overlap_rows, rate_scatter, score_curve
+from app.charts_latent import (
+    FLOW_CLICK,
+    flow_chart,
+    flow_rows,
+    logit_histogram,
+    profile_histogram,
+)
+from saif_core.corpus_records import LatentProfile
+from saif_core.explain.flow import FlowEdge, FlowGraph, FlowNode
 from saif_core.records import LatentScore, Ranking
 
 LATENTS = tuple(
@@ -88,3 +97,77 @@ def test_overlap_counts_shared_latents() -> None:
         {"ranking": "a", "a": 3, "b": 1},
         {"ranking": "b", "a": 1, "b": 2},
     ]
+
+
+PROFILE = LatentProfile(
+    latent=3,
+    n_fired=7,
+    maximum=8.0,
+    mean=2.0,
+    quantiles=(0.1, 0.2, 0.5, 1.0, 2.0, 6.0, 7.5),
+    histogram=(4, 2, *(0,) * 29, 1),
+    n_first=0,
+    n_special=0,
+    cofiring=(),
+    examples=(),
+    promoted=(),
+    suppressed=(),
+    logit_histogram=(1, 0, 5, 2),
+    logit_range=(-1.0, 3.0),
+)
+GRAPH = FlowGraph(
+    (
+        FlowNode(14, 1, "unmatched"),
+        FlowNode(14, 5, "unmatched"),
+        FlowNode(22, 9, "kept"),
+    ),
+    (FlowEdge(14, 1, 22, 9, 0.9), FlowEdge(14, 5, 22, 9, 0.6)),
+)
+
+
+def test_the_firing_histogram_has_a_bar_per_bin_and_a_line_per_quantile() -> None:
+    spec = profile_histogram(PROFILE).to_dict()
+    bars, rules, names = (rows_of(spec, layer) for layer in spec["layer"])
+    assert [(bar["from"], bar["to"], bar["n"]) for bar in bars] == [
+        (0.0, 0.25, 4),
+        (0.25, 0.5, 2),
+        (7.75, 8.0, 1),
+    ]
+    assert spec["layer"][0]["encoding"]["y"]["scale"]["type"] == "symlog"
+    assert [rule["activation"] for rule in rules] == list(PROFILE.quantiles)
+    assert {"quantile": "50%", "activation": 1.0} in names
+
+
+def test_the_logit_histogram_spans_the_range_of_the_logits() -> None:
+    spec = logit_histogram(PROFILE).to_dict()
+    assert [(bar["from"], bar["to"], bar["n"]) for bar in rows_of(spec, spec)] == [
+        (-1.0, 0.0, 1),
+        (1.0, 2.0, 5),
+        (2.0, 3.0, 2),
+    ]
+
+
+def test_flow_edges_end_where_their_nodes_are() -> None:
+    nodes, edges = flow_rows(GRAPH, {(14, 1): "era · ere"})
+    at = {node["name"]: (node["layer"], node["place"]) for node in nodes}
+    assert len(set(at.values())) == len(nodes)
+    for edge in edges:
+        assert at[edge["from"]] == (edge["layer"], edge["place"])
+        assert at[edge["to"]] == (edge["layer to"], edge["place to"])
+    assert {node["name"]: node["promotes"] for node in nodes} == {
+        "14/1": "era · ere",
+        "14/5": "",
+        "22/9": "",
+    }
+
+
+def test_a_click_on_the_flow_selects_layer_and_latent() -> None:
+    spec = flow_chart(GRAPH, {}, (22, 9)).to_dict()
+    (click,) = spec["params"]
+    assert click["name"] == FLOW_CLICK
+    assert click["select"]["fields"] == ["layer", "latent"]
+    dots = spec["layer"][2]
+    assert dots["encoding"]["color"]["field"] == dots["encoding"]["shape"]["field"] == "class"
+    assert [row["asked"] for row in rows_of(spec, dots)] == [False, False, True]
+    # A browser draws nothing when some layers have an axis and others have none.
+    assert all(layer["encoding"]["y"]["axis"] is None for layer in spec["layer"])

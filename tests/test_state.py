@@ -44,6 +44,18 @@ def test_the_cache_size_is_read_and_handed_to_other_code_of_the_process(
     assert load_settings().cache_mb == 7
 
 
+def test_the_key_of_the_endpoint_is_read_and_handed_on_but_never_printed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.environ", dict(os.environ))
+    asked = {"SAIF_LLM_URL": " http://x/v1 ", "SAIF_LLM_MODEL": "m", "SAIF_LLM_KEY": "sk-secret"}
+    settings = load_settings(asked)
+    assert (settings.llm_url, settings.llm_model) == ("http://x/v1", "m")
+    assert "sk-secret" not in repr(settings)
+    export_settings(settings)
+    assert load_settings().llm_key == "sk-secret"
+
+
 def test_the_store_of_the_app_keeps_no_more_than_the_setting_says(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -7,6 +7,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from app.messages import shown
+from app.sae_fit import misfit
 from app.session_open import OPENED, RUN, hold
 from app.session_view import (
     default_session_name,
@@ -65,6 +66,9 @@ def draw_page() -> None:
     head = st.container(horizontal=True, vertical_alignment="center")
     head.title("What does it do to the text?", width="stretch")
     _draw_opened(in_hand)
+    reason = misfit(in_hand.sae_id)
+    if reason:
+        _draw_misfit(reason)
     draw_prompts(form)
     edited = _draw_latents(in_hand)
     dial, size = st.columns([3, 2], vertical_alignment="center")
@@ -77,11 +81,12 @@ def draw_page() -> None:
     with head:
         _draw_save(request, run)
     with shown():
-        _draw_generate(request, run)
+        _draw_generate(request, run, reason)
     _draw_run(run, request)
     # Last, because the engine may take a moment to answer.
-    with shown():
-        _draw_size(size_place, request)
+    if not reason:
+        with shown():
+            _draw_size(size_place, request)
     if edited:
         # The sidebar, drawn first, still lists the basket as it was. Not sooner: a button that
         # was pressed in the same run would be forgotten.
@@ -162,8 +167,15 @@ def _draw_latents(in_hand: Work) -> bool:
     return False
 
 
-def _draw_generate(request: GenerationRequest, run: Run) -> None:
-    missing = (
+def _draw_misfit(reason: str) -> None:
+    st.error(escape_markdown(reason), icon=":material/block:")
+    st.page_link(
+        "views/sae_health.py", label="Is this SAE any good?", icon=":material/monitor_heart:"
+    )
+
+
+def _draw_generate(request: GenerationRequest, run: Run, reason: str | None) -> None:
+    missing = escape_markdown(reason or "") or (
         "Write a prompt first."
         if not request.prompts
         else "Choose at least one latent first."
