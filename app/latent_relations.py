@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import streamlit as st
 
 from app.charts_latent import FLOW_CLICK, flow_chart
 from app.latent_evidence import KnownLatent, newest_index, percent, summaries_of, words_of
 from app.session_view import escape_markdown
-from app.state import Work, engine, open_page, store
+from app.state import VIA_LINK, Work, engine, open_page, store
 from saif_core.corpus_records import LatentIndex
 from saif_core.records import Ranking, from_json
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:  # importing these imports torch, which the first paint need n
 N_SAME, N_OTHER = 10, 5
 N_STORED = 50
 KEPT_SECONDS = 60.0
+_COUNTED = "latent_coactivation"
 
 
 class RankedFor(NamedTuple):
@@ -202,6 +204,72 @@ def _draw_flow(sae_id: str, latent: int, graph: "FlowGraph", known: KnownLatent 
         "before. Click a latent to open it. Alike directions need not fire together."
     )
     follow_click(event["selection"].get(FLOW_CLICK, []), sae_id, (asked, latent))
+    _draw_coactivation(sae_id, latent, graph, known)
+
+
+def _draw_coactivation(
+    sae_id: str, latent: int, graph: "FlowGraph", known: KnownLatent | None
+) -> None:
+    """Whether latents that the graph joins fire on the same tokens, counted when asked for."""
+    layers = {node.layer for node in graph.nodes}
+    indexes = {
+        layer: _index_of(engine().decoders.sae_of_layer(layer, sae_id), sae_id, known)
+        for layer in layers
+    }
+    sources = {index.source_sha256 for index in indexes.values() if index}
+    if None in indexes.values() or len(sources) != 1 or not all(sources):
+        st.caption("Whether they fire together can be counted once all these SAEs read one corpus.")
+        return
+    key = f"latent_coactivation_{sae_id}_{latent}"
+    if st.button("Do they fire together?", key=key, icon=":material/join_inner:"):
+        with st.spinner("Counting over the corpus …"):
+            st.session_state[_COUNTED] = (sae_id, latent, _coactivations(graph, indexes))
+    counted = st.session_state.get(_COUNTED)
+    if counted is None or counted[:2] != (sae_id, latent):
+        return
+    if not counted[2]:
+        st.info(
+            "These indexes came without the activations of single tokens, so this cannot be "
+            "counted in them: have these SAEs read a corpus here, on the Corpus page.",
+            icon=":material/info:",
+        )
+        return
+    st.dataframe(counted[2], hide_index=True, alt="How often joined latents fire together")
+
+
+def _coactivations(
+    graph: "FlowGraph", indexes: dict[int, LatentIndex | None]
+) -> list[dict[str, Any]]:
+    """A line per edge of a flow graph; none where an index holds no activations."""
+    from saif_core.explain.flow import coactivation
+
+    fires: dict[tuple[int, int], np.ndarray] = {}
+    n_tokens = 0
+    for layer, index in indexes.items():
+        assert index is not None
+        n_tokens = index.n_tokens
+        mine = [node.latent for node in graph.nodes if node.layer == layer]
+        density = store().latents.density(index.id)
+        for number, tokens in store().latents.firing_tokens(index.id, mine).items():
+            if len(tokens) != density[number]:
+                return []
+            fires[layer, number] = tokens
+    lines = []
+    for edge in graph.edges:
+        below, above = (edge.layer_from, edge.latent_from), (edge.layer_to, edge.latent_to)
+        found = coactivation(fires[below], fires[above], n_tokens)
+        lines.append(
+            {
+                "from": "/".join(map(str, below)),
+                "to": "/".join(map(str, above)),
+                "cosine": round(edge.cosine, 2),
+                "tokens on which both fire": found.n_both,
+                "share of the lower one's": found.b_given_a,
+                "share of the upper one's": found.a_given_b,
+                "lift": found.lift,
+            }
+        )
+    return lines
 
 
 def follow_click(clicked: Any, sae_id: str, asked: tuple[int, int]) -> None:
@@ -225,5 +293,5 @@ def _draw_link(sae_id: str, latent: int, label: str, words: str) -> None:
         "views/latent.py",
         label=f"{label} {escape_markdown(words)}".strip(),
         icon=":material/near_me:",
-        query_params={"sae": sae_id, "latent": str(latent)},
+        query_params={"sae": sae_id, "latent": str(latent), VIA_LINK: "link"},
     )

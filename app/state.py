@@ -29,6 +29,9 @@ MAX_STRENGTH = 100.0
 MAX_INDEX_DIGITS = 9
 _PUBLISHED = "published_parameters"
 URL_PARAMETERS = ("sae", "instruction", "job", "basket", "strength")
+# Links from a page to itself carry it: the browser changes its address only when told to, and
+# taking this away again tells it.
+VIA_LINK = "via"
 
 
 def store() -> Store:
@@ -233,7 +236,7 @@ def write_url() -> None:
     All parameters change at once: every single change would be a step of the browser's history.
     """
     published: dict[str, str] = st.session_state.get(_PUBLISHED, {})
-    ours = {*URL_PARAMETERS, *published}
+    ours = {*URL_PARAMETERS, *published, VIA_LINK}
     current = st.query_params.to_dict()
     wanted = {name: value for name, value in current.items() if name not in ours}
     wanted |= {name: value for name, value in published.items() if value} | work().to_query()

@@ -213,6 +213,28 @@ class LatentStore:
                 found = list(_read_contexts(db, which).values())
             yield _joined(found)
 
+    def firing_tokens(self, index_id: str, latents: Sequence[int]) -> dict[int, np.ndarray]:
+        """Numbers of the tokens on which each latent fires, counted over the whole corpus.
+
+        Two indexes of one text number its tokens alike. An imported index has no activations, so
+        there is nothing to find in it.
+
+        Raises:
+            UnknownNameError: there is no such index.
+            StorageError: the database refused.
+        """
+        found: dict[int, list[np.ndarray]] = {latent: [] for latent in latents}
+        n_tokens = 0
+        for block in self.blocks(index_id):
+            owners = np.repeat(np.arange(len(block.counts)), block.counts) + n_tokens
+            for latent, parts in found.items():
+                parts.append(owners[block.indices == latent])
+            n_tokens += len(block.counts)
+        return {
+            latent: np.concatenate([np.zeros(0, dtype=np.int64), *parts])
+            for latent, parts in found.items()
+        }
+
     def checkpoint(self, index_id: str) -> None:
         """Write the lists and the density of everything added so far.
 

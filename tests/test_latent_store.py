@@ -392,3 +392,19 @@ def test_a_latent_is_read_from_one_small_row(store: Store) -> None:
     assert sorted(size for (size,) in sizes) == [
         entries * LIST_LENGTH * 12 for entries in (D_SAE % LATENTS_PER_ROW, 64, 64)
     ]
+
+
+def test_firing_tokens_are_numbered_over_the_whole_corpus(latents: LatentStore) -> None:
+    index_id = latents.create_index("numbers", "m", "s", D_SAE)
+    blocks = [make_block(300, seed) for seed in range(2)]
+    for block in blocks:
+        latents.append(index_id, block)
+    n_before, expected = 0, dict[int, list[int]]()
+    for block in blocks:
+        owners = np.repeat(np.arange(len(block.counts)), block.counts) + n_before
+        for latent in (0, 3, 149):
+            mine = owners[block.indices == latent].tolist()
+            expected[latent] = expected.get(latent, []) + mine
+        n_before += len(block.counts)
+    found = latents.firing_tokens(index_id, [0, 3, 149])
+    assert {latent: numbers.tolist() for latent, numbers in found.items()} == expected

@@ -227,6 +227,40 @@ def test_a_flow_is_drawn_and_a_click_opens_the_other_latent(
     assert f"What is latent {below}?" in texts(at)
 
 
+def test_joined_latents_are_counted_on_the_same_tokens(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_sae_dir: Path
+) -> None:
+    from tests import tiny
+
+    other = tiny.save_sae(tmp_path / "other-sae", tiny_model_dir, layer=0)
+    monkeypatch.setenv("SAIF_SAES", f"{tiny_sae_dir},{other}")
+    above = index_words(str(tiny_sae_dir), tmp_path)
+    fired = store().latents.density(above.id)
+    flow = engine().decoders.flow
+    latent = next(n for n in range(60) if fired[n] and flow(str(tiny_sae_dir), n).edges)
+    at = open_page("latent", sae=str(tiny_sae_dir), latent=str(latent))
+    assert "can be counted once all these SAEs read one corpus" in texts(at)
+    below = index_words(str(other), tmp_path)
+    settle(at.run())
+    key = f"latent_coactivation_{tiny_sae_dir}_{latent}"
+    settle(at.button(key=key).click().run())
+    counted = next(t.value for t in at.dataframe if "lift" in t.value.columns)
+    graph = flow(str(tiny_sae_dir), latent)
+    assert len(counted) == len(graph.edges)
+    fires = {}
+    for layer, index in ((0, below), (1, above)):
+        blocks = list(store().latents.blocks(index.id))
+        dense = np.zeros((index.n_tokens, tiny.D_SAE), dtype=bool)
+        counts = np.concatenate([block.counts for block in blocks])
+        indices = np.concatenate([block.indices for block in blocks])
+        dense[np.repeat(np.arange(index.n_tokens), counts), indices] = True
+        fires[layer] = dense
+    for edge, line in zip(graph.edges, counted.to_dict("records"), strict=True):
+        lower, upper = fires[0][:, edge.latent_from], fires[1][:, edge.latent_to]
+        assert line["tokens on which both fire"] == (lower & upper).sum()
+    assert counted["tokens on which both fire"].max() > 0
+
+
 def test_rankings_of_the_session_and_of_the_store_name_instruction_rank_and_n(
     tiny_sae_dir: Path,
 ) -> None:
