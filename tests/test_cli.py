@@ -32,6 +32,9 @@ INTERRUPTED = """
 import os, signal
 from app import cli, cli_output
 
+# Where a shell runs this in the background, the signal would be ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 class Interrupting(cli_output.ProgressLine):
     sent = False
 

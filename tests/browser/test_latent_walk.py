@@ -33,10 +33,9 @@ def test_search_latent_neighbour_flow_and_compare(chromium: Browser, dashboard: 
     page.get_by_role("heading", name="Where it fires").wait_for()
     assert re.fullmatch(r"What is latent \d+\?", title_of(page))
 
-    # By address: another latent, from the store, as no model is loaded yet.
+    # By address: another latent.
     page.goto(f"{dashboard}/latent?sae={SAE}&latent={LATENT}")
     page.get_by_text("Strongest (n = 8)").wait_for()
-    expect(page.get_by_text("model not loaded yet")).to_be_visible()
 
     # A neighbour in the layer below, and back.
     page.get_by_role("link", name=re.compile(rf"^{BELOW} \(\+0\.65\)")).click()
