@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Error, Locator, Page, expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 MINUTES = 60_000  # in milliseconds
@@ -14,6 +14,23 @@ LATENT, BELOW = 302, 4435
 
 def title_of(page: Page) -> str:
     return page.locator("h1").first.inner_text()
+
+
+def click_node(page: Page, name: str, goal: Locator) -> None:
+    """Click the node above a name of the flow graph, until the page that it opens is there."""
+    text = page.locator("[data-testid=stVegaLiteChart] text", has_text=name).first
+    for _ in range(10):
+        try:
+            text.scroll_into_view_if_needed(timeout=5_000)
+            node = text.bounding_box(timeout=5_000)
+            assert node is not None
+            page.mouse.click(node["x"] + node["width"] / 2, node["y"] - 12)
+            goal.wait_for(timeout=10_000)
+            return
+        except Error:
+            # The chart was drawn anew in between.
+            continue
+    expect(goal).to_be_visible()
 
 
 def test_search_latent_neighbour_flow_and_compare(chromium: Browser, dashboard: str) -> None:
@@ -45,12 +62,7 @@ def test_search_latent_neighbour_flow_and_compare(chromium: Browser, dashboard: 
     page.get_by_role("heading", name=f"What is latent {LATENT}?").wait_for()
 
     # The same step by the flow graph: its nodes stand above their names.
-    name = page.locator("[data-testid=stVegaLiteChart] text", has_text=f"22/{BELOW}").first
-    name.scroll_into_view_if_needed()
-    node = name.bounding_box()
-    assert node is not None
-    page.mouse.click(node["x"] + node["width"] / 2, node["y"] - 12)
-    page.get_by_role("heading", name=f"What is latent {BELOW}?").wait_for()
+    click_node(page, f"22/{BELOW}", page.get_by_role("heading", name=f"What is latent {BELOW}?"))
 
     # Steer with it.
     page.get_by_role("button", name="Steer with this one").click()
