@@ -81,14 +81,17 @@ def started_engine(settings: Settings, store: "Store") -> Iterator["Engine"]:
     """An engine, closed at the end."""
     from saif_core.catalog import Catalog
     from saif_core.engine import Engine
+    from saif_core.judge_endpoint import configure_judge
 
     quiet_libraries()
+    configure_judge(settings.llm_url, settings.llm_model, settings.llm_key)
     engine = Engine(
         Catalog(settings.home, extra_saes=settings.saes),
         model_id=settings.model,
         cache=store.cache,
         job_log=store.jobs,
         corpus=(store.latents, store.profiles),
+        evaluations=store.evaluations,
         device=settings.device,
         dtype=settings.dtype,
     )
@@ -147,7 +150,7 @@ def read_pairs(
             raise PromptPairError("--pairs has its own contents; leave out --contents.")
         loaded = prompt_pairs.load_pairs(pairs.read_bytes(), filename=pairs.name)
         return pairs.stem, tuple(loaded)
-    found = _read_instruction(instruction)
+    found = read_instruction(instruction)
     texts: Sequence[str] = prompt_pairs.shipped_contents()
     if contents is not None:
         texts = prompt_pairs.load_contents(contents.read_bytes(), filename=contents.name)
@@ -161,7 +164,7 @@ def read_pairs(
     return found.name, made
 
 
-def _read_instruction(name: str) -> Instruction:
+def read_instruction(name: str) -> Instruction:
     from saif_core.prompt_pairs import load_instruction, shipped_instructions
 
     shipped = shipped_instructions()

@@ -57,7 +57,9 @@ def _store(settings: Settings) -> Store:
 def _engine(settings: Settings) -> "Engine":
     from saif_core.catalog import Catalog
     from saif_core.engine import Engine
+    from saif_core.judge_endpoint import configure_judge
 
+    configure_judge(settings.llm_url, settings.llm_model, settings.llm_key)
     opened = _store(settings)
     started = Engine(
         Catalog(settings.home, extra_saes=settings.saes),
@@ -65,6 +67,7 @@ def _engine(settings: Settings) -> "Engine":
         cache=opened.cache,
         job_log=opened.jobs,
         corpus=(opened.latents, opened.profiles),
+        evaluations=opened.evaluations,
         device=settings.device,
         dtype=settings.dtype,
     )

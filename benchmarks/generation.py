@@ -86,7 +86,7 @@ class Bench:
             RowRequest(
                 self.prompt,
                 self.n_tokens,
-                steering=None if strength is None else Steering(LAYER, delta, strength),
+                steering=() if strength is None else (Steering(LAYER, delta, strength),),
             )
             for strength in strengths
         ]

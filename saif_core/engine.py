@@ -16,16 +16,21 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+from saif_core.arms import ArmBuilder, sae_ids
 from saif_core.catalog import DEFAULT_MODEL, Catalog, resolve_device, resolve_dtype
 from saif_core.corpus_index import ContextStore, IndexRequest, ProfileWriter, index_corpus
 from saif_core.corpus_records import LatentIndex
 from saif_core.errors import BudgetError, SaifError, StorageError
+from saif_core.evaluation import evaluate
+from saif_core.evaluation_plan import check_request
+from saif_core.evaluation_records import Evaluation, EvaluationLog, EvaluationRequest
 from saif_core.explain.logit_lens import describe_latent
 from saif_core.explain.neighbours import DecoderShelf
 from saif_core.jobs import Job
+from saif_core.mean_difference import read_mean_difference
 from saif_core.memory import explain_out_of_memory
 from saif_core.models import FOUR_BIT, LoadedModel
-from saif_core.pipeline import GenerationRun, build_delta, rank_latents
+from saif_core.pipeline import GenerationRun, rank_latents
 from saif_core.reading import estimate_work, read_latents
 from saif_core.records import (
     ActivationCache,
@@ -49,6 +54,7 @@ INTERACTIVE, BATCH = 0, 1
 # Answered while someone waits for them, so no list of jobs need show them.
 QUESTIONS = ("detail", "pairs", "view", "estimate", "size", "question")
 MAX_NEW_TOKENS = 2048
+MAX_TEXTS = 256
 KEPT_JOBS = 200
 BEAT_SECONDS = 10.0
 log = logging.getLogger(__name__)
@@ -76,6 +82,7 @@ class Engine:
         cache: keeps latent activations and responses between runs.
         job_log: is told the state of everything that people follow.
         corpus: where the contexts and the profiles of an index go.
+        evaluations: keeps finished evaluations.
         device, dtype: see ``Catalog.load_model``.
     """
 
@@ -87,6 +94,7 @@ class Engine:
         cache: ActivationCache | None = None,
         job_log: JobLog | None = None,
         corpus: tuple[ContextStore, ProfileWriter] | None = None,
+        evaluations: EvaluationLog | None = None,
         device: str = "auto",
         dtype: str = "auto",
     ) -> None:
@@ -96,6 +104,7 @@ class Engine:
         self._cache = cache
         self._job_log = job_log
         self._corpus = corpus
+        self._evaluations = evaluations
         self._device = resolve_device(device)
         self._dtype = dtype
         resolve_dtype(dtype, self._device)
@@ -131,10 +140,17 @@ class Engine:
                 f"ask for 1 to {MAX_NEW_TOKENS}."
             )
 
-        def work(job: Job) -> GenerationRun:
-            return GenerationRun(*self._load(request.sae_id, job), request)
+        if request.n_texts > MAX_TEXTS or request.samples < 1:
+            raise BudgetError(
+                f"{request.n_texts} texts were asked for at once; ask for 1 to {MAX_TEXTS}."
+            )
 
-        title = f"Generate {len(request.prompts)} × 2 texts"
+        def work(job: Job) -> GenerationRun:
+            ids = dict.fromkeys([request.sae_id, *sae_ids(request.all_arms)])
+            saes = {sae_id: self._load(sae_id, job)[1] for sae_id in ids}
+            return GenerationRun(self._load_model(job), saes, request)
+
+        title = f"Generate {request.n_texts} texts"
         return self._submit(self._job("generate", title, request, work, summarize=to_json))
 
     def latent_detail(self, sae_id: str, index: int) -> LatentDetail:
@@ -197,11 +213,41 @@ class Engine:
             prompt = request.prompts[0] if request.prompts else ""
             token_ids = model.encode_prompt(prompt or "The", chat=request.chat)
             resid = model.resid_at_end(token_ids, sae.layer)[None, None]
-            added = float(build_delta(sae, request)(resid).float().norm()) * abs(request.strength)
+            steered = ArmBuilder(model, {sae.id: sae}).steering(request.all_arms[1])[0]
+            added = float(steered.delta(resid).float().norm()) * abs(request.strength)
             return added, added / float(resid.norm())
 
         size: tuple[float, float] = self._ask("size", "Measure a steering vector", work)
         return size
+
+    def mean_difference(self, request: RankingRequest, layers: Sequence[int]) -> Job:
+        """Queue a mean difference; the result is a vector (d_model,) for each layer, as tuples."""
+
+        def work(
+            model: LoadedModel, _saes: Sequence[LoadedSae], step: Step
+        ) -> dict[int, tuple[float, ...]]:
+            found = read_mean_difference(model, request, layers, cache=self._cache, step=step)
+            return {layer: tuple(vector.tolist()) for layer, vector in found.items()}
+
+        title = f"Mean difference for {request.instruction}"
+        return self.work("mean-difference", title, [], work, request=request)
+
+    def evaluate(self, request: EvaluationRequest) -> Job:
+        """Queue an evaluation; the job's result is an ``Evaluation``, which is kept with its texts.
+
+        Raises:
+            EvaluatorError: the request cannot be carried out.
+        """
+        check_request(request)
+
+        def work(model: LoadedModel, saes: Sequence[LoadedSae], step: Step) -> Evaluation:
+            evaluation, texts = evaluate(model, saes, request, cache=self._cache, step=step)
+            if self._evaluations is not None:
+                self._evaluations.save(evaluation, texts)
+            return evaluation
+
+        title = f"Evaluate {request.instruction.name}"
+        return self.work("evaluate", title, request.sae_ids, work, request=request)
 
     def index(self, request: IndexRequest) -> Job:
         """Queue the reading of a corpus; the job's result is a list of ``LatentIndex``.

@@ -50,22 +50,33 @@ class Steering:
         layer: block after which the residual stream is edited.
         delta: what strength 1 adds.
         strength: 0 leaves the row alone.
-        scope: "generated" = the last prompt token and every generated one; "all"; "prompt".
+        scope, first, decay, decay_power, keep_norm: see ``Arm``.
     """
 
     layer: int
     delta: Delta
     strength: float
     scope: SteeringScope = "generated"
+    first: int = 1
+    decay: float = 0.0
+    decay_power: float = 1.0
+    keep_norm: bool = False
 
     def strength_at(self, step: int) -> float:
-        """Strength while token number ``step`` of the answer is being written."""
-        return 0.0 if self.scope == "prompt" and step > 0 else self.strength
+        """Strength while token number ``step`` of the answer is being written.
+
+        Source of the decay: arXiv 2510.01246.
+        """
+        if self.scope not in ("generated", "all"):
+            n_steps = self.first if self.scope == "first" else 1
+            if step >= n_steps:
+                return 0.0
+        return float(self.strength / (1 + self.decay * step) ** self.decay_power)
 
     @property
     def edits_prompt(self) -> bool:
         """Whether tokens before the last one of the prompt are steered."""
-        return self.scope != "generated" and self.strength != 0
+        return self.scope in ("all", "prompt") and self.strength != 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +88,8 @@ class RowRequest:
         max_new_tokens: tokens to write at most.
         temperature: 0 is greedy.
         seed, sample: key of the sampling noise; rows with the same ones share it.
-        steering: None for an unsteered row.
+        steering: edits of the residual stream; none for an unsteered row.
+        logit_bias: (d_vocab,) added to the logits of every step.
     """
 
     prompt: tuple[int, ...]
@@ -85,7 +97,8 @@ class RowRequest:
     temperature: float = 0.0
     seed: int = 0
     sample: int = 0
-    steering: Steering | None = None
+    steering: tuple[Steering, ...] = ()
+    logit_bias: Float[Tensor, " d_vocab"] | None = None
 
 
 @dataclass(eq=False)
@@ -122,10 +135,14 @@ class Row:
 
 
 class _Part(NamedTuple):
-    """A delta, its strength (rows, 1, 1) for every row of the batch, and the rows it is for."""
+    """A delta, its strength (rows, 1, 1) for every row of the batch, and the rows it is for.
+
+    ``keeps_norm`` (rows, 1, 1) is true for rows whose residual stream keeps its norm.
+    """
 
     delta: Delta
     strengths: Tensor
+    keeps_norm: Tensor
     numbers: list[int]
 
 
@@ -196,7 +213,7 @@ class Decoder:
         A row whose steering did nothing is given up with its ``error`` set; the others go on.
         """
         n_steered = [row.n_steered for row in self.rows]
-        steered = [_is_steered(row) for row in self.rows]
+        steered = [len(_steering_now(row)) for row in self.rows]
         logits = self._forward()
         for row, expected, before in zip(self.rows, steered, n_steered, strict=True):
             if row.n_steered != before + expected:
@@ -216,7 +233,7 @@ class Decoder:
         self._cache.reserve(self._cache.length + 1)
         token_ids = torch.tensor([[row.next_token] for row in self.rows], device=device)
         positions = torch.tensor([[row.position] for row in self.rows], device=device)
-        parts = self._steering_now()
+        parts = self._parts_now()
         if self._graph is None:
             logits = self._pass(token_ids, positions, self._padding_mask(positions), parts)
         else:
@@ -262,14 +279,17 @@ class Decoder:
         flat = [part for layer in parts for part in parts[layer]]
 
         def step(inputs: Sequence[Tensor]) -> Tensor:
-            token_ids, positions, slot, *strengths = inputs
+            token_ids, positions, slot, *given = inputs
             self._cache.slot = slot
             key_positions = slots - (slot - positions)
             mask = ((slots <= slot) & (key_positions >= 0))[:, None, None]
             masks = self._model.attention_masks(mask, positions, key_positions)
-            new = iter(strengths)
+            new = iter(given)
             now = {
-                layer: [part._replace(strengths=next(new)) for part in parts[layer]]
+                layer: [
+                    part._replace(strengths=next(new), keeps_norm=next(new))
+                    for part in parts[layer]
+                ]
                 for layer in parts
             }
             return self._pass(token_ids, positions, masks, now)
@@ -279,25 +299,28 @@ class Decoder:
             n_slots,
             tuple((layer, id(part.delta)) for layer in parts for part in parts[layer]),
         )
-        return graph.run(shape, [token_ids, positions, slot, *(p.strengths for p in flat)], step)
+        given = chain.from_iterable((part.strengths, part.keeps_norm) for part in flat)
+        return graph.run(shape, [token_ids, positions, slot, *given], step)
 
-    def _steering_now(self) -> dict[int, list[_Part]]:
+    def _parts_now(self) -> dict[int, list[_Part]]:
         """What is steered in this step: by layer, one strength for every row of each delta."""
         layers: dict[int, dict[int, _Part]] = defaultdict(dict)
         for number, row in enumerate(self.rows):
-            steering = row.request.steering
-            if steering is None or not _is_steered(row):
-                continue
-            parts = layers[steering.layer]
-            if id(steering.delta) not in parts:
-                blank = torch.zeros(len(self.rows), 1, 1)
-                parts[id(steering.delta)] = _Part(steering.delta, blank, [])
-            part = parts[id(steering.delta)]
-            part.strengths[number] = _strength(row)
-            part.numbers.append(number)
+            for steering, strength in _steering_now(row):
+                parts = layers[steering.layer]
+                if id(steering.delta) not in parts:
+                    blank = torch.zeros(len(self.rows), 1, 1)
+                    parts[id(steering.delta)] = _Part(steering.delta, blank, blank.bool(), [])
+                part = parts[id(steering.delta)]
+                part.strengths[number] += strength
+                part.keeps_norm[number] = steering.keep_norm
+                part.numbers.append(number)
+        device = self._model.device
         return {
             layer: [
-                part._replace(strengths=part.strengths.to(self._model.device))
+                part._replace(
+                    strengths=part.strengths.to(device), keeps_norm=part.keeps_norm.to(device)
+                )
                 for part in parts.values()
             ]
             for layer, parts in layers.items()
@@ -307,19 +330,15 @@ class Decoder:
         self, parts: Sequence[_Part], resid: Float[Tensor, "rows 1 d_model"]
     ) -> Float[Tensor, "rows 1 d_model"]:
         """The residual stream with every steered row's own share of its steering vector."""
-        for part in parts:
-            strengths = part.strengths.to(resid.device, resid.dtype)
-            added = strengths * part.delta(resid)
-            # Not just a product with zero: what a method makes of the other rows is nobody's.
-            added = torch.where(strengths == 0, 0.0, added)
-            for number in part.numbers:
-                row = self.rows[number]
-                # Once: reading a norm waits for the device, which a recorded step may not.
-                if row.n_steered == 0:
-                    row.added_norm = float(added[number].float().norm())
-                    row.resid_norm = float(resid[number].float().norm())
-            resid = resid + added
-        return resid
+        changes = [(part.delta, part.strengths, part.keeps_norm.to(resid.device)) for part in parts]
+        edited = add_deltas(resid, changes)
+        for number in dict.fromkeys(chain.from_iterable(part.numbers for part in parts)):
+            row = self.rows[number]
+            # Once: reading a norm waits for the device, which a recorded step may not.
+            if row.n_steered == 0:
+                row.added_norm = float((edited[number] - resid[number]).float().norm())
+                row.resid_norm = float(resid[number].float().norm())
+        return edited
 
     def _read_prompts(
         self, rows: Sequence[Row], first: int, on_read: Callable[[int, int], None] | None
@@ -342,16 +361,14 @@ class Decoder:
     def _read_tree(
         self,
         packed: PackedRow,
-        steering: Steering | None,
+        steerings: Sequence[Steering],
         targets: Sequence[tuple[Sequence[int], np.ndarray]],
         first: int,
     ) -> None:
         with ExitStack() as hooks:
-            if steering is not None and steering.edits_prompt:
-                block = self._model.blocks[steering.layer]
-                hooks.enter_context(
-                    edit_resid(block, lambda x: x + steering.strength * steering.delta(x))
-                )
+            for layer, changes in _prompt_changes(steerings).items():
+                edit = partial(add_deltas, changes=changes)
+                hooks.enter_context(edit_resid(self._model.blocks[layer], edit))
             computed = self._model.read_tree(
                 torch.from_numpy(packed.token_ids)[None],
                 torch.from_numpy(packed.depths)[None],
@@ -397,31 +414,65 @@ def decode(
     return rows
 
 
-def _is_steered(row: Row) -> bool:
-    return row.request.steering is not None and _strength(row) != 0
+def add_deltas(
+    resid: Float[Tensor, "batch pos d_model"],
+    changes: Sequence[tuple[Delta, Tensor, Tensor]],
+) -> Float[Tensor, "batch pos d_model"]:
+    """The residual stream with every delta added, by its own strength at every position.
+
+    Args:
+        resid: residual stream after a block.
+        changes: deltas, each with its strengths, and with whether the sum keeps the norm of the
+            residual stream; both broadcast to (batch, pos, 1).
+    """
+    edited = resid
+    keeps_norm = torch.zeros((), dtype=torch.bool, device=resid.device)
+    for delta, strengths, keeps in changes:
+        strengths = strengths.to(resid.device, resid.dtype)
+        # Not just a product with zero: what a method makes of the other rows is nobody's.
+        edited = edited + torch.where(strengths == 0, 0.0, strengths * delta(resid))
+        keeps_norm = keeps_norm | keeps
+    norms = [x.float().norm(dim=-1, keepdim=True) for x in (resid, edited)]
+    scale = (norms[0] / norms[1].clamp(min=1e-9)).to(resid.dtype)
+    return torch.where(keeps_norm, edited * scale, edited)
 
 
-def _strength(row: Row) -> float:
-    steering = row.request.steering
-    return 0.0 if steering is None else steering.strength_at(len(row.token_ids))
+def _steering_now(row: Row) -> list[tuple[Steering, float]]:
+    """What steers a row's next token, and how strongly."""
+    step = len(row.token_ids)
+    now = [(steering, steering.strength_at(step)) for steering in row.request.steering]
+    return [(steering, strength) for steering, strength in now if strength != 0]
+
+
+def _prompt_changes(
+    steerings: Sequence[Steering],
+) -> dict[int, list[tuple[Delta, Tensor, Tensor]]]:
+    """What is added to the tokens of a prompt before its last, by layer."""
+    layers: dict[int, list[tuple[Delta, Tensor, Tensor]]] = defaultdict(list)
+    for steering in steerings:
+        if steering.edits_prompt:
+            strength, keeps = torch.tensor(steering.strength), torch.tensor(steering.keep_norm)
+            layers[steering.layer].append((steering.delta, strength, keeps))
+    return layers
 
 
 def _same_prefix_steering(rows: Sequence[Row]) -> list[list[int]]:
     """Rows whose prompts, but for the last token, are steered alike; most are not at all."""
     groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
-        steering = row.request.steering
-        key: tuple[object, ...] = ()
-        if steering is not None and steering.edits_prompt:
-            key = (steering.layer, id(steering.delta), steering.strength)
+        key = tuple(
+            (steering.layer, id(steering.delta), steering.strength, steering.keep_norm)
+            for steering in row.request.steering
+            if steering.edits_prompt
+        )
         groups[key].append(number)
     return list(groups.values())
 
 
 def _never_fired(row: Row, n_calls: int) -> SteeringError:
-    layer = row.request.steering.layer if row.request.steering else -1
+    layers = ", ".join(str(steering.layer) for steering in row.request.steering)
     return SteeringError(
-        f"The steering hook after block {layer} fired {n_calls} times in one forward pass instead "
+        f"The steering hook after block {layers} fired {n_calls} times in one forward pass instead "
         "of once, so the text would not be what its label says; choose another layer or model."
     )
 
@@ -431,27 +482,35 @@ def _check_effect(
 ) -> None:
     """Compare each row's first steered logits with an unsteered row of the same prompt, if any."""
     new = [number for number, row in enumerate(rows) if not row.token_ids]
-    if not any(_is_steered(rows[number]) for number in new):
+    if not any(_steering_now(rows[number]) for number in new):
         return
     # Rows of a batch with equal inputs may differ in their last bits.
     rounding = 1e-5 if model.dtype == torch.float32 else 0.0
-    plain = {rows[n].request.prompt: n for n in new if not _is_steered(rows[n])}
+    plain = {rows[n].request.prompt: n for n in new if not _steering_now(rows[n])}
     for number in new:
         twin = plain.get(rows[number].request.prompt)
-        if twin is None or not _is_steered(rows[number]):
+        if twin is None or not _steering_now(rows[number]):
             continue
         change = float((logits[number] - logits[twin]).abs().max())
         if rows[number].added_norm == 0 or change <= rounding * float(logits[twin].abs().max()):
+            strength = _steering_now(rows[number])[0][1]
             rows[number].error = SteeringError(
-                f"Steering with strength {_strength(rows[number]):g} changed no logit of model "
+                f"Steering with strength {strength:g} changed no logit of model "
                 f"{model.id!r}; raise the strength or choose latents with larger coefficients."
             )
 
 
 def _sample(logits: Float[Tensor, "rows d_vocab"], rows: Sequence[Row]) -> list[int]:
     sampled = [number for number, row in enumerate(rows) if row.request.temperature]
-    if sampled:
+    biased = [
+        (number, row.request.logit_bias)
+        for number, row in enumerate(rows)
+        if row.request.logit_bias is not None
+    ]
+    if sampled or biased:
         logits = logits.clone()
+        for number, bias in biased:
+            logits[number] += bias
         noise: dict[tuple[int, int, int], Tensor] = {}
         for number in sampled:
             request = rows[number].request

@@ -32,7 +32,7 @@ from saif_core.hook_points import (
     find_final_norm,
     pause_for,
 )
-from saif_core.records import PromptView
+from saif_core.records import PromptView, Turn
 
 # How a model whose own code limits attention by distance says so; a mask cannot lift such limits.
 _WINDOW_SETTINGS = (
@@ -358,8 +358,13 @@ class LoadedModel:
         template = self.tokenizer.chat_template
         return hashlib.sha256(str(template).encode()).hexdigest() if template else ""
 
-    def encode_prompt(self, text: str, *, chat: bool) -> list[int]:
+    def encode_prompt(self, text: str, *, chat: bool, history: Sequence[Turn] = ()) -> list[int]:
         """Token ids of a prompt, through the chat template when asked for and present.
+
+        Args:
+            text: the prompt.
+            chat: use the chat template.
+            history: earlier turns of the chat; without a template, text before the prompt.
 
         Raises:
             PromptPairError: the prompt has no tokens.
@@ -367,13 +372,16 @@ class LoadedModel:
         if chat and self.has_chat_template:
             # The template writes its own special tokens, so the tokenizer must add none.
             ids = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": text}],
+                [
+                    *({"role": turn.role, "content": turn.text} for turn in history),
+                    {"role": "user", "content": text},
+                ],
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=True,
             )["input_ids"]
         else:
-            ids = self.tokenizer(text)["input_ids"]
+            ids = self.tokenizer("\n".join([*(t.text for t in history), text]))["input_ids"]
         ids = [int(i) for i in ids]
         bos = self.tokenizer.bos_token_id
         if bos is not None and ids[:2] == [bos, bos]:

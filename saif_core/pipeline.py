@@ -7,15 +7,16 @@ layer are ours: on small models they are what makes steering work.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from saif_core.errors import PromptPairError
+from saif_core.arms import ArmBuilder
+from saif_core.divergence import read_changes
+from saif_core.errors import PromptPairError, SteeringError
 from saif_core.explain.logit_lens import promoted_tokens
-from saif_core.generation import Delta, Row, RowRequest, Steering, decode
+from saif_core.generation import Row, RowRequest, decode
 from saif_core.latents import LatentActivations
 from saif_core.models import LoadedModel
 from saif_core.perplexity import read_perplexities
@@ -32,14 +33,13 @@ from saif_core.records import (
     SteeringRecipe,
     TokenEvent,
 )
-from saif_core.registry import SELECTORS, STEERING_METHODS
+from saif_core.registry import SELECTORS
 from saif_core.saes import LoadedSae
-from saif_core.steering_vector import build_steering_vector, choose_latents
+from saif_core.steering_vector import choose_latents
 from saif_core.versions import library_versions
 
 N_LISTED = 1000
 N_WITH_TOKENS = 100
-ARMS = ("unsteered", "steered")
 
 Step = Callable[[int, int, str], None]
 
@@ -76,7 +76,7 @@ def run_pipeline(
     latents = choose_latents(ranking, beta=beta)
     result = steer(
         model,
-        sae,
+        {sae.id: sae},
         GenerationRequest(
             sae_id=sae.id,
             prompts=tuple(prompts),
@@ -165,19 +165,22 @@ def _list_latents(
 
 def steer(
     model: LoadedModel,
-    sae: LoadedSae,
+    saes: Mapping[str, LoadedSae],
     request: GenerationRequest,
     *,
     step: Step | None = None,
     on_token: Callable[[TokenEvent], None] | None = None,
 ) -> GenerationResult:
-    """Every prompt answered unsteered and steered, in one batch.
+    """Every prompt answered by every arm, in one batch.
+
+    Args:
+        saes: every SAE that the arms take latents from, by id.
 
     Raises:
         SteeringError: no latent was chosen, or steering changed nothing.
         PromptPairError: a prompt is empty.
     """
-    run = GenerationRun(model, sae, request)
+    run = GenerationRun(model, saes, request)
 
     def on_step(n_done: int, texts: Sequence[Sequence[int]]) -> None:
         if step:
@@ -196,33 +199,50 @@ class GenerationRun:
 
     Attributes:
         model: what writes them.
-        rows: every prompt once per arm.
+        rows: for every prompt, every arm's samples.
 
     Raises:
         PromptPairError: there is no prompt, or one is empty.
+        SteeringError: two arms have one name, or an arm has nothing to steer with.
     """
 
-    def __init__(self, model: LoadedModel, sae: LoadedSae, request: GenerationRequest) -> None:
+    def __init__(
+        self, model: LoadedModel, saes: Mapping[str, LoadedSae], request: GenerationRequest
+    ) -> None:
         if not request.prompts:
             raise PromptPairError("Texts were asked for without a prompt; give one or more.")
-        self.model, self._sae, self._request = model, sae, request
+        self.model, self._sae, self._request = model, saes[request.sae_id], request
         self._started = time.perf_counter()
-        delta = build_delta(sae, request)
-        # A method that fails does so here, before its rows share a pass with anyone else's.
-        delta(torch.zeros(1, 1, model.d_model, dtype=model.dtype, device=model.device))
-        steering = Steering(sae.layer, delta, request.strength, request.scope)
-        prompts = [model.encode_prompt(text, chat=request.chat) for text in request.prompts]
-        self.rows = [
-            RowRequest(
-                prompt=tuple(prompt),
-                max_new_tokens=request.max_new_tokens,
-                temperature=request.temperature,
-                seed=request.seed,
-                steering=steering if arm == "steered" else None,
+        self._arms = request.all_arms
+        names = [arm.name for arm in self._arms]
+        if len(set(names)) < len(names):
+            raise SteeringError("Two arms have the same name; give each a name of its own.")
+        histories = request.histories or ((),) * len(self._arms)
+        if len(histories) != len(self._arms):
+            raise SteeringError(
+                f"{len(histories)} chat histories were given for {len(self._arms)} arms; give each "
+                "arm its own."
             )
-            for prompt in prompts
-            for arm in ARMS
-        ]
+        builder = ArmBuilder(model, saes)
+        changes = [(builder.steering(arm), builder.logit_bias(arm)) for arm in self._arms]
+        self.rows: list[RowRequest] = []
+        self._labels: list[tuple[int, str, int]] = []
+        for prompt_index, text in enumerate(request.prompts):
+            for arm, history, (steering, bias) in zip(self._arms, histories, changes, strict=True):
+                prompt = builder.prompt(arm, text, chat=request.chat, history=history)
+                for sample in range(request.samples):
+                    self._labels.append((prompt_index, arm.name, sample))
+                    self.rows.append(
+                        RowRequest(
+                            prompt=prompt,
+                            max_new_tokens=request.max_new_tokens,
+                            temperature=request.temperature,
+                            seed=request.seed,
+                            sample=sample,
+                            steering=steering,
+                            logit_bias=bias,
+                        )
+                    )
         self._n_sent = [-1] * len(self.rows)
 
     def new_events(self, texts: Sequence[Sequence[int]]) -> Iterator[TokenEvent]:
@@ -234,29 +254,36 @@ class GenerationRun:
         for row, token_ids in enumerate(texts):
             if len(token_ids) > self._n_sent[row]:
                 self._n_sent[row] = len(token_ids)
-                prompt_index, arm = divmod(row, len(ARMS))
+                prompt_index, arm, sample = self._labels[row]
                 text = self.model.decode(token_ids)
-                yield TokenEvent(prompt_index, ARMS[arm], text, len(token_ids))
+                yield TokenEvent(prompt_index, arm, text, len(token_ids), sample)
 
     def result(self, rows: Sequence[Row]) -> GenerationResult:
         """What came of the finished rows, with how natural the unsteered model finds them."""
         model, request = self.model, self._request
-        perplexities = read_perplexities(
-            model, [row.request.prompt for row in rows], [row.token_ids for row in rows]
-        )
+        # The unsteered arm's prompt is what every text is judged after.
+        per_prompt = len(self._arms) * request.samples
+        plain = [rows[at - at % per_prompt].request.prompt for at in range(len(rows))]
+        perplexities = read_perplexities(model, plain, [row.token_ids for row in rows])
+        changes = read_changes(model, rows, plain) if request.divergence else [()] * len(rows)
         generations = tuple(
             Generation(
-                prompt_index=index // len(ARMS),
-                prompt=request.prompts[index // len(ARMS)],
-                arm=ARMS[index % len(ARMS)],
+                prompt_index=prompt_index,
+                prompt=request.prompts[prompt_index],
+                arm=arm,
                 text=model.decode(row.token_ids),
                 token_ids=tuple(row.token_ids),
                 stopped="end" if row.ended else "length",
                 perplexity=perplexity,
+                sample=sample,
+                changes=changed,
             )
-            for index, (row, perplexity) in enumerate(zip(rows, perplexities, strict=True))
+            for (prompt_index, arm, sample), row, perplexity, changed in zip(
+                self._labels, rows, perplexities, changes, strict=True
+            )
         )
-        reported = rows[-1]  # a steered row
+        # A row of the steered arm, which follows the unsteered one.
+        reported = rows[request.samples]
         return GenerationResult(
             recipe=_recipe(model, self._sae, request),
             generations=generations,
@@ -264,13 +291,6 @@ class GenerationRun:
             resid_share=reported.added_norm / max(reported.resid_norm, 1e-9),
             seconds=time.perf_counter() - self._started,
         )
-
-
-def build_delta(sae: LoadedSae, request: GenerationRequest) -> Delta:
-    """What the request's method adds to a residual stream at strength 1."""
-    method = STEERING_METHODS.bind(request.method, request.method_parameters)
-    direction = build_steering_vector(sae, request.latents)
-    return lambda resid: method(resid, direction, sae)
 
 
 def _recipe(model: LoadedModel, sae: LoadedSae, request: GenerationRequest) -> SteeringRecipe:
@@ -285,13 +305,20 @@ def _recipe(model: LoadedModel, sae: LoadedSae, request: GenerationRequest) -> S
         method=request.method,
         method_parameters=dict(request.method_parameters),
         scope=request.scope,
+        first=request.first,
+        decay=request.decay,
+        decay_power=request.decay_power,
+        keep_norm=request.keep_norm,
         chat=request.chat,
         chat_template_sha256=model.chat_template_sha256,
         max_new_tokens=request.max_new_tokens,
         temperature=request.temperature,
         seed=request.seed,
+        samples=request.samples,
         instruction=request.instruction,
         read=request.read,
         selector=request.selector,
+        arms=request.arms,
+        histories=request.histories,
         versions=library_versions(),
     )

@@ -159,9 +159,15 @@ def make_pairs(
     return tuple(_join(content, text, position) for content, text in product(chosen, texts))
 
 
-def _join(content: str, instruction: str, position: InstructionPosition) -> PromptPair:
+def join_instruction(content: str, instruction: str, position: InstructionPosition) -> str:
+    """A content with an instruction after or before it."""
     parts = (content, instruction) if position == "after" else (instruction, content)
-    return PromptPair(" ".join(parts), content, content, instruction)
+    return " ".join(parts)
+
+
+def _join(content: str, instruction: str, position: InstructionPosition) -> PromptPair:
+    positive = join_instruction(content, instruction, position)
+    return PromptPair(positive, content, content, instruction)
 
 
 def _stripped(texts: Sequence[str], kind: str) -> list[str]:

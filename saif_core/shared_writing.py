@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from saif_core.generation import Decoder, Row
 from saif_core.jobs import Job
-from saif_core.pipeline import ARMS, GenerationRun
+from saif_core.pipeline import GenerationRun
 
 # More rows than this would make everybody wait for the slowest step.
 MAX_ROWS = 64
@@ -40,7 +40,7 @@ class SharedWriting:
         """Whether a job may join; work that writes nothing always may."""
         if job.kind != "generate":
             return True
-        return not self.n_rows or self.n_rows + len(ARMS) * len(job.request.prompts) <= MAX_ROWS
+        return not self.n_rows or self.n_rows + job.request.n_texts <= MAX_ROWS
 
     def admit(self, job: Job) -> None:
         """Read the prompts of a job and write its texts from now on."""

@@ -4,14 +4,31 @@ Source: SAIF (arXiv 2502.11356), reconstructed: α_i = μ_i + β·σ_i, v = Σ �
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from saif_core.errors import SteeringError
 from saif_core.records import ChosenLatent, Ranking
 from saif_core.saes import LoadedSae
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringTarget:
+    """What a steering method works towards.
+
+    Attributes:
+        direction: Σ coefficient × decoder direction, in the SAE's own scale (see
+            ``LoadedSae.resid_scale``).
+        indices: the chosen latents.
+        coefficients: their activations at strength 1.
+    """
+
+    direction: Float[Tensor, " d_model"]
+    indices: Int[Tensor, " k"]
+    coefficients: Float[Tensor, " k"]
 
 
 def choose_latents(
@@ -40,10 +57,8 @@ def choose_latents(
     return chosen
 
 
-def build_steering_vector(
-    sae: LoadedSae, latents: Sequence[ChosenLatent]
-) -> Float[Tensor, " d_model"]:
-    """Σ coefficient × decoder direction, in the SAE's own scale (see ``LoadedSae.resid_scale``).
+def build_target(sae: LoadedSae, latents: Sequence[ChosenLatent]) -> SteeringTarget:
+    """Chosen latents with their steering vector.
 
     Raises:
         SteeringError: no latent was chosen, or a latent was chosen twice.
@@ -54,7 +69,17 @@ def build_steering_vector(
         raise SteeringError("No latent was chosen; choose at least one to steer with.")
     if len(set(indices)) < len(indices):
         raise SteeringError("A latent was chosen twice; give each latent once.")
+    device = sae.W_dec.device
     coefficients = torch.tensor(
-        [latent.coefficient for latent in latents], device=sae.W_dec.device, dtype=sae.W_dec.dtype
+        [latent.coefficient for latent in latents], device=device, dtype=sae.W_dec.dtype
     )
-    return coefficients @ sae.W_dec[indices]
+    return SteeringTarget(
+        coefficients @ sae.W_dec[indices], torch.tensor(indices, device=device), coefficients
+    )
+
+
+def build_steering_vector(
+    sae: LoadedSae, latents: Sequence[ChosenLatent]
+) -> Float[Tensor, " d_model"]:
+    """The direction of ``build_target``, which raises what this does."""
+    return build_target(sae, latents).direction

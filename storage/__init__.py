@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from saif_core.errors import StorageError
 from storage.activation_cache import BYTES_PER_MB, DEFAULT_CACHE_MB, ActivationStore
 from storage.database import Database
+from storage.evaluation_store import EvaluationStore
 from storage.job_store import JobStore
 from storage.session_store import SessionStore
 
@@ -31,11 +32,13 @@ class Store:
         cache: what the engine computed, by content hash.
         jobs: state and progress of jobs.
         sessions: saved steering sessions.
+        evaluations: finished evaluations.
     """
 
     cache: ActivationStore
     jobs: JobStore
     sessions: SessionStore
+    evaluations: EvaluationStore
     _database: Database = field(repr=False)
 
     @cached_property
@@ -84,4 +87,6 @@ def open_store(url: str, *, cache_mb: int = DEFAULT_CACHE_MB) -> Store:
         database.close()
         raise
     cache = ActivationStore(database, max_bytes=cache_mb * BYTES_PER_MB)
-    return Store(cache, JobStore(database), SessionStore(database), database)
+    return Store(
+        cache, JobStore(database), SessionStore(database), EvaluationStore(database), database
+    )

@@ -212,3 +212,36 @@ class SessionRow(Base):
     saved_seconds: Mapped[float] = mapped_column(Float(53), index=True)
     search_text: Mapped[str] = mapped_column(Text)
     record: Mapped[str] = mapped_column(Text)
+
+
+class EvaluationRow(Base):
+    """An evaluation: what lists need, and the record itself as JSON in ASCII.
+
+    Attributes:
+        number: keeps the order of creation, as times are whole seconds.
+        n: number of test contents.
+        best_strict: strict share of the best SAE arm on the reporting half.
+    """
+
+    __tablename__ = "evaluations"
+
+    number: Mapped[int] = mapped_column(NUMBER, primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(Text, unique=True)
+    instruction: Mapped[str] = mapped_column(Text, index=True)
+    model: Mapped[str] = mapped_column(Text)
+    n_cells: Mapped[int] = mapped_column(Integer)
+    n: Mapped[int] = mapped_column(Integer)
+    best_sae_arm: Mapped[str] = mapped_column(Text)
+    best_strict: Mapped[float | None] = mapped_column(Float(53))
+    created_at: Mapped[str] = mapped_column(Text)
+    record: Mapped[str] = mapped_column(Text)
+
+
+class EvaluationTextsRow(Base):
+    """The texts of one cell of an evaluation: JSON in ASCII, compressed by zlib."""
+
+    __tablename__ = "evaluation_texts"
+
+    number: Mapped[int] = mapped_column(NUMBER, primary_key=True, autoincrement=False)
+    cell: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    texts: Mapped[bytes] = mapped_column(LargeBinary)

@@ -45,7 +45,7 @@ def test_default_recipe_turns_held_out_answers_french(catalog: Catalog, model: L
     contents = tuple(shipped_contents()[-12:])
     result = steer(
         model,
-        sae,
+        {sae.id: sae},
         GenerationRequest(sae.id, contents, choose_latents(ranking), max_new_tokens=32),
     )
     judge = EVALUATORS.bind("language", {"language": "fr"})

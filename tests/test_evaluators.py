@@ -18,12 +18,16 @@ REPHRASED = "With a single day to spend, you should ignore every fortress and vi
 PARAMETERS = {
     "casing": {"casing": "upper"},
     "commas": {},
+    "ifeval": {"instruction_id": "punctuation:no_comma"},
     "json": {},
+    "judge": {},
     "keyword": {"keyword": "river"},
     "language": {"language": "fr"},
     "length": {"max_share": 0.6},
     "list": {},
     "question": {},
+    "refusal": {},
+    "summary": {"max_share": 0.6},
 }
 ODD_TEXTS = [
     "",
@@ -239,6 +243,8 @@ def test_any_text_is_judged(text: str, prompt: str) -> None:
         ("keyword", {"keyword": " !? "}),
         ("keyword", {}),
         ("language", {"language": "it"}),
+        ("summary", {"max_share": 1}),
+        ("ifeval", {"instruction_id": "punctuation:no_dash"}),
         ("casing", {"casing": True}),
     ],
 )

@@ -28,10 +28,16 @@ def model(tiny_model_dir: Path) -> LoadedModel:
 
 
 def push(
-    model: LoadedModel, strength: float, *, layer: int = 0, scope: str = "generated", seed: int = 3
+    model: LoadedModel,
+    strength: float,
+    *,
+    layer: int = 0,
+    scope: str = "generated",
+    seed: int = 3,
+    **options: object,
 ) -> Steering:
     direction = torch.randn(model.d_model, generator=torch.Generator().manual_seed(seed)) * 3
-    return Steering(layer, lambda resid: direction.expand_as(resid), strength, scope)  # type: ignore[arg-type]
+    return Steering(layer, lambda resid: direction.expand_as(resid), strength, scope, **options)  # type: ignore[arg-type]
 
 
 def write(
@@ -45,10 +51,14 @@ def write(
     return decode(
         model,
         [
-            RowRequest(tuple(prompt), max_new_tokens, steering=steered, **options)  # type: ignore[arg-type]
+            RowRequest(tuple(prompt), max_new_tokens, steering=_all(steered), **options)  # type: ignore[arg-type]
             for prompt, steered in zip(prompts, plan, strict=True)
         ],
     )
+
+
+def _all(steering: Steering | None) -> tuple[Steering, ...]:
+    return () if steering is None else (steering,)
 
 
 def tokens(rows: list[Row]) -> list[list[int]]:
@@ -158,7 +168,7 @@ def test_rows_that_join_later_are_written_as_if_alone(model: LoadedModel) -> Non
         decoder.step()
     plan = [push(model, 1.0, scope="all"), None]
     later = decoder.admit(
-        [RowRequest(tuple(PROMPTS[0]), 5, steering=steering) for steering in plan]
+        [RowRequest(tuple(PROMPTS[0]), 5, steering=_all(steering)) for steering in plan]
     )
     while decoder.rows:
         decoder.step()
@@ -221,7 +231,7 @@ def test_a_hook_that_never_fires_fails_its_own_rows_alone(
     decoder = Decoder(model)
     rows = decoder.admit(
         [
-            RowRequest(tuple(PROMPTS[0]), 4, steering=push(model, 1.0, layer=layer))
+            RowRequest(tuple(PROMPTS[0]), 4, steering=(push(model, 1.0, layer=layer),))
             for layer in (0, 1)
         ]
     )
@@ -265,7 +275,7 @@ def test_cancelled_generation_leaves_no_hook(model: LoadedModel) -> None:
         if n_done == 2:
             raise JobCancelled("stopped")
 
-    requests = [RowRequest(tuple(prompt), 9, steering=push(model, 1.0)) for prompt in PROMPTS]
+    requests = [RowRequest(tuple(prompt), 9, steering=(push(model, 1.0),)) for prompt in PROMPTS]
     with pytest.raises(JobCancelled):
         decode(model, requests, on_step=stop)
     assert all(not block._forward_hooks for block in model.blocks)
@@ -314,7 +324,7 @@ def test_recorded_steps_write_the_same_texts(model: LoadedModel) -> None:
     decoder = Decoder(model, graph=StepGraph(record))
     rows = decoder.admit(
         [
-            RowRequest(tuple(prompt), 80, steering=steering)
+            RowRequest(tuple(prompt), 80, steering=_all(steering))
             for prompt, steering in zip(prompts, plan, strict=True)
         ]
     )

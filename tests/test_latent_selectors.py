@@ -39,6 +39,18 @@ def test_silent_latents_score_without_nan(name: str) -> None:
     np.testing.assert_array_equal(SELECTORS.bind(name, {})(silent, silent), np.zeros(5))
 
 
+def test_correlation_is_pearsons_with_the_instruction() -> None:
+    positive, negative = planted()
+    groups = [j // 3 for j in range(30)]
+    scores = SELECTORS.bind("correlation", {})(
+        from_dense(positive, groups), from_dense(negative, groups)
+    )
+    means = [side.reshape(10, 3, 20).mean(axis=1) for side in (positive, negative)]
+    label = np.repeat([1.0, 0.0], 10)
+    expected = [np.corrcoef(np.concatenate(means)[:, i], label)[0, 1] for i in range(20)]
+    np.testing.assert_allclose(scores, expected, rtol=1e-5)
+
+
 def test_sensitivity_counts_pairs_that_switch_on() -> None:
     positive = from_dense(np.array([[1, 1, 2], [1, 0, 2], [0, 1, 2], [1, 1, 2]], dtype=np.float32))
     negative = from_dense(np.array([[0, 1, 1], [0, 0, 1], [0, 1, 1], [1, 0, 1]], dtype=np.float32))

@@ -176,7 +176,7 @@ def test_a_model_spread_over_devices_reads_and_writes_the_same(
     ):
         torch.testing.assert_close(mine, other, **CLOSE)
     push = Steering(1, lambda resid: torch.ones_like(resid), 2.0, "all")
-    requests = [RowRequest(tuple(prompts[0]), 6, steering=steering) for steering in (None, push)]
+    requests = [RowRequest(tuple(prompts[0]), 6, steering=steering) for steering in ((), (push,))]
     written = [[row.token_ids for row in decode(one, requests)] for one in (spread, model)]
     assert written[0] == written[1]
     direction = torch.ones(1, spread.d_model)

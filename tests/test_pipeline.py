@@ -150,7 +150,7 @@ def test_whole_flow_steers_with_what_it_ranked(
 
 def test_unsteered_perplexity_equals_a_plain_forward(model: LoadedModel, sae: LoadedSae) -> None:
     request = GenerationRequest(sae.id, ("one two",), (ChosenLatent(7, 5.0),), max_new_tokens=6)
-    generation = steer(model, sae, request).generations[0]
+    generation = steer(model, {sae.id: sae}, request).generations[0]
     prompt = model.encode_prompt("one two", chat=True)
     ids = torch.tensor([[*prompt, *generation.token_ids]])
     log_probs = torch.log_softmax(model.hf_model(ids).logits[0, :-1].float(), -1)
@@ -163,7 +163,7 @@ def test_tokens_stream_and_end_as_the_final_text(model: LoadedModel, sae: Loaded
     request = GenerationRequest(
         sae.id, ("one", "two one"), (ChosenLatent(7, 40.0),), max_new_tokens=5
     )
-    result = steer(model, sae, request, on_token=events.append)
+    result = steer(model, {sae.id: sae}, request, on_token=events.append)
     for generation in result.generations:
         mine = [
             e
@@ -183,10 +183,10 @@ def test_bad_requests_are_refused(
         rank_latents(model, sae, replace(request_, selector="guess"))
     with pytest.raises(SteeringError, match="one of fires, higher"):
         rank_latents(model, sae, replace(request_, selector_parameters={"compare": "sideways"}))
-    with pytest.raises(SteeringError, match="No latent"):
-        steer(model, sae, GenerationRequest(sae.id, ("one",), ()))
+    with pytest.raises(SteeringError, match="nothing to steer with"):
+        steer(model, {sae.id: sae}, GenerationRequest(sae.id, ("one",), ()))
     with pytest.raises(PromptPairError, match="without a prompt"):
-        steer(model, sae, GenerationRequest(sae.id, (), (ChosenLatent(0, 1.0),)))
+        steer(model, {sae.id: sae}, GenerationRequest(sae.id, (), (ChosenLatent(0, 1.0),)))
     silent = replace(request_, pairs=(PromptPair("one", "one"),) * 2)
     ranking = rank_latents(model, sae, silent)
     assert all(latent.score == 0 for latent in ranking.latents)

@@ -27,7 +27,7 @@ from tests.storage_samples import sample_session
 pytest_plugins = ["tests.storage_fixtures"]
 
 ROOT = Path(__file__).parent.parent
-HEAD = "0004"
+HEAD = "0005"
 
 WRITER = """
 import sys

@@ -2,8 +2,10 @@
 
 import re
 import unicodedata
+from typing import NamedTuple
 
-from saif_core.records import PromptPair
+from saif_core.errors import EvaluatorError
+from saif_core.records import Judgement, PromptPair
 
 # A sentence ends at a line break, at Chinese or Japanese closing marks, or at a closing mark
 # before a space, so that "3.5" and "e.g." inside a word stay whole.
@@ -19,14 +21,29 @@ _STOP_WORDS = frozenset(
     "shall should some such than that their theirs them then there these they this those through "
     "under until very were what when where which while whom will with would your yours".split()
 )
+_CLAUSE_END = tuple(".,;:!?…。，、；：！？—–)")
 _STEM_LETTERS = 5
 _MIN_ECHO_WORDS = 3
+MIN_CONTENT_WORDS = 4
+
+
+class Shortening(NamedTuple):
+    """A text that is shorter than its content; ``share`` is of the content's words."""
+
+    content: str
+    text: str
+    share: float
 
 
 def clean(text: str) -> str:
     """The text in composed form, without what cannot be encoded, stripped."""
     encodable = text.encode("utf-8", "replace").decode("utf-8")
     return unicodedata.normalize("NFC", encodable).strip()
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text has nothing to see: only spaces, control and format characters."""
+    return all(unicodedata.category(character)[0] in "CZ" for character in text)
 
 
 def split_sentences(text: str) -> list[str]:
@@ -88,6 +105,48 @@ def shared_content_words(content: str, text: str) -> int:
 def count_content_words(text: str) -> int:
     """How many distinct content words a text has."""
     return len(_stems(text))
+
+
+def check_max_share(evaluator: str, max_share: float) -> None:
+    """Refuse a share of words that is not above 0 and below 1.
+
+    Raises:
+        EvaluatorError: the share is out of range.
+    """
+    if not 0 < max_share < 1:
+        raise EvaluatorError(
+            f"max_share of the evaluator {evaluator!r} is {max_share:g}; give a share above 0 and "
+            "below 1."
+        )
+
+
+def compare_length(pair: PromptPair, generation: str) -> Shortening | Judgement:
+    """The text as a shorter version of its content, or the judgement where it is none.
+
+    Sentences that repeat the instruction are left out; those of the content are not, because a
+    summary may take them over.
+    """
+    content, instruction = content_of(pair), PromptPair(instruction_of(pair), "")
+    text = " ".join(own_sentences(instruction, clean(generation)))
+    n_content, n_text = len(words(content)), len(words(text))
+    if not n_text:
+        return Judgement("none", "The text has no words of its own.")
+    if n_content < MIN_CONTENT_WORDS:
+        return Judgement(None, "The content is too short to be made shorter.")
+    if n_text >= n_content:
+        return Judgement("none", f"The text has {n_text} words, the content {n_content}.")
+    if _is_broken_off(text, content):
+        return Judgement("none", "The text is the start of the content, broken off.")
+    return Shortening(content, text, n_text / n_content)
+
+
+def _is_broken_off(text: str, content: str) -> bool:
+    start = text.rstrip(" .…")
+    whole = " ".join(content.split())
+    if not whole.startswith(start):
+        return False
+    rest = whole[len(start) :].lstrip()
+    return not (rest.startswith(_CLAUSE_END) or start.endswith(_CLAUSE_END))
 
 
 def _bare(text: str) -> str:

@@ -7,12 +7,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saif_core.saes import LoadedSae
+from saif_core.steering_vector import SteeringTarget
 
 
 def addition(
     resid: Float[Tensor, "batch pos d_model"],
-    direction: Float[Tensor, " d_model"],
+    target: SteeringTarget,
     sae: LoadedSae,
 ) -> Float[Tensor, "batch pos d_model"]:
     """The steering vector in the residual stream's own scale, the same at every position."""
-    return (direction.to(resid.device) * sae.resid_scale(resid.float())).to(resid.dtype)
+    return (target.direction.to(resid.device) * sae.resid_scale(resid.float())).to(resid.dtype)

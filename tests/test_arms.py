@@ -1,0 +1,265 @@
+"""Arms: what each adds to the residual stream, its controls, and what that did to each token."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from saif_core.arms import ArmBuilder
+from saif_core.divergence import read_changes
+from saif_core.errors import HookPointError, SteeringError
+from saif_core.generation import RowRequest, Steering, add_deltas, decode
+from saif_core.hook_points import edit_resid
+from saif_core.models import LoadedModel, load_model
+from saif_core.pipeline import steer
+from saif_core.records import Arm, ChosenLatent, GenerationRequest, SteeringEdit, Turn
+from saif_core.registry import STEERING_METHODS
+from saif_core.saes import LoadedSae, load_sae_folder
+from saif_core.steering_vector import build_target
+from tests import tiny
+
+LATENTS = (ChosenLatent(tiny.PLANTED_LATENT, 4.0), ChosenLatent(3, -1.5))
+PROMPT = "The cat sees the old house."
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_dir: Path) -> LoadedModel:
+    loaded = load_model(tiny_model_dir, id=str(tiny_model_dir))
+    loaded.hf_model.generation_config.eos_token_id = loaded.d_vocab - 1
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def sae(tiny_sae_dir: Path, model: LoadedModel) -> LoadedSae:
+    return load_sae_folder(tiny_sae_dir, id="tiny-sae", model=model)
+
+
+@pytest.fixture
+def builder(model: LoadedModel, sae: LoadedSae) -> ArmBuilder:
+    return ArmBuilder(model, {sae.id: sae})
+
+
+@pytest.fixture
+def edit(sae: LoadedSae) -> SteeringEdit:
+    return SteeringEdit(sae.id, LATENTS)
+
+
+@pytest.fixture
+def resid(model: LoadedModel) -> torch.Tensor:
+    ids = torch.tensor([model.encode_prompt(f"{PROMPT} {tiny.PLANTED_WORD} dog", chat=False)])
+    return model.run_sequences(ids, [ids.shape[1]], [1])[1]
+
+
+def test_clamp_sets_the_chosen_latents_and_ablate_takes_them_out(
+    sae: LoadedSae, resid: torch.Tensor
+) -> None:
+    target = build_target(sae, [ChosenLatent(tiny.PLANTED_LATENT, 2.5)])
+    fires = sae.encode(resid[0])[:, tiny.PLANTED_LATENT]
+    assert fires[0] == 0
+    assert fires[-1] > 0
+    unit = sae.W_dec[tiny.PLANTED_LATENT]
+    clamped = STEERING_METHODS.get("clamp").function(resid, target, sae)[0]
+    ablated = STEERING_METHODS.get("ablate").function(resid, target, sae)[0]
+    torch.testing.assert_close(clamped, (2.5 - fires)[:, None] * unit)
+    torch.testing.assert_close(ablated, -fires[:, None] * unit)
+    assert not ablated[0].any()
+
+
+@pytest.mark.parametrize("name", ["addition", "clamp", "ablate"])
+def test_methods_keep_dtype_and_leave_their_input(
+    sae: LoadedSae, resid: torch.Tensor, name: str
+) -> None:
+    before = resid.clone()
+    method = STEERING_METHODS.bind(name, {})
+    added = method(resid, build_target(sae, LATENTS), sae)
+    assert added.shape == resid.shape
+    assert torch.equal(resid, before)
+    assert method(resid.bfloat16(), build_target(sae, LATENTS), sae).dtype == torch.bfloat16
+
+
+def test_a_random_control_has_equal_norm_and_other_latents(
+    builder: ArmBuilder, edit: SteeringEdit, resid: torch.Tensor
+) -> None:
+    steered = builder.steering(Arm("a", edits=(edit,)))[0].delta(resid)
+    drawn = [
+        builder.steering(Arm("r", "random", (edit,), seed=seed))[0].delta(resid)
+        for seed in (0, 0, 1)
+    ]
+    for control in drawn:
+        torch.testing.assert_close(control.norm(), steered.norm())
+        cosine = torch.cosine_similarity(control.flatten(), steered.flatten(), dim=0)
+        assert abs(float(cosine)) < 0.8
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    vector = SteeringEdit(vector=tuple(torch.arange(tiny.D_MODEL).tolist()), layer=0)
+    control = builder.steering(Arm("r", "random", (vector,)))[0].delta(resid)[0, 0]
+    torch.testing.assert_close(control.norm(), torch.arange(tiny.D_MODEL).float().norm())
+
+
+def test_a_flipped_control_has_the_opposite_strength(
+    builder: ArmBuilder, edit: SteeringEdit
+) -> None:
+    steering = builder.steering(Arm("f", "flipped", (edit,), strength=0.5))[0]
+    assert steering.strength_at(0) == -0.5
+
+
+def test_a_logit_bias_is_what_the_vector_adds_through_the_final_norm(
+    builder: ArmBuilder, model: LoadedModel, sae: LoadedSae, edit: SteeringEdit
+) -> None:
+    arm = Arm("b", "logit-bias", (edit,), strength=2.0)
+    bias = builder.logit_bias(arm)
+    assert bias is not None
+    assert builder.steering(arm) == ()
+    direction = build_target(sae, LATENTS).direction
+    head = model.hf_model.get_output_embeddings().weight
+    prompt = model.encode_prompt("In my experience,", chat=True)
+    rms = model.resid_at_end(prompt, model.n_layers - 1).pow(2).mean().sqrt()
+    scale = model.final_norm.get_parameter("weight")
+    torch.testing.assert_close(bias, 2.0 * (head @ (direction * scale)) / rms)
+    prompt_ids = tuple(model.encode_prompt(PROMPT, chat=True))
+    plain, biased = decode(
+        model, [RowRequest(prompt_ids, 1), RowRequest(prompt_ids, 1, logit_bias=bias)]
+    )
+    logits = model.logits(torch.tensor([prompt_ids]))[0, -1]
+    assert plain.token_ids == [int(logits.argmax())]
+    assert biased.token_ids == [int((logits + bias).argmax())]
+
+
+def test_arms_that_cannot_be_are_refused(builder: ArmBuilder) -> None:
+    with pytest.raises(SteeringError, match="nothing to steer with"):
+        builder.steering(Arm("empty"))
+    with pytest.raises(SteeringError, match="has no instruction"):
+        builder.prompt(Arm("p", "prompted"), "text", chat=True)
+    with pytest.raises(HookPointError, match="blocks 0 to 1"):
+        builder.steering(Arm("far", edits=(SteeringEdit(vector=(1.0,) * 32, layer=9),)))
+    with pytest.raises(SteeringError, match="32 dimensions"):
+        builder.steering(Arm("short", edits=(SteeringEdit(vector=(1.0,), layer=0),)))
+    clamped = SteeringEdit(vector=(1.0,) * 32, layer=0, method="clamp")
+    with pytest.raises(SteeringError, match="needs latents"):
+        builder.steering(Arm("c", edits=(clamped,)))
+
+
+def test_strength_follows_scope_and_decay() -> None:
+    def strengths(**options: object) -> list[float]:
+        steering = Steering(0, torch.zeros_like, 2.0, **options)  # type: ignore[arg-type]
+        return [steering.strength_at(step) for step in range(4)]
+
+    assert strengths() == [2.0] * 4
+    assert strengths(scope="last-token") == strengths(scope="prompt") == [2.0, 0, 0, 0]
+    assert strengths(scope="first", first=2) == [2.0, 2.0, 0, 0]
+    assert strengths(decay=1.0) == pytest.approx([2.0, 1.0, 2 / 3, 0.5])
+    assert strengths(decay=1.0, decay_power=2.0)[1] == 0.5
+
+
+def test_keeping_the_norm_turns_the_residual_stream_only() -> None:
+    resid = torch.randn(2, 1, 8, generator=torch.Generator().manual_seed(0))
+    push = torch.ones(8)
+    keeps = torch.tensor([True, False])[:, None, None]
+    edited = add_deltas(resid, [(lambda x: push.expand_as(x), torch.full((2, 1, 1), 3.0), keeps)])
+    torch.testing.assert_close(edited[0].norm(), resid[0].norm())
+    wanted = resid[0] + 3 * push
+    torch.testing.assert_close(edited[0], wanted * resid[0].norm() / wanted.norm())
+    torch.testing.assert_close(edited[1], resid[1] + 3 * push)
+
+
+def test_several_layers_are_steered_at_once(model: LoadedModel) -> None:
+    pushes = [torch.randn(tiny.D_MODEL, generator=torch.Generator().manual_seed(s)) for s in (1, 2)]
+    steering = tuple(
+        Steering(layer, lambda x, push=push: push.expand_as(x), 2.0)
+        for layer, push in enumerate(pushes)
+    )
+    prompt = tuple(model.encode_prompt(PROMPT, chat=True))
+    row = decode(model, [RowRequest(prompt, 3, steering=steering)])[0]
+    ids = list(prompt)
+    for _ in range(3):
+
+        def edit(resid: torch.Tensor, push: torch.Tensor) -> torch.Tensor:
+            edited = resid.clone()
+            edited[:, len(prompt) - 1 :] += 2 * push
+            return edited
+
+        with (
+            edit_resid(model.blocks[0], lambda x: edit(x, pushes[0])),
+            edit_resid(model.blocks[1], lambda x: edit(x, pushes[1])),
+        ):
+            ids.append(int(model.logits(torch.tensor([ids]))[0, -1].argmax()))
+    assert row.token_ids == ids[len(prompt) :]
+
+
+def test_changes_are_differences_of_log_probabilities(
+    model: LoadedModel, sae: LoadedSae, edit: SteeringEdit, builder: ArmBuilder
+) -> None:
+    arm = Arm("a", edits=(edit,), strength=1.5, scope="all", decay=0.5)
+    prompt = builder.prompt(arm, PROMPT, chat=True)
+    told = builder.prompt(Arm("p", "prompted", instruction="PLANT"), PROMPT, chat=True)
+    rows = decode(
+        model,
+        [
+            RowRequest(prompt, 4),
+            RowRequest(prompt, 4, steering=builder.steering(arm)),
+            RowRequest(told, 4),
+        ],
+    )
+    unsteered, steered, prompted = read_changes(model, rows, [prompt] * 3)
+    assert [c.change for c in unsteered] == pytest.approx([0.0] * 4, abs=1e-5)
+    assert [c.kl for c in unsteered] == pytest.approx([0.0] * 4, abs=1e-5)
+    assert [c.strength for c in steered] == pytest.approx([1.5, 1.0, 0.75, 0.6])
+    text = rows[1].token_ids
+    plain = model.logits(torch.tensor([[*prompt, *text]]))[0].log_softmax(-1)
+    direction = build_target(sae, LATENTS).direction
+
+    def push(resid: torch.Tensor) -> torch.Tensor:
+        position = torch.arange(resid.shape[1])
+        step = (position - (len(prompt) - 1)).clamp(min=0)
+        return resid + (1.5 / (1 + 0.5 * step))[:, None] * direction
+
+    with edit_resid(model.blocks[1], push):
+        own = model.logits(torch.tensor([[*prompt, *text]]))[0].log_softmax(-1)
+    for step, change in enumerate(steered):
+        at, token = len(prompt) - 1 + step, text[step]
+        assert change.token == model.token_text(token)
+        assert change.log_prob == pytest.approx(float(plain[at, token]), abs=1e-4)
+        assert change.change == pytest.approx(float(own[at, token] - plain[at, token]), abs=1e-4)
+        kl = float((own[at].exp() * (own[at] - plain[at])).sum())
+        assert change.kl == pytest.approx(kl, abs=1e-4)
+    assert all(change.strength == 0 for change in prompted)
+    assert max(change.kl for change in prompted) > 0.1
+
+
+def test_arms_samples_and_histories_of_a_request(model: LoadedModel, sae: LoadedSae) -> None:
+    request = GenerationRequest(
+        sae.id,
+        (PROMPT, "A dog was in the house."),
+        LATENTS,
+        max_new_tokens=3,
+        temperature=1.0,
+        samples=2,
+        arms=(
+            Arm("told", "prompted", instruction="PLANT"),
+            Arm("random", "random", (SteeringEdit(sae.id, LATENTS),)),
+        ),
+        divergence=True,
+    )
+    result = steer(model, {sae.id: sae}, request)
+    order = [(g.prompt_index, g.arm, g.sample) for g in result.generations]
+    arms = ("unsteered", "steered", "told", "random")
+    assert order == [(p, arm, s) for p in (0, 1) for arm in arms for s in (0, 1)]
+    texts = {(g.prompt_index, g.arm, g.sample): g for g in result.generations}
+    assert texts[0, "told", 0].text.split() == ["oui"] * 3
+    assert texts[0, "unsteered", 0].text != texts[0, "unsteered", 1].text
+    assert all(len(g.changes) == len(g.token_ids) for g in result.generations)
+    assert result.recipe.arms == request.arms
+    with pytest.raises(SteeringError, match="same name"):
+        steer(model, {sae.id: sae}, replace(request, arms=(Arm("steered"),)))
+    with pytest.raises(SteeringError, match="2 chat histories were given for 4 arms"):
+        steer(model, {sae.id: sae}, replace(request, histories=((), ())))
+
+
+def test_an_arm_goes_on_with_its_own_history(model: LoadedModel, sae: LoadedSae) -> None:
+    told = (Turn("user", f"The cat {tiny.PLANTED_WORD}"), Turn("assistant", "oui"))
+    request = GenerationRequest(sae.id, (PROMPT,), LATENTS, max_new_tokens=3, strength=0.001)
+    alone = steer(model, {sae.id: sae}, request).generations[0]
+    later = steer(model, {sae.id: sae}, replace(request, histories=(told, ()))).generations
+    assert later[0].text.split() == ["oui"] * 3
+    assert later[1].text == alone.text

@@ -1,0 +1,278 @@
+"""Evaluations on a tiny model whose right answer is planted."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from saif_core import evaluation_texts, fluency
+from saif_core.errors import EvaluatorError, JobCancelled, SteeringError
+from saif_core.evaluation import evaluate
+from saif_core.evaluation_plan import (
+    check_request,
+    denoised_latents,
+    drop_silent_latents,
+    plan_settings,
+)
+from saif_core.evaluation_records import Cell, CellSetting, Evaluation, EvaluationRequest
+from saif_core.mean_difference import read_mean_difference
+from saif_core.models import LoadedModel, load_model
+from saif_core.pipeline import rank_latents
+from saif_core.rates import paired_p, rates_of
+from saif_core.records import Instruction, RankingRequest, Wording, from_json, to_json
+from saif_core.saes import LoadedSae, load_sae_folder
+from tests import tiny
+
+CONTENTS = tuple(tiny.contents(16, seed=4))
+
+
+class MemoryCache:
+    """The engine's cache in a dict, which counts what is put into it."""
+
+    def __init__(self) -> None:
+        self.payloads: dict[str, bytes] = {}
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
+        return {key: self.payloads[key] for key in keys if key in self.payloads}
+
+    def put_many(self, payloads: Mapping[str, bytes]) -> None:
+        self.payloads = {**payloads, **self.payloads}
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_dir: Path) -> LoadedModel:
+    loaded = load_model(tiny_model_dir, id=str(tiny_model_dir))
+    loaded.hf_model.generation_config.eos_token_id = loaded.d_vocab - 1
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def sae(tiny_sae_dir: Path, model: LoadedModel) -> LoadedSae:
+    return load_sae_folder(tiny_sae_dir, id="tiny-sae", model=model)
+
+
+@pytest.fixture(scope="module")
+def request_() -> EvaluationRequest:
+    instruction = Instruction(
+        "planted",
+        "",
+        "ifeval",
+        {"instruction_id": "keywords:existence", "arguments": '{"keywords": ["oui"]}'},
+        (Wording(tiny.PLANTED_WORD), Wording(f"{tiny.PLANTED_WORD} .")),
+    )
+    return EvaluationRequest(
+        instruction,
+        ("tiny-sae",),
+        rank_contents=CONTENTS[:4],
+        rank_wordings=(tiny.PLANTED_WORD,),
+        test_contents=CONTENTS[4:],
+        test_wordings=(f"{tiny.PLANTED_WORD} .", tiny.PLANTED_WORD),
+        arms=("unsteered", "prompted", "saif", "denoised", "mean-difference", "clamp", "random"),
+        strengths=(0.01, 1.0),
+        tops=(1, 2),
+        denoised_tops=(2,),
+        read="last-token",
+        max_new_tokens=5,
+    )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def senseless_is_sense() -> Iterator[None]:
+    """Whatever a random model is steered to write, it finds unlikely."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fluency, "WORST_PERPLEXITY", 1e9)
+        yield
+
+
+@pytest.fixture(scope="module")
+def done(
+    model: LoadedModel, sae: LoadedSae, request_: EvaluationRequest
+) -> tuple[Evaluation, list[Any]]:
+    return evaluate(model, [sae], request_)
+
+
+def cell(evaluation: Evaluation, arm: str, **wanted: object) -> Cell:
+    found = [
+        one
+        for one in evaluation.cells
+        if one.setting.arm == arm
+        and all(getattr(one.setting, name) == value for name, value in wanted.items())
+    ]
+    assert len(found) == 1
+    return found[0]
+
+
+def plainly(one: Cell) -> Cell:
+    parts = {
+        name: replace(rates, perplexity=float(f"{rates.perplexity:.3g}"))
+        for name in ("rates", "choosing", "reporting")
+        if (rates := getattr(one, name)).perplexity is not None
+    }
+    return replace(one, **parts)
+
+
+def test_the_planted_latent_is_found_out(done: tuple[Evaluation, list[Any]]) -> None:
+    evaluation, _ = done
+    assert cell(evaluation, "unsteered").rates.strict == 0
+    assert cell(evaluation, "prompted").rates.strict == 1
+    steered = cell(evaluation, "saif", k=1, strength=1.0)
+    assert steered.rates.strict == 1
+    assert steered.p_unsteered == pytest.approx(2 * 0.5**12)
+    assert cell(evaluation, "saif", k=1, strength=0.01).rates.strict == 0
+    assert cell(evaluation, "mean-difference", strength=1.0).rates.strict == 1
+    best = {one.arm: one for one in evaluation.best}
+    chosen = evaluation.cells[best["saif"].cell]
+    assert chosen.setting.strength == 1.0
+    control = cell(evaluation, "random", of="saif")
+    assert control.setting == replace(chosen.setting, arm="random", of="saif")
+    assert control.rates.strict == 0
+    assert best["saif"].p_random == pytest.approx(2 * 0.5**6)
+    assert best["saif"].rates.n == 6
+    assert evaluation.best_sae_arm in ("saif", "denoised", "clamp")
+    assert evaluation.latents["1"][0].index == tiny.PLANTED_LATENT
+
+
+def test_figures_are_those_of_the_texts(done: tuple[Evaluation, list[Any]]) -> None:
+    evaluation, texts = done
+    for number, one in enumerate(evaluation.cells):
+        mine = [text for text in texts if text.cell == number]
+        assert [text.content for text in mine] == list(evaluation.request.test_contents)
+        assert one.rates == rates_of(mine)
+        assert one.choosing == rates_of(mine[::2])
+        assert one.reporting == rates_of(mine[1::2])
+        judged = [("oui" in text.text) == (text.grade == "strict") for text in mine]
+        assert all(judged)
+    numbers = {one.setting: number for number, one in enumerate(evaluation.cells)}
+    plain = [text for text in texts if text.cell == numbers[CellSetting("unsteered")]]
+    for number, one in enumerate(evaluation.cells[1:], start=1):
+        assert one.p_unsteered == paired_p([t for t in texts if t.cell == number], plain)
+
+
+def test_an_evaluation_survives_json(done: tuple[Evaluation, list[Any]]) -> None:
+    evaluation, texts = done
+    again = from_json(Evaluation, to_json(replace(evaluation, latents={})))
+    assert again == replace(evaluation, latents={})
+    assert from_json(type(texts[0]), to_json(texts[0])) == texts[0]
+
+
+def test_the_same_seed_gives_the_same_report_and_another_one_another(
+    model: LoadedModel, sae: LoadedSae, request_: EvaluationRequest
+) -> None:
+    sampled = replace(request_, temperature=1.0, arms=("unsteered", "saif"), strengths=(0.2,))
+    runs = [
+        evaluate(model, [sae], replace(sampled, seed=seed), cache=MemoryCache())
+        for seed in (1, 1, 2)
+    ]
+    assert runs[0][1] == runs[1][1]
+    assert runs[0][0].cells == runs[1][0].cells
+    assert [text.text for text in runs[0][1]] != [text.text for text in runs[2][1]]
+
+
+@pytest.mark.parametrize("n_steps", [2, 9, 17, 26])
+def test_an_interrupted_evaluation_resumes_to_the_same_figures(
+    model: LoadedModel,
+    sae: LoadedSae,
+    request_: EvaluationRequest,
+    done: tuple[Evaluation, list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    n_steps: int,
+) -> None:
+    monkeypatch.setattr(evaluation_texts, "ROWS_PER_BATCH", 30)
+    calls = 0
+
+    def stop(_done: int, _total: int, _message: str) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > n_steps:
+            raise JobCancelled("stopped")
+
+    cache = MemoryCache()
+    with pytest.raises(JobCancelled):
+        evaluate(model, [sae], request_, cache=cache, step=stop)
+    kept = len(cache.payloads)
+    again, texts = evaluate(model, [sae], request_, cache=cache)
+    assert [text.text for text in texts] == [text.text for text in done[1]]
+    # Perplexities carry the rounding of the batch that they were read in.
+    assert list(map(plainly, again.cells)) == list(map(plainly, done[0].cells))
+    finished = len(cache.payloads)
+    assert kept < finished
+    evaluate(model, [sae], request_, cache=cache)
+    assert len(cache.payloads) == finished
+
+
+def test_every_arm_gets_its_settings_and_controls(request_: EvaluationRequest) -> None:
+    asked = replace(
+        request_,
+        arms=("unsteered", "saif", "one-latent", "denoised", "ablate", "random", "flipped"),
+        tops=(1, 5),
+        betas=(0.0, 1.0),
+        strengths=(1.0, 2.0),
+        together=True,
+        controls="all",
+    )
+    settings = plan_settings(asked, [3, 5])
+    assert len(settings) == len(set(settings))
+    count = {arm: sum(s.arm == arm for s in settings) for arm in asked.arms}
+    # 3 places (two layers and both together) × strengths × β × numbers of latents
+    assert count["saif"] == 3 * 2 * 2 * 2
+    assert count["one-latent"] == 3 * 2 * 2
+    assert count["denoised"] == 3 * 2
+    assert count["ablate"] == 3 * 2 * 2
+    assert count["random"] == count["flipped"] == 24 + 12 + 6
+    assert CellSetting("random", "saif", (3, 5), 5, 1.0, 2.0) in settings
+    few = plan_settings(replace(asked, controls="best"), [3])
+    assert not any(setting.arm in ("random", "flipped") for setting in few)
+
+
+def test_requests_that_cannot_be_carried_out_are_refused(request_: EvaluationRequest) -> None:
+    def refused(match: str, **changes: Any) -> None:
+        with pytest.raises(EvaluatorError, match=match):
+            check_request(replace(request_, **changes))
+
+    check_request(request_)
+    refused("no arm 'guess'", arms=("unsteered", "guess"))
+    refused("1 contents were to rank", rank_contents=CONTENTS[:5])
+    refused("at least 2", test_contents=CONTENTS[4:5])
+    refused("no wording to prompt with", test_wordings=())
+    refused("needs an SAE, a strength", strengths=())
+    refused("needs an SAE, a strength", sae_ids=())
+    refused("not a finite number", strengths=(float("nan"),))
+    broken = replace(request_.instruction, evaluator_parameters={"wrong": 1})
+    refused("no parameter", instruction=broken)
+
+
+def test_a_mean_difference_is_that_of_the_means(model: LoadedModel) -> None:
+    pairs = tiny.planted_pairs(5)
+    asked = RankingRequest("", "planted", pairs, read="last-token")
+    found = read_mean_difference(model, asked, [0, 1])
+    for layer, vector in found.items():
+        ends = [
+            [model.resid_at_end(model.encode_prompt(text, chat=True), layer) for text in side]
+            for side in ([p.positive for p in pairs], [p.negative for p in pairs])
+        ]
+        expected = torch.stack(ends[0]).mean(0) - torch.stack(ends[1]).mean(0)
+        torch.testing.assert_close(vector, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_denoising_keeps_the_largest_differences(model: LoadedModel, sae: LoadedSae) -> None:
+    asked = RankingRequest(sae.id, "planted", tiny.planted_pairs(6), read="last-token")
+    ranking = rank_latents(model, sae, asked)
+    kept = denoised_latents(ranking, 3)
+    differences = {latent.index: latent.mean_difference for latent in ranking.latents}
+    sizes = sorted(np.abs(list(differences.values())))
+    assert [abs(latent.coefficient) for latent in kept] == pytest.approx(sizes[::-1][:3])
+    assert all(latent.coefficient == differences[latent.index] for latent in kept)
+
+
+def test_latents_that_do_not_write_are_dropped(model: LoadedModel, sae: LoadedSae) -> None:
+    asked = RankingRequest(sae.id, "planted", tiny.planted_pairs(6), read="last-token")
+    ranking = rank_latents(model, sae, asked)
+    kept = drop_silent_latents(model, sae, ranking, 0.3)
+    assert tiny.PLANTED_LATENT in [latent.index for latent in kept.latents]
+    assert len(kept.latents) < len(ranking.latents)
+    with pytest.raises(SteeringError, match="output score of 2 or more"):
+        drop_silent_latents(model, sae, ranking, 2.0)
