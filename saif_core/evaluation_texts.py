@@ -83,8 +83,7 @@ class TextWriter:
         return judged
 
     def _plan(self, setting: CellSetting, content_number: int) -> _PlannedArm:
-        n_wordings = len(self._request.test_wordings)
-        wording = content_number % n_wordings if setting.arm == "prompted" else 0
+        wording = self._wording(content_number) if setting.arm == "prompted" else 0
         if (setting, wording) not in self._planned:
             arm = self._arm(setting, wording)
             shas = [self._builder.sae_sha256(edit) for edit in arm.edits]
@@ -96,6 +95,10 @@ class TextWriter:
                 hashlib.sha256(f"{shas}|{named}".encode()).digest(),
             )
         return self._planned[setting, wording]
+
+    def _wording(self, content_number: int) -> int:
+        # The halves take turns too, and each shall see all wordings.
+        return content_number // 2 % max(len(self._request.test_wordings), 1)
 
     def _arm(self, setting: CellSetting, wording: int) -> Arm:
         request = self._request
@@ -193,7 +196,7 @@ class TextWriter:
         wordings = request.test_wordings or request.rank_wordings or ("",)
         found = []
         for number, (content, written) in enumerate(zip(request.test_contents, texts, strict=True)):
-            wording = wordings[number % len(wordings)]
+            wording = wordings[number // 2 % len(wordings)]
             positive = join_instruction(content, wording, request.position)
             pair = PromptPair(positive, content, content, wording)
             try:

@@ -5,7 +5,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from saif_core.evaluation_records import EvaluationText, Outcome
-from saif_core.fluency import distinct_share, is_disordered, outcome
+from saif_core.fluency import distinct_share, is_disordered, known_share, outcome
 from saif_core.rates import paired_p, rates_of, wilson_interval
 from saif_core.records import Grade, Judgement
 
@@ -68,6 +68,13 @@ def test_distinct_runs_of_words() -> None:
     assert distinct_share("one", 2) == distinct_share("", 1) == 1.0
 
 
+def test_words_of_many_languages_are_known() -> None:
+    assert known_share("The wife's volunteers won't reappear") == 1.0
+    assert known_share("L'enfant d'aujourd'hui s'assied, n'est-ce pas ?") == 1.0
+    assert known_share("the zxqv cat brrft sat qqqq") == 0.5
+    assert known_share("zxqv brrft qqqq") == known_share("") == 1.0
+
+
 @pytest.mark.parametrize(
     ("words", "perplexity", "disordered"),
     [
@@ -78,6 +85,14 @@ def test_distinct_runs_of_words() -> None:
         ("The mayor thanked the volunteers for their help last week.", 9.0, False),
         ("The mayor thanked the volunteers for their help last week.", 5e4, True),
         ("\ud800 one \udfff", 3.0, False),
+        ("Danktach, des Buchs ammerden, darsteswehten kiegenfruenwüsten den klüsten", 77.0, True),
+        (
+            "Der Bürgermeister dankte den freiwilligen Helferinnen für ihre Unterstützung.",
+            9.0,
+            False,
+        ),
+        ("我们感谢志愿者的帮助。", 9.0, False),
+        ('{"nombre": "María", "edad": 25}', 9.0, False),
     ],
 )
 def test_disorder_is_empty_repeating_or_senseless(
