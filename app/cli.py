@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from app import cli_corpus, cli_doctor, cli_explain, cli_serve, cli_sessions, cli_training
+from app import (
+    cli_corpus,
+    cli_doctor,
+    cli_evaluate,
+    cli_explain,
+    cli_serve,
+    cli_sessions,
+    cli_training,
+)
 from app.cli_options import (
     ChatOption,
     ContentsOption,
@@ -257,6 +265,7 @@ def generate(
         answer(generation_data(result), generation_text(result))
 
 
+app.command("evaluate")(cli_evaluate.evaluate)
 app.add_typer(cli_sessions.app, name="session")
 app.command("train-sae")(cli_training.train_sae)
 

@@ -165,6 +165,12 @@ def read_pairs(
 
 
 def read_instruction(name: str) -> Instruction:
+    """A shipped instruction by its name, or one in a YAML file.
+
+    Raises:
+        UnknownNameError: there is no such instruction.
+        PromptPairError: the file is none.
+    """
     from saif_core.prompt_pairs import load_instruction, shipped_instructions
 
     shipped = shipped_instructions()

@@ -16,6 +16,7 @@ POLL_SECONDS = 2.0
 PAGE_OF_JOB = {
     "rank": "views/instructions.py",
     "generate": "views/compare.py",
+    "evaluate": "views/evaluate.py",
     "index": "views/corpus.py",
     "contrast": "views/search.py",
     "vector": "views/vector.py",
@@ -127,7 +128,7 @@ def _draw_job(record: JobRecord) -> None:
     if page and st.button(
         "Go to it", key=f"job_{record.id}", icon=":material/arrow_forward:", type="tertiary"
     ):
-        if record.kind == "generate":
+        if record.kind in ("generate", "evaluate"):
             open_page(page, run=record.id)
         if record.kind == "rank":
             work().attach(record.id)

@@ -22,6 +22,7 @@ PAGES = {
         st.Page("views/latents.py", title="Latents", icon=":material/scatter_plot:"),
         st.Page("views/latent.py", title="Latent", icon=":material/search_insights:"),
         st.Page("views/compare.py", title="Compare", icon=":material/compare:"),
+        st.Page("views/evaluate.py", title="Evaluate", icon=":material/monitoring:"),
         st.Page("views/sessions.py", title="Sessions", icon=":material/folder_open:"),
         SHARED,
     ],

@@ -75,7 +75,8 @@ def evaluate(
         cells=cells,
         best=_best_cells(judged, best),
         best_sae_arm=_best_of([arm for arm in SAE_ARMS if arm in best], cells, best),
-        latents=vectors.listed(),
+        latents=vectors.latents(),
+        denoised=vectors.denoised_latents(),
         seconds=time.perf_counter() - started,
         versions=library_versions(),
     )

@@ -166,12 +166,21 @@ class SteeringVectors:
             top=max(request.tops, default=1),
         )
 
-    def listed(self) -> dict[str, tuple[ChosenLatent, ...]]:
+    def latents(self) -> dict[str, tuple[ChosenLatent, ...]]:
         """The latents of "saif" at the largest k, by layer."""
         beta = self._request.betas[0] if self._request.betas else 0.0
         return {
             str(layer): choose_latents(ranking, beta=beta)
             for layer, ranking in self._rankings.items()
+        }
+
+    def denoised_latents(self) -> dict[str, tuple[ChosenLatent, ...]]:
+        """The latents of "denoised" at its largest k, by layer."""
+        if "denoised" not in self._request.arms:
+            return {}
+        top = max(self._request.denoised_tops)
+        return {
+            str(layer): denoised_latents(ranking, top) for layer, ranking in self._rankings.items()
         }
 
     def edit(self, setting: CellSetting, layer: int) -> SteeringEdit:

@@ -45,6 +45,8 @@ class EvaluationRequest:
         rank_contents, rank_wordings: what latents are ranked on.
         test_contents: what is answered; none of them is in ``rank_contents``.
         least_output_score: latents with a lower output score are left out; 0 keeps all.
+        temperature: 0 is greedy, in which small models repeat themselves; every content has its own
+            random draws, which all arms share.
         test_wordings: what prompted arms are told, content by content in turn.
     """
 
@@ -74,7 +76,7 @@ class EvaluationRequest:
     keep_norm: bool = False
     chat: bool = True
     max_new_tokens: int = 40
-    temperature: float = 0.0
+    temperature: float = 0.5
     seed: int = 0
 
 
@@ -167,6 +169,7 @@ class Evaluation:
 
     Attributes:
         latents: what "saif" steered with at the largest k and first beta, by layer.
+        denoised: what "denoised" steered with at its largest k, by layer.
         best: one entry per arm that has settings to choose from.
         best_sae_arm: the arm of ``SAE_ARMS`` that did best on the choosing half; "" if none ran.
     """
@@ -181,6 +184,7 @@ class Evaluation:
     best_sae_arm: str
     latents: dict[str, tuple[ChosenLatent, ...]]
     seconds: float
+    denoised: dict[str, tuple[ChosenLatent, ...]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     id: str = field(default_factory=new_id)
     created_at: str = field(default_factory=utc_now)

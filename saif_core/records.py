@@ -568,7 +568,8 @@ def _build(kind: Any, data: Any) -> Any:
     if origin is dict:
         if not isinstance(data, Mapping):
             raise ValueError(f"expected an object, found {type(data).__name__}")
-        return dict(data)
+        kept = not args or args[1] is Any
+        return {key: value if kept else _build(args[1], value) for key, value in data.items()}
     return _scalar(kind, data)
 
 

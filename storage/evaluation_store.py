@@ -5,7 +5,7 @@ import json
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import delete, func, select
@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session as OrmSession
 
 from saif_core.errors import StorageError, UnknownNameError
 from saif_core.evaluation_records import Evaluation, EvaluationSummary, EvaluationText
-from saif_core.records import ChosenLatent, from_json
+from saif_core.records import from_json
 from storage.database import Database, clean_text
 from storage.tables import EvaluationRow, EvaluationTextsRow
 
@@ -61,7 +61,7 @@ class EvaluationStore:
             if record is None:
                 raise _unknown(db, evaluation_id)
         try:
-            return _to_record(json.loads(record))
+            return from_json(Evaluation, json.loads(record))
         except (ValueError, TypeError, RecursionError) as error:
             raise _unreadable(evaluation_id) from error
 
@@ -187,14 +187,3 @@ def _written(record: Evaluation | EvaluationText) -> str:
             "An evaluation was to be saved, but it holds something that JSON cannot write, such as "
             "a number that is not finite; run it again."
         ) from error
-
-
-def _to_record(data: Any) -> Evaluation:
-    evaluation = from_json(Evaluation, data)
-    # Records inside a dictionary are left as plain data.
-    latents: dict[str, Any] = evaluation.latents
-    chosen = {
-        layer: tuple(from_json(ChosenLatent, latent) for latent in found)
-        for layer, found in latents.items()
-    }
-    return replace(evaluation, latents=chosen)

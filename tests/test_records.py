@@ -58,6 +58,8 @@ def sample(kind: Any, *, full: bool) -> Any:
         if args[1:] == (...,):
             return (sample(args[0], full=full),) * (2 if full else 0)
         return tuple(sample(arg, full=full) for arg in args)
+    if origin is dict and args[1] is not Any:
+        return {"a key": sample(args[1], full=full)}
     if origin is dict:
         return {"depth": {"list": [1, 2.5, None, "x"]}, "ß": True} if full else {}
     return {str: ODD_TEXT, int: -3, float: 0.1 + 0.2, bool: True}[kind]

@@ -1,0 +1,233 @@
+"""``saif evaluate`` with an engine that answers at once: what it is asked, and what is shown."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from app.cli import main
+from app.evaluation_files import evaluation_data, evaluation_sentence
+from app.settings import Settings, load_settings
+from saif_core.evaluation_records import DEFAULT_ARMS, Evaluation, EvaluationRequest
+from saif_core.jobs import Job
+from saif_core.prompt_pairs import shipped_contents, shipped_instructions
+from saif_core.records import SaeInfo
+from storage import Store, open_store
+from tests.test_evaluation_files import sample_evaluation, sample_text
+
+FRENCH = "translate-to-french"
+SAES = tuple(
+    SaeInfo(f"tiny/{layer}", "tiny", f"blocks.{layer}.hook_resid_post", layer, 64, "")
+    for layer in (29, 12, 14)
+)
+
+
+class Engine:
+    """Finishes every evaluation at once and keeps it, as the engine does."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.requests: list[EvaluationRequest] = []
+        self.evaluations: list[Evaluation] = []
+
+    def saes(self) -> tuple[SaeInfo, ...]:
+        return SAES
+
+    def evaluate(self, request: EvaluationRequest) -> Job:
+        self.requests.append(request)
+
+        def work(job: Job) -> Evaluation:
+            job.step(1, 2, "writing texts")
+            evaluation = replace(sample_evaluation(), request=request)
+            texts = [sample_text(cell.cell, "Voilà <b>.") for cell in evaluation.best]
+            self._store.evaluations.save(evaluation, texts)
+            self.evaluations.append(evaluation)
+            return evaluation
+
+        job = Job("evaluate", "Evaluate", request, work)
+        job.run()
+        return job
+
+
+class Ran(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+class Saif(NamedTuple):
+    """``saif evaluate`` as a function, and the engine it ran on last."""
+
+    run: Callable[..., Ran]
+    engines: list[Engine]
+
+    def request(self, *arguments: object) -> EvaluationRequest:
+        """What the engine is asked for."""
+        ran = self.run("--instruction", FRENCH, *arguments, "--json")
+        assert ran.status == 0, ran.err
+        return self.engines[-1].requests[-1]
+
+    def refusal(self, *arguments: object) -> str:
+        """The one sentence on standard error; no engine was asked."""
+        n_before = sum(len(engine.requests) for engine in self.engines)
+        ran = self.run(*arguments, "--json")
+        assert (ran.status, ran.out) == (2, "")
+        assert ran.err.count("\n") == 1
+        assert sum(len(engine.requests) for engine in self.engines) == n_before
+        return ran.err
+
+
+@pytest.fixture
+def saif(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Saif:
+    engines: list[Engine] = []
+
+    @contextlib.contextmanager
+    def started(_settings: Settings, store: Store) -> Iterator[Engine]:
+        engines.append(Engine(store))
+        yield engines[-1]
+
+    monkeypatch.setattr("app.cli_evaluate.started_engine", started)
+
+    def run(*arguments: object) -> Ran:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(["evaluate", *map(str, arguments)])
+        assert isinstance(ended.value.code, int)
+        return Ran(ended.value.code, *capfd.readouterr())
+
+    return Saif(run, engines)
+
+
+def test_the_first_contents_rank_and_the_last_ones_test(saif: Saif) -> None:
+    request = saif.request()
+    assert request.rank_contents == tuple(shipped_contents()[:32])
+    assert request.test_contents == tuple(shipped_contents()[-100:])
+    assert not set(request.rank_contents) & set(request.test_contents)
+    few = saif.request("--n", 2, "--rank-contents", 238)
+    assert (len(few.rank_contents), len(few.test_contents)) == (238, 2)
+    assert "239 contents" in saif.refusal("--instruction", FRENCH, "--n", 2, "--rank-contents", 239)
+
+
+def test_contents_may_come_from_a_file(saif: Saif, tmp_path: Path) -> None:
+    contents = tmp_path / "contents.txt"
+    contents.write_text("one\ntwo\nthree\nfour\nfive\n", encoding="utf-8")
+    counts = ("--contents", contents, "--n", 2, "--rank-contents")
+    request = saif.request(*counts, 3)
+    assert request.rank_contents == ("one", "two", "three")
+    assert request.test_contents == ("four", "five")
+    assert "there are 5" in saif.refusal("--instruction", FRENCH, *counts, 4)
+
+
+def test_every_second_wording_ranks_and_the_others_test(saif: Saif, tmp_path: Path) -> None:
+    own = [wording.text for wording in shipped_instructions()[FRENCH].wordings]
+    request = saif.request()
+    assert request.instruction == shipped_instructions()[FRENCH]
+    assert (request.rank_wordings, request.test_wordings) == (tuple(own[::2]), tuple(own[1::2]))
+    single = tmp_path / "single.yaml"
+    single.write_text(
+        "name: single\nevaluator: question\nwordings: [Only one.]\n",
+        encoding="utf-8",
+    )
+    assert saif.run("--instruction", single).status == 0
+    asked = saif.engines[-1].requests[-1]
+    assert asked.rank_wordings == asked.test_wordings == ("Only one.",)
+
+
+def test_options_left_out_are_those_of_the_record(saif: Saif) -> None:
+    request = saif.request()
+    plain = EvaluationRequest(
+        request.instruction,
+        ("tiny/29",),
+        request.rank_contents,
+        request.rank_wordings,
+        request.test_contents,
+        request.test_wordings,
+    )
+    assert request == plain
+    assert request.arms == DEFAULT_ARMS
+
+
+def test_every_option_reaches_the_engine(saif: Saif) -> None:
+    request = saif.request(
+        *("--arms", "saif, random,saif", "--strengths", "0.4,-0.8", "--top", "5,15"),
+        *("--denoised-top", "30", "--beta", "0,0.5", "--layers", "14,12", "--together"),
+        *("--read", "last-token", "--position", "before", "--selector", "mean_difference"),
+        *("--scope", "all", "--decay", 0.1, "--keep-norm", "--max-new-tokens", 7, "--seed", 3),
+    )
+    assert request.sae_ids == ("tiny/14", "tiny/12")
+    assert (request.arms, request.strengths) == (("saif", "random"), (0.4, -0.8))
+    assert (request.tops, request.denoised_tops, request.betas) == ((5, 15), (30,), (0.0, 0.5))
+    assert (request.together, request.keep_norm) == (True, True)
+    assert (request.read, request.position) == ("last-token", "before")
+    assert (request.selector, request.scope) == ("mean_difference", "all")
+    assert (request.decay, request.max_new_tokens, request.seed) == (0.1, 7, 3)
+    assert saif.request("--sae", "tiny/12").sae_ids == ("tiny/12",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--arms", "saif,best"), "no arm called 'best'"),
+        (("--arms", ""), "no arm called ''"),
+        (("--strengths", "0.5,much"), "'much' is not a finite number"),
+        (("--strengths", "0.5,,1"), "'' is not a finite number"),
+        (("--beta", "nan"), "'nan' is not a finite number"),
+        (("--decay", "inf"), "--decay is inf"),
+        (("--decay", "-1"), "--decay"),
+        (("--top", "0"), "'0' is not a whole number from 1 to 1000"),
+        (("--top", "15,2000"), "'2000' is not a whole number from 1 to 1000"),
+        (("--denoised-top", "1.5"), "--denoised-top is '1.5'"),
+        (("--layers", "-1"), "'-1' is not the number of a layer"),
+        (("--layers", "12,13"), "no SAE for layer 13"),
+        (("--layers", "12", "--sae", "tiny/12"), "--sae tiny/12 and --layers 12"),
+        (("--together",), "--together"),
+        (("--layers", "12", "--together"), "--together"),
+        (("--n", "1"), "--n"),
+        (("--rank-contents", "0"), "--rank-contents"),
+        (("--scope", "everywhere"), "--scope"),
+        (("--html", "no-such-folder/a.html"), "'no-such-folder/a.html'"),
+        (("--instruction", "no-such"), "no instruction called 'no-such'"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_sentence(
+    arguments: tuple[str, ...], words: str, saif: Saif
+) -> None:
+    assert words in saif.refusal("--instruction", FRENCH, *arguments)
+
+
+def test_an_instruction_is_needed(saif: Saif) -> None:
+    assert "--instruction" in saif.refusal()
+
+
+def test_the_answer_is_the_data_and_the_evaluation_is_in_the_store(saif: Saif) -> None:
+    ran = saif.run("--instruction", FRENCH, "--json")
+    (evaluation,) = saif.engines[-1].evaluations
+    assert json.loads(ran.out) == evaluation_data(evaluation)
+    assert ran.out.count("\n") == 1
+    store = open_store(load_settings().database_url)
+    assert [found.id for found in store.evaluations.list(instruction=FRENCH)] == [evaluation.id]
+    store.close()
+
+
+def test_people_read_a_table_and_the_sentence(saif: Saif) -> None:
+    ran = saif.run("--instruction", FRENCH)
+    (evaluation,) = saif.engines[-1].evaluations
+    lines = ran.out.splitlines()
+    assert lines[0] == f"{FRENCH}: 100 test contents, tiny, 12 s"
+    assert lines[2].split()[:3] == ["arm", "layer", "latents"]
+    rows = lines[3 : 3 + len(evaluation.cells)]
+    assert [row.startswith("*") for row in rows] == [False, True, False, True, True, False]
+    assert "0.8" in rows[3]
+    assert "46% [36–56]" in rows[3]
+    assert lines[-1] == evaluation_sentence(evaluation)
+
+
+def test_the_html_file_holds_the_texts_of_the_best_cells(saif: Saif, tmp_path: Path) -> None:
+    file = tmp_path / "evaluation.html"
+    ran = saif.run("--instruction", FRENCH, "--html", file, "--json")
+    assert json.loads(ran.out)["instruction"] == FRENCH
+    assert file.read_text(encoding="utf-8").count("Voilà &lt;b&gt;.") == 3

@@ -1,0 +1,406 @@
+"""Evaluations as CSV, JSON, HTML and a sentence, read back by other code than wrote them."""
+
+import csv
+import io
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from app.charts_evaluation import ARM_COLOURS
+from app.evaluation_files import (
+    SHOWN_TEXTS,
+    evaluation_csv,
+    evaluation_data,
+    evaluation_html,
+    evaluation_json,
+    evaluation_sentence,
+)
+from saif_core.evaluation_records import (
+    BestCell,
+    Cell,
+    CellSetting,
+    Evaluation,
+    EvaluationRequest,
+    EvaluationText,
+    Rates,
+)
+from saif_core.records import ChosenLatent, Instruction, Wording
+
+XSS = "<script>alert('1')</script>\"><img src=x onerror='alert(2)'></td></table>"
+RATE_COLUMNS = (
+    *("n", "strict", "strict_low", "strict_high", "loose", "loose_low", "loose_high", "unjudged"),
+    *("success", "retained", "disorder", "perplexity", "distinct_2"),
+)
+VOID = {"meta"}
+
+
+def rates(strict: float, **changes: Any) -> Rates:
+    """Figures of 50 texts; ``changes`` replace some."""
+    made = Rates(
+        n=50,
+        strict=strict,
+        strict_ci=(max(0.0, strict - 0.1), min(1.0, strict + 0.1)),
+        loose=min(1.0, strict + 0.04),
+        loose_ci=(strict, 1.0),
+        unjudged=0,
+        success=strict,
+        retained=0.98 - strict if strict < 0.98 else 0.0,
+        disorder=0.02,
+        disorder_ci=(0.0, 0.1),
+        perplexity=12.5,
+        distinct_2=0.75,
+    )
+    return replace(made, **changes)
+
+
+def cell(setting: CellSetting, strict: float, **changes: Any) -> Cell:
+    """A cell whose halves are told apart by their strict share."""
+    made = Cell(setting, rates(strict), rates(strict + 0.01), rates(strict - 0.01))
+    return replace(made, **changes)
+
+
+SAIF = CellSetting("saif", "", (14,), 15, 0.0, 0.8)
+CELLS = (
+    cell(CellSetting("unsteered"), 0.02),
+    cell(CellSetting("prompted"), 0.94, p_unsteered=1e-9),
+    cell(replace(SAIF, strength=0.4), 0.2, p_unsteered=0.25, p_random=0.031),
+    cell(SAIF, 0.46, resid_share=0.3, p_unsteered=1e-5, p_random=2e-4),
+    cell(CellSetting("mean-difference", "", (12, 14), None, None, 1.0), 0.6),
+    cell(replace(SAIF, arm="random", of="saif"), 0.03),
+)
+BEST = (
+    BestCell("prompted", 1, rates(0.92), 1e-8),
+    BestCell("saif", 3, rates(0.46), 1e-5, 2e-4),
+    BestCell("mean-difference", 4, rates(0.6), 1e-4),
+)
+
+
+def sample_evaluation(name: str = "translate-to-french", **changes: Any) -> Evaluation:
+    """An evaluation with something in every field; ``changes`` replace fields of it."""
+    request = EvaluationRequest(
+        instruction=Instruction(
+            name, "French.", "language", {"language": "fr"}, (Wording("In French."),)
+        ),
+        sae_ids=("tiny/12", "tiny/14"),
+        rank_contents=("rank me",),
+        rank_wordings=("In French.",),
+        test_contents=tuple(f"content {number}" for number in range(100)),
+        test_wordings=("En français.",),
+        selector_parameters={"compare": "higher"},
+        seed=7,
+    )
+    made = Evaluation(
+        request=request,
+        model="tiny",
+        model_sha256="aa" * 32,
+        sae_sha256s=("bb" * 32, "cc" * 32),
+        dtype="float32",
+        cells=CELLS,
+        best=BEST,
+        best_sae_arm="saif",
+        latents={"14": (ChosenLatent(7, 1.5), ChosenLatent(9, 0.25))},
+        seconds=12.0,
+        versions={"torch": "2.0"},
+    )
+    return replace(made, **changes)
+
+
+def sample_text(number: int, text: str, **changes: Any) -> EvaluationText:
+    """A text of a cell."""
+    made = EvaluationText(number, "a content", text, "strict", "It is French.", "success", 3.5)
+    return replace(made, **changes)
+
+
+def csv_rows(evaluation: Evaluation) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(evaluation_csv(evaluation).decode(), newline="")))
+
+
+def test_a_row_of_the_csv_has_the_figures_of_its_cell_and_of_both_halves() -> None:
+    rows = csv_rows(sample_evaluation())
+    assert list(rows[0]) == [
+        *("arm", "of", "layers", "k", "beta", "strength", *RATE_COLUMNS),
+        *("p_unsteered", "p_random"),
+        *(f"{half}_{name}" for half in ("choosing", "reporting") for name in RATE_COLUMNS),
+    ]
+    assert [row["arm"] for row in rows] == [made.setting.arm for made in CELLS]
+    saif = rows[3]
+    assert (saif["layers"], saif["k"], saif["beta"], saif["strength"]) == ("14", "15", "0.0", "0.8")
+    assert float(saif["strict"]) == 0.46
+    assert float(saif["strict_low"]) == pytest.approx(0.36)
+    assert float(saif["choosing_strict"]) == pytest.approx(0.47)
+    assert float(saif["reporting_strict"]) == pytest.approx(0.45)
+    assert float(saif["p_random"]) == 2e-4
+    assert (rows[0]["k"], rows[0]["strength"], rows[0]["p_random"]) == ("", "", "")
+    assert rows[4]["layers"] == "12 14"
+    assert rows[5]["of"] == "saif"
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_no_text_of_the_csv_runs_in_a_spreadsheet_and_numbers_stay_numbers(start: str) -> None:
+    arm = f"{start}HYPERLINK(1)"
+    cells = (cell(replace(SAIF, arm=arm, strength=-0.5), 0.4),)
+    (row,) = csv_rows(sample_evaluation(cells=cells))
+    assert row["arm"] == f"'{arm}"
+    assert row["strength"] == "-0.5"
+
+
+def test_the_data_names_each_cell_and_the_best_of_each_arm() -> None:
+    evaluation = sample_evaluation()
+    data = evaluation_data(evaluation)
+    assert data["cells"][3] == {
+        "arm": "saif",
+        "of": "",
+        "strength": 0.8,
+        "layer": 14,
+        "k": 15,
+        "beta": 0.0,
+        "n": 50,
+        "strict": 0.46,
+        "strict_ci": [pytest.approx(0.36), pytest.approx(0.56)],
+        "loose": pytest.approx(0.5),
+        "loose_ci": [0.46, 1.0],
+        "unjudged": 0,
+        "success": 0.46,
+        "retained": pytest.approx(0.52),
+        "disorder": 0.02,
+        "disorder_ci": [0.0, 0.1],
+        "perplexity": 12.5,
+        "distinct_2": 0.75,
+        "p_unsteered": 1e-5,
+        "p_random": 2e-4,
+    }
+    assert [found["layer"] for found in data["cells"]] == [None, None, 14, 14, [12, 14], 14]
+    assert data["best"]["mean-difference"] == {
+        "cell": 4,
+        "strength": 1.0,
+        "layer": [12, 14],
+        "k": None,
+        "n": 50,
+        "strict": 0.6,
+        "strict_ci": [0.5, 0.7],
+        "loose": pytest.approx(0.64),
+        "loose_ci": [0.6, 1.0],
+        "disorder": 0.02,
+        "p_unsteered": 1e-4,
+        "p_random": None,
+    }
+    assert (data["best_sae_arm"], data["instruction"]) == ("saif", "translate-to-french")
+    assert (data["model"], data["seconds"], data["id"]) == ("tiny", 12.0, evaluation.id)
+    assert json.loads(evaluation_json(evaluation)) == data
+
+
+@pytest.mark.parametrize(
+    ("n", "chosen_on", "reported_on"),
+    [
+        (100, "contents 1, 3, 5, … (50)", "contents 2, 4, 6, … (50)"),
+        (7, "contents 1, 3, 5, … (4)", "contents 2, 4, 6 (3)"),
+        (2, "contents 1 (1)", "contents 2 (1)"),
+    ],
+)
+def test_the_data_names_both_halves(n: int, chosen_on: str, reported_on: str) -> None:
+    evaluation = sample_evaluation()
+    request = replace(evaluation.request, test_contents=evaluation.request.test_contents[:n])
+    data = evaluation_data(replace(evaluation, request=request))
+    assert (data["chosen_on"], data["reported_on"]) == (chosen_on, reported_on)
+
+
+def with_best(setting: CellSetting = SAIF, **changes: Any) -> Evaluation:
+    """The sample whose only steered arm does as ``changes`` say."""
+    p_unsteered, p_random = (changes.pop(name, 1e-5) for name in ("p_unsteered", "p_random"))
+    cells = (*CELLS[:3], replace(CELLS[3], setting=setting), *CELLS[4:])
+    best = BestCell(setting.arm, 3, rates(0.46, **changes), p_unsteered, p_random)
+    return sample_evaluation(cells=cells, best=(best,), best_sae_arm=setting.arm)
+
+
+def test_the_sentence_says_what_steering_random_latents_nothing_and_prompting_do() -> None:
+    assert evaluation_sentence(sample_evaluation()) == (
+        "Steered with SAIF latents at strength 0.8 (layer 14, 15 latents), 46% [36–56] of 50 "
+        "outputs follow the instruction strictly; random latents 2% [0–12]; unsteered 1% [0–11]; "
+        "prompting 93% [83–100]."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "end"),
+    [
+        ({"p_unsteered": 0.0099, "p_random": 0.0099}, None),
+        (
+            {"p_random": 0.01},
+            "This is not more than could be by chance against random latents (p = 0.01).",
+        ),
+        (
+            {"p_unsteered": 0.5, "p_random": 1.0},
+            "This is not more than could be by chance against unsteered (p = 0.50) or random "
+            "latents (p = 1.00).",
+        ),
+        ({"p_unsteered": None, "p_random": None}, None),
+        ({"disorder": 0.2}, None),
+        ({"disorder": 0.34}, "34% of its outputs are broken text."),
+    ],
+)
+def test_the_sentence_goes_on_where_it_may_be_chance_or_broken(
+    changes: dict[str, Any], end: str | None
+) -> None:
+    sentence = evaluation_sentence(with_best(**changes))
+    first = evaluation_sentence(with_best())
+    assert sentence == (first if end is None else f"{first} {end}")
+
+
+def test_the_sentence_tells_settings_and_outputs_without_judgement() -> None:
+    together = replace(SAIF, layers=(12, 14), k=1, beta=0.5)
+    sentence = evaluation_sentence(with_best(together, n=48, unjudged=2))
+    assert "(layers 12 and 14, 1 latent, beta 0.5), 46%" in sentence
+    assert "of 48 outputs that could be judged follow" in sentence
+    assert "random latents" not in sentence
+    unknown = evaluation_sentence(with_best(n=0, unjudged=50))
+    assert "15 latents), no output could be judged; random" in unknown
+
+
+def test_the_sentence_takes_the_mean_difference_or_nothing_where_no_latents_ran() -> None:
+    control = replace(CELLS[4].setting, arm="random", of="mean-difference")
+    cells = (*CELLS[:2], CELLS[4], cell(control, 0.11))
+    best = (replace(BEST[2], cell=2, p_random=0.2),)
+    sentence = evaluation_sentence(sample_evaluation(cells=cells, best=best, best_sae_arm=""))
+    assert sentence.startswith("Steered with the mean difference at strength 1 (layers 12 and 14)")
+    assert "random directions 10%" in sentence
+    assert "against random directions (p = 0.20)" in sentence
+    plain = sample_evaluation(cells=CELLS[:2], best=(), best_sae_arm="")
+    assert evaluation_sentence(plain) == (
+        "Outputs that follow the instruction strictly: unsteered 1% [0–11]; prompting 93% [83–100]."
+    )
+
+
+class Page(HTMLParser):
+    """Elements, attributes and texts of a page; tags must be closed in order."""
+
+    def __init__(self, page: bytes) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self._open: list[str] = []
+        self.feed(page.decode())
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append((self._open[-1] if self._open else "", data))
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def within(self, tag: str) -> list[str]:
+        return [text for name, text in self.texts if name == tag]
+
+
+def test_nothing_that_people_or_models_wrote_becomes_html() -> None:
+    evaluation = sample_evaluation(XSS, model=XSS, dtype=XSS, versions={XSS: XSS})
+    cells = tuple(replace(c, setting=replace(c.setting, of=XSS)) for c in evaluation.cells)
+    request = replace(evaluation.request, test_contents=(XSS,) * 4, sae_ids=(XSS,))
+    hostile = replace(evaluation, cells=cells, request=request, sae_sha256s=(XSS,))
+    texts = {3: [sample_text(3, XSS, content=XSS, reason=XSS)]}
+
+    page = Page(evaluation_html(hostile, texts))
+
+    assert not {"script", "img", "link", "iframe"} & {tag for tag, _ in page.elements}
+    names = {name for _, attributes in page.elements for name in attributes}
+    assert not [name for name in names if name.startswith("on")]
+    assert not names & {"src", "href", "style"}
+    assert page.within("td").count(XSS) == 3
+    assert page.within("h1") == [f"Does it work? {XSS}"]
+    assert page.within("title")[0] == f"Evaluation of {XSS}"
+    assert json.dumps(XSS) in "".join(page.within("dd"))
+
+
+def test_the_page_needs_no_network_and_forbids_scripts() -> None:
+    page = evaluation_html(sample_evaluation(), {})
+    for address in (b"http:", b"https:", b"//", b"url(", b"@import"):
+        assert address not in page
+    policy = [found for found in Page(page).all("meta") if found.get("http-equiv")]
+    assert policy[0]["content"] == "default-src 'none'; style-src 'unsafe-inline'"
+    assert b"prefers-color-scheme:dark" in page
+
+
+def test_the_chart_stands_at_the_shares_and_strengths_of_the_cells() -> None:
+    page = Page(evaluation_html(sample_evaluation(), {}))
+    grid = [
+        float((found["d"] or "").split()[1].split("H")[0])
+        for found in page.all("path")
+        if found.get("class") == "grid"
+    ]
+    marks = [(float(m["cx"] or 0), float(m["cy"] or 0)) for m in page.all("circle")]
+    # Per panel, the marks of: SAIF at 0.4 and 0.8, mean difference at 1, random at 0.8.
+    assert (len(grid), len(marks)) == (10, 8)
+    for start, lowest, shares in ((0, grid[0], (0.2, 0.46, 0.6, 0.03)), (4, grid[5], (0.02,) * 4)):
+        highest = grid[4] if start == 0 else grid[9]
+        for (_, y), share in zip(marks[start : start + 4], shares, strict=True):
+            assert y == pytest.approx(lowest + share * (highest - lowest), abs=0.2)
+    xs = [x for x, _ in marks]
+    assert xs[:4] == xs[4:]
+    ticks = {
+        text: float(place["x"] or 0)
+        for place, text in zip(page.all("text"), page.within("text"), strict=True)
+    }
+    for x, strength in zip(xs[:4], ("0.4", "0.8", "1", "0.8"), strict=True):
+        assert x == pytest.approx(ticks[strength], abs=12)
+    assert ticks["1"] - ticks["0.8"] == pytest.approx((ticks["0.8"] - ticks["0.4"]) / 2, abs=0.2)
+    lines = [found["color"] for found in page.all("g") if found.get("class") == "line"]
+    assert lines == [ARM_COLOURS[arm] for arm in ("saif", "mean-difference", "random")] * 2
+    titles = page.within("title")
+    assert any(title.endswith("strength 0.8: 46% [36–56]") for title in titles)
+
+
+def test_an_arm_with_several_settings_has_a_line_and_a_dash_for_each() -> None:
+    other = tuple(replace(c, setting=replace(c.setting, layers=(20,))) for c in CELLS[2:4])
+    page = Page(evaluation_html(sample_evaluation(cells=(*CELLS, *other)), {}))
+    drawn = [found for found in page.all("polyline") if found["points"] != "0,5 34,5"]
+    assert len(drawn) == 2 * 4
+    assert len({found["stroke-dasharray"] for found in (drawn[0], drawn[3])}) == 2
+
+
+def test_without_a_strength_a_sentence_stands_in_for_the_chart() -> None:
+    page = Page(evaluation_html(sample_evaluation(cells=CELLS[:2], best=BEST[:1]), {}))
+    assert page.all("svg") == []
+    assert "No arm has a strength, so there is no curve." in page.within("p")
+
+
+def test_the_page_has_the_first_texts_of_the_best_cells_with_grade_and_reason() -> None:
+    texts = {
+        3: [sample_text(3, f"text {number};") for number in range(SHOWN_TEXTS + 5)],
+        4: [sample_text(4, "שלום \ud83d \x00", grade=None, reason="No language was found.")],
+        2: [sample_text(2, "of no best cell")],
+    }
+    page = Page(evaluation_html(sample_evaluation(), texts))
+    found = page.within("td")
+    assert f"text {SHOWN_TEXTS - 1};" in found
+    assert f"text {SHOWN_TEXTS};" not in found
+    assert any("20 of 25 texts" in summary for summary in page.within("summary"))
+    at = found.index("שלום \ufffd \ufffd")
+    assert found[at + 1 : at + 3] == ["not judged", "No language was found."]
+    assert "of no best cell" not in found
+
+
+def test_the_page_says_how_the_evaluation_was_made() -> None:
+    evaluation = sample_evaluation()
+    page = Page(evaluation_html(evaluation, {}))
+    told = dict(zip(page.within("dt"), page.within("dd"), strict=True))
+    assert told["model SHA-256"] == "aa" * 32
+    assert told["SAE SHA-256"].split() == ["bb" * 32, "cc" * 32]
+    assert told["seed"] == "7"
+    assert told["versions"] == "torch 2.0"
+    assert told["latents with coefficients"] == "layer 14: 7:1.5, 9:0.25"
+    assert json.loads(told["request"])["instruction"]["name"] == "translate-to-french"
+    assert json.loads(told["request"])["selector_parameters"] == {"compare": "higher"}
