@@ -16,6 +16,7 @@ POLL_SECONDS = 2.0
 PAGE_OF_JOB = {
     "rank": "views/instructions.py",
     "generate": "views/compare.py",
+    "mean-difference": "views/compare.py",
     "evaluate": "views/evaluate.py",
     "index": "views/corpus.py",
     "contrast": "views/search.py",

@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from app.lab_arms import saved_arms
 from app.session_view import request_of_recipe
 from app.state import Work, work
 from app.steering_form import SteeringForm, steering_form
@@ -49,4 +50,4 @@ def take_up(session: SteeringSession, in_hand: Work, form: SteeringForm) -> None
     for latent in recipe.latents:
         in_hand.add_latent(latent.index, latent.coefficient)
     in_hand.strength = recipe.strength
-    form.take(request_of_recipe(recipe, session.prompts))
+    form.take(request_of_recipe(recipe, session.prompts), saved_arms(recipe))

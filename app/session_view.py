@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
+from app.arm_words import describe_arm, scope_words
 from saif_core.errors import SaifError
 from saif_core.records import (
     ChosenLatent,
@@ -23,8 +24,6 @@ from saif_core.records import (
     TokenEvent,
 )
 
-Arm = Literal["unsteered", "steered"]
-ARMS: tuple[Arm, ...] = ("unsteered", "steered")
 MAX_PROMPTS = 32
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&^])")
 _VISIBLE = {" ": "·", "\n": "↵", "\r": "␍", "\t": "⇥"}
@@ -44,12 +43,15 @@ class ArmText:
 
 
 @dataclass(frozen=True)
-class TextPair:
-    """What one prompt was answered with, unsteered and steered."""
+class PromptTexts:
+    """What one prompt was answered with.
+
+    Attributes:
+        arms: the samples of each arm by its name, the unsteered arm first.
+    """
 
     prompt: str
-    unsteered: ArmText
-    steered: ArmText
+    arms: dict[str, tuple[ArmText, ...]]
 
 
 @dataclass(frozen=True)
@@ -82,36 +84,59 @@ def split_prompts(text: str) -> tuple[str, ...]:
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
-def pair_events(prompts: Sequence[str], events: Iterable[TokenEvent]) -> list[TextPair]:
-    """The texts so far, one entry per prompt, from a job's token events."""
-    latest: dict[tuple[int, str], ArmText] = {}
+def group_events(
+    prompts: Sequence[str], arms: Sequence[str], samples: int, events: Iterable[TokenEvent]
+) -> list[PromptTexts]:
+    """The texts so far, one entry per prompt, from a job's token events.
+
+    Args:
+        arms: names of all arms, in the order of their columns.
+        samples: texts per prompt and arm.
+    """
+    latest: dict[tuple[int, str, int], ArmText] = {}
     for event in events:
-        latest[event.prompt_index, event.arm] = ArmText(event.text, event.n_tokens)
+        at = event.prompt_index, event.arm, event.sample
+        latest[at] = ArmText(event.text, event.n_tokens)
     return [
-        TextPair(prompt, *(latest.get((index, arm), ArmText()) for arm in ARMS))
+        PromptTexts(
+            prompt,
+            {
+                arm: tuple(latest.get((index, arm, sample), ArmText()) for sample in range(samples))
+                for arm in arms
+            },
+        )
         for index, prompt in enumerate(prompts)
     ]
 
 
-def pair_texts(generations: Iterable[Generation]) -> list[TextPair]:
-    """The finished texts, one entry per prompt, in the order of the prompts."""
-    found: dict[int, dict[str, Generation]] = {}
+def group_texts(arms: Sequence[str], generations: Iterable[Generation]) -> list[PromptTexts]:
+    """The finished texts, one entry per prompt, in the order of the prompts.
+
+    Args:
+        arms: names of all arms, in the order of their columns; one without a text has an empty one.
+    """
+    found: dict[int, dict[str, list[Generation]]] = {}
     for generation in generations:
-        found.setdefault(generation.prompt_index, {})[generation.arm] = generation
+        of_prompt = found.setdefault(generation.prompt_index, {})
+        of_prompt.setdefault(generation.arm, []).append(generation)
     return [
-        TextPair(next(iter(arms.values())).prompt, *(_finished(arms.get(arm)) for arm in ARMS))
-        for _, arms in sorted(found.items())
+        PromptTexts(
+            next(iter(by_arm.values()))[0].prompt,
+            {arm: _finished(by_arm.get(arm, [])) for arm in dict.fromkeys((*arms, *by_arm))},
+        )
+        for _, by_arm in sorted(found.items())
     ]
 
 
-def text_facts(arm: ArmText) -> str:
+def text_facts(text: ArmText) -> str:
     """Tokens, how the text ended and its perplexity, as one line."""
-    facts = [f"{arm.n_tokens} token{'' if arm.n_tokens == 1 else 's'}"]
-    if arm.generation is not None:
-        ended = arm.generation.stopped == "end"
+    facts = [f"{text.n_tokens} token{'' if text.n_tokens == 1 else 's'}"]
+    generation = text.generation
+    if generation is not None:
+        ended = generation.stopped == "end"
         facts.append("ended by itself" if ended else "cut at the token limit")
-        if arm.generation.perplexity is not None:
-            facts.append(f"perplexity {arm.generation.perplexity:,.1f} under the unsteered model")
+        if generation.perplexity is not None:
+            facts.append(f"perplexity {generation.perplexity:,.1f} under the unsteered model")
     return " · ".join(facts)
 
 
@@ -145,16 +170,17 @@ def count_grades(judgements: Iterable[Judgement]) -> GradeCount:
     return GradeCount(strict, strict + grades.count("loose"), len(grades) - not_judged, not_judged)
 
 
-def grades_sentence(counts: dict[Arm, GradeCount]) -> str:
-    """One sentence with n for both arms; "" when nothing was judged."""
+def grades_sentence(counts: dict[str, GradeCount]) -> str:
+    """One sentence with n for every arm, as escaped Markdown; "" when nothing was judged."""
     if not any(count.judged for count in counts.values()):
         return ""
     parts = [
-        f"{arm}: strictly {count.strict}, at least loosely {count.loose} of {count.judged}"
+        f"{escape_markdown(arm)}: strictly {count.strict}, at least loosely {count.loose} of "
+        f"{count.judged}"
         + (f" ({count.not_judged} could not be judged)" if count.not_judged else "")
         for arm, count in counts.items()
     ]
-    return "Texts that follow the instruction. " + "; ".join(parts).capitalize() + "."
+    return f"Texts that follow the instruction: {'; '.join(parts)}."
 
 
 def size_sentence(norm: float, share: float) -> str:
@@ -170,39 +196,19 @@ def recipe_of_request(request: GenerationRequest, ranking: Ranking) -> SteeringR
         sae=ranking.sae,
         sae_sha256=ranking.sae_sha256,
         hook_point=ranking.hook_point,
-        latents=request.latents,
-        strength=request.strength,
-        method=request.method,
-        method_parameters=dict(request.method_parameters),
-        scope=request.scope,
-        chat=request.chat,
-        max_new_tokens=request.max_new_tokens,
-        temperature=request.temperature,
-        seed=request.seed,
-        instruction=request.instruction,
-        read=request.read,
-        selector=request.selector,
+        **_what_both_say(request),
     )
 
 
 def request_of_recipe(recipe: SteeringRecipe, prompts: Sequence[str]) -> GenerationRequest:
     """The request that does again what a saved recipe did."""
-    return GenerationRequest(
-        sae_id=recipe.sae,
-        prompts=tuple(prompts),
-        latents=recipe.latents,
-        strength=recipe.strength,
-        method=recipe.method,
-        method_parameters=dict(recipe.method_parameters),
-        scope=recipe.scope,
-        chat=recipe.chat,
-        max_new_tokens=recipe.max_new_tokens,
-        temperature=recipe.temperature,
-        seed=recipe.seed,
-        instruction=recipe.instruction,
-        read=recipe.read,
-        selector=recipe.selector,
-    )
+    return GenerationRequest(sae_id=recipe.sae, prompts=tuple(prompts), **_what_both_say(recipe))
+
+
+def _what_both_say(asked: GenerationRequest | SteeringRecipe) -> dict[str, Any]:
+    """The fields that a request and a recipe have in common."""
+    both = {x.name for x in fields(GenerationRequest)} & {x.name for x in fields(SteeringRecipe)}
+    return {name: getattr(asked, name) for name in both}
 
 
 def session_of_work(
@@ -229,9 +235,9 @@ def session_of_work(
     recipe = result.recipe if result else None
     if recipe is None and ranking and request.latents:
         recipe = recipe_of_request(request, ranking)
-    prompts = (
-        tuple(pair.prompt for pair in pair_texts(result.generations)) if result else request.prompts
-    )
+    prompts = request.prompts
+    if result:
+        prompts = tuple(texts.prompt for texts in group_texts((), result.generations))
     return SteeringSession(
         name=" ".join(name.split()),
         notes=notes.strip(),
@@ -266,10 +272,18 @@ def manifest(session: SteeringSession) -> list[tuple[str, str]]:
             ("chat template sha256", recipe.chat_template_sha256 or "not recorded"),
             ("steering method", recipe.method + (f" ({method})" if method else "")),
             ("strength", f"{recipe.strength:g}"),
-            ("scope", recipe.scope),
+            ("scope", scope_words(request_of_recipe(recipe, ()).all_arms[1])),
             ("prompts as", "chat" if recipe.chat else "raw text"),
-            ("sampling", f"{sampling}, seed {recipe.seed}, {recipe.max_new_tokens} tokens at most"),
+            (
+                "sampling",
+                f"{sampling}, seed {recipe.seed}, {recipe.max_new_tokens} tokens at most"
+                + (f", {recipe.samples} samples" if recipe.samples > 1 else ""),
+            ),
         ]
+        rows += [(f"arm {arm.name}", describe_arm(arm)) for arm in recipe.arms]
+        if any(recipe.histories):
+            n_turns = max(len(history) for history in recipe.histories)
+            rows.append(("earlier turns of the chat", str(n_turns)))
         rows += [(name, version) for name, version in sorted(recipe.versions.items())]
     if ranking is not None:
         parameters = ", ".join(f"{k} = {v}" for k, v in ranking.selector_parameters.items())
@@ -303,10 +317,10 @@ def chosen_table(latents: Sequence[ChosenLatent], ranking: Ranking | None) -> di
     }
 
 
-def _finished(generation: Generation | None) -> ArmText:
-    if generation is None:
-        return ArmText()
-    return ArmText(generation.text, len(generation.token_ids), generation)
+def _finished(generations: Iterable[Generation]) -> tuple[ArmText, ...]:
+    in_order = sorted(generations, key=lambda generation: generation.sample)
+    found = tuple(ArmText(g.text, len(g.token_ids), g) for g in in_order)
+    return found or (ArmText(),)
 
 
 def session_table(summaries: Sequence[SessionSummary]) -> dict[str, list[Any]]:

@@ -1,16 +1,19 @@
 """The controls of the Compare page: prompts, chosen latents, strength, method and sampling."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import streamlit as st
 
+from app.lab_arms import MAX_SAMPLES, LabArm
 from app.parameter_fields import draw_parameters
+from app.schedule_fields import Schedule, draw_schedule
 from app.session_view import MAX_PROMPTS, chosen_table, escape_markdown, split_prompts
 from app.state import Work
+from app.token_change_html import MAX_TEXTS_WITH_CHANGES
 from saif_core.prompt_pairs import shipped_contents
-from saif_core.records import GenerationRequest, SteeringScope
+from saif_core.records import GenerationRequest
 from saif_core.registry import STEERING_METHODS
 
 PromptSource = Literal["one", "lines", "shipped"]
@@ -18,11 +21,6 @@ _SOURCES: dict[PromptSource, str] = {
     "one": "One prompt",
     "lines": "Several, one per line",
     "shipped": "Shipped contents",
-}
-_SCOPES: dict[SteeringScope, str] = {
-    "generated": "the answer only",
-    "all": "prompt and answer",
-    "prompt": "the prompt only",
 }
 MAX_DIAL, DIAL_STEP = 2.5, 0.05
 MAX_TOKENS = 512
@@ -36,7 +34,9 @@ class SteeringForm:
 
     Attributes:
         first_shipped: number of the first shipped content, counted from 1.
-        temperature: used when ``sampled``.
+        schedule: of the steered arm.
+        temperature, samples: used when ``sampled``.
+        arms: arms beside unsteered and steered.
     """
 
     source: PromptSource = "one"
@@ -46,12 +46,14 @@ class SteeringForm:
     n_shipped: int = 4
     method: str = "addition"
     method_parameters: dict[str, Any] = field(default_factory=dict)
-    scope: SteeringScope = "generated"
+    schedule: Schedule = field(default_factory=Schedule)
     chat: bool = True
     max_new_tokens: int = 48
     sampled: bool = False
     temperature: float = 0.7
     seed: int = 0
+    samples: int = 1
+    arms: list[LabArm] = field(default_factory=list)
 
     def prompts(self) -> tuple[str, ...]:
         """The prompts to answer, at most ``MAX_PROMPTS``."""
@@ -71,35 +73,53 @@ class SteeringForm:
             self.source = "lines"
             self.lines = "\n".join(" ".join(prompt.split()) for prompt in prompts)
 
+    def arm_names(self) -> list[str]:
+        """Names of all arms."""
+        return ["unsteered", "steered", *(lab.arm.name for lab in self.arms)]
+
     def request(self, work: Work) -> GenerationRequest:
         """The request that the form and the work in hand describe."""
         ranking = work.ranking
-        return GenerationRequest(
+        request = GenerationRequest(
             sae_id=work.sae_id,
             prompts=self.prompts(),
             latents=work.basket_latents(),
             strength=work.strength,
             method=self.method,
             method_parameters=dict(self.method_parameters),
-            scope=self.scope,
+            **asdict(self.schedule),
             chat=self.chat,
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature if self.sampled else 0.0,
             seed=self.seed,
+            samples=self.samples if self.sampled else 1,
             instruction=work.instruction,
             read=ranking.read if ranking else "",
             selector=ranking.selector if ranking else "",
         )
+        steered = request.all_arms[1]
+        request = replace(request, arms=tuple(lab.now(work, steered) for lab in self.arms))
+        return replace(request, divergence=request.n_texts <= MAX_TEXTS_WITH_CHANGES)
 
-    def take(self, request: GenerationRequest) -> None:
-        """Set the form as a request says; latents and strength belong to the work in hand."""
+    def take(self, request: GenerationRequest, arms: list[LabArm]) -> None:
+        """Set the form as a request says; latents and strength belong to the work in hand.
+
+        Args:
+            arms: its further arms.
+        """
         self.set_prompts(request.prompts)
+        if request.histories and request.histories[0]:
+            # A chat is begun again with the message that began it.
+            self.set_prompts((request.histories[0][0].text,))
         self.method, self.method_parameters = request.method, dict(request.method_parameters)
-        self.scope, self.chat, self.seed = request.scope, request.chat, request.seed
+        self.schedule = Schedule.of(request)
+        self.chat, self.seed = request.chat, request.seed
         self.max_new_tokens = request.max_new_tokens
         self.sampled = request.temperature > 0
+        self.samples = min(max(request.samples, 1), MAX_SAMPLES)
         if self.sampled:
             self.temperature = request.temperature
+        self.arms = arms
 
 
 def steering_form() -> SteeringForm:
@@ -239,14 +259,7 @@ def draw_settings(form: SteeringForm) -> None:
     left, right = st.columns(2)
     with left:
         _draw_method(form)
-        form.scope = st.selectbox(
-            "Steer",
-            get_args(SteeringScope),
-            index=get_args(SteeringScope).index(form.scope),
-            format_func=lambda option: _SCOPES[option],
-            key="compare_scope",
-            help="Tokens whose residual stream the steering vector is added to.",
-        )
+        form.schedule = draw_schedule(form.schedule, key="compare")
         form.chat = st.toggle(
             "Prompts go through the chat template",
             form.chat,
@@ -269,7 +282,7 @@ def draw_settings(form: SteeringForm) -> None:
                 ["greedy", "sampled"],
                 index=int(form.sampled),
                 key="compare_sampling",
-                help="Both arms share their random draws, so they differ by steering alone.",
+                help="All arms share their random draws, so they differ by steering alone.",
             )
             == "sampled"
         )
@@ -280,6 +293,11 @@ def draw_settings(form: SteeringForm) -> None:
                 )
             )
             form.seed = int(st.number_input("Seed", 0, 2**31 - 1, form.seed, key="compare_seed"))
+            form.samples = int(
+                st.number_input(
+                    "Samples of each text", 1, MAX_SAMPLES, form.samples, key="compare_samples"
+                )
+            )
 
 
 def _draw_method(form: SteeringForm) -> None:

@@ -1,101 +1,195 @@
-"""Unsteered and steered texts side by side, growing or finished; Compare and Shared draw them."""
+"""The texts of all arms in columns, growing or finished; Compare and Shared draw them."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import streamlit as st
 
+from app.arm_words import describe_arm
+from app.chat_turns import History, histories_by_arm, histories_of, is_shared, turns_html
 from app.session_view import (
-    ARMS,
-    Arm,
     ArmText,
     GradeCount,
-    TextPair,
+    PromptTexts,
     count_grades,
+    escape_markdown,
     grades_sentence,
+    group_events,
+    group_texts,
     judge_text,
     judgement_line,
+    request_of_recipe,
     text_facts,
 )
 from app.text_diff import changed_share, diff_html, diff_words, plain_html
-from saif_core.records import Generation, Instruction, Judgement, from_json, to_json
+from app.token_change_html import MAX_TEXTS_WITH_CHANGES, changes_html, legend_html
+from saif_core.records import (
+    Arm,
+    Generation,
+    GenerationRequest,
+    GenerationResult,
+    Instruction,
+    Judgement,
+    TokenEvent,
+    from_json,
+    to_json,
+)
 
+Mark = Literal["words", "change", "kl"]
+_MARKS: dict[Mark, str] = {
+    "words": "words that differ",
+    "change": "change of log-probability",
+    "kl": "KL divergence",
+}
+MOST_COLUMNS = 4
 _ICONS = {"strict": "check_circle", "loose": "check", "none": "cancel", None: "help"}
+_EMPTY = "(no text: the model ended at once)"
 
 
-def draw_growing(pairs: Sequence[TextPair]) -> None:
+def draw_growing(request: GenerationRequest, events: Iterable[TokenEvent]) -> None:
     """Draw texts that are still being written."""
-    for pair in pairs:
-        st.text(pair.prompt)
-        columns = st.columns(2, border=True)
-        arms = (pair.unsteered, pair.steered)
-        for column, name, arm in zip(columns, ARMS, arms, strict=True):
-            column.markdown(f"**{name}**")
-            column.html(plain_html(arm.text or "…"))
-            column.caption(text_facts(arm))
+    arms = request.all_arms
+    histories = histories_by_arm(arms, request.histories)
+
+    def draw(text: ArmText, _plain: ArmText) -> None:
+        st.html(plain_html(text.text or "…"))
+        st.caption(text_facts(text))
+
+    grouped = group_events(request.prompts, [a.name for a in arms], request.samples, events)
+    for texts in grouped:
+        _draw_columns(texts, arms, histories, draw)
 
 
-def draw_finished(
-    pairs: Sequence[TextPair], instruction: Instruction | None, *, steered: str = "steered"
-) -> None:
-    """Draw finished texts: differing words marked, each text judged by the instruction.
+def draw_finished(result: GenerationResult, instruction: Instruction | None) -> None:
+    """Draw finished texts: each marked as chosen, and judged by the instruction.
 
     Args:
         instruction: names the evaluator; None leaves the texts unjudged.
-        steered: heading of the right column, Markdown.
     """
-    judged = _judge_all(pairs, instruction) if instruction else {}
+    arms = request_of_recipe(result.recipe, ()).all_arms
+    histories = histories_of(result.recipe)
+    prompts = group_texts([arm.name for arm in arms], result.generations)
+    judged = _judge_all(result.generations, instruction) if instruction else {}
     if instruction is None:
         st.caption("Not judged: no instruction with an evaluator belongs to these texts.")
-    elif len(pairs) > 1:
+    elif len(prompts) > 1 or result.recipe.samples > 1:
         st.markdown(grades_sentence(_counts(judged)))
-    for at, pair in enumerate(pairs):
-        st.text(pair.prompt)
-        left, right = st.columns(2, border=True)
-        # Every text has its own heading: on a phone the columns stand one under the other.
-        with left:
-            st.markdown("**unsteered**")
-            st.html(plain_html(pair.unsteered.text or "(no text: the model ended at once)"))
-            _draw_foot(pair.unsteered, judged.get((at, "unsteered")))
-        with right:
-            st.markdown(f"**{steered}**")
-            _draw_steered(pair)
-            _draw_foot(pair.steered, judged.get((at, "steered")))
+    mark = _draw_mark(result.generations)
+
+    def draw(text: ArmText, plain: ArmText) -> None:
+        _draw_text(text, plain, mark)
+        st.caption(text_facts(text))
+        judgement = judged.get(text.generation) if text.generation else None
+        if judgement is not None:
+            icon = _ICONS[judgement.grade]
+            st.markdown(f":material/{icon}: {judgement_line(judgement)}")
+
+    for texts in prompts:
+        _draw_columns(texts, arms, histories, draw)
 
 
-def _draw_steered(pair: TextPair) -> None:
-    if not pair.steered.text:
-        st.html(plain_html("(no text: the model ended at once)"))
+def _draw_mark(generations: Sequence[Generation]) -> Mark:
+    mark: Mark = (
+        st.segmented_control(
+            "Mark",
+            list(_MARKS),
+            format_func=_MARKS.__getitem__,
+            default="words",
+            required=True,
+            key="texts_mark",
+            persist_state="session",
+            help="Tokens are tinted by what the arm did to their probability, against the "
+            "unsteered model at the same place.",
+        )
+        or "words"
+    )
+    if mark == "words":
+        return mark
+    if not any(generation.changes for generation in generations):
+        st.info(
+            "These texts carry no token probabilities, which are read only when at most "
+            f"{MAX_TEXTS_WITH_CHANGES} texts are written at once; take fewer prompts, arms or "
+            "samples and generate again.",
+            icon=":material/info:",
+        )
+        return "words"
+    st.html(legend_html(mark))
+    return mark
+
+
+def _draw_columns(
+    texts: PromptTexts,
+    arms: Sequence[Arm],
+    histories: Mapping[str, History],
+    draw: Callable[[ArmText, ArmText], None],
+) -> None:
+    """The prompt, then each arm's texts beside each other in rows of equal length.
+
+    Args:
+        draw: draws a text; its second argument is the same sample unsteered.
+    """
+    about = {arm.name: describe_arm(arm) for arm in arms}
+    if is_shared(histories):
+        st.caption(":material/forum: shared history: all arms go on with the unsteered chat")
+    st.text(texts.prompt)
+    names, plain = list(texts.arms), texts.arms["unsteered"]
+    n_rows = math.ceil(len(names) / MOST_COLUMNS)
+    per_row = math.ceil(len(names) / n_rows)
+    for start in range(0, len(names), per_row):
+        columns = st.columns(per_row)
+        for column, name in zip(columns, names[start : start + per_row], strict=False):
+            # Every text has its own heading: on a phone the columns stand one under the other.
+            with column, st.container(border=True, height="stretch"):
+                st.markdown(f"**{escape_markdown(name)}**")
+                st.caption(escape_markdown(about.get(name, "")))
+                if histories.get(name):
+                    st.html(turns_html(histories[name]))
+                samples = texts.arms[name]
+                for sample, text in enumerate(samples):
+                    if len(samples) > 1:
+                        st.caption(f"sample {sample + 1} of {len(samples)}")
+                    draw(text, plain[min(sample, len(plain) - 1)])
+
+
+def _draw_text(text: ArmText, plain: ArmText, mark: Mark) -> None:
+    if not text.text:
+        st.html(plain_html(_EMPTY))
         return
-    st.html(diff_html(pair.unsteered.text, pair.steered.text))
-    share = changed_share(diff_words(pair.unsteered.text, pair.steered.text))
-    same = pair.unsteered.text == pair.steered.text
+    changes = text.generation.changes if text.generation else ()
+    if mark != "words" and changes:
+        st.html(changes_html(changes, mark))
+        return
+    if text is plain:
+        st.html(plain_html(text.text))
+        return
+    st.html(diff_html(plain.text, text.text))
+    share = changed_share(diff_words(plain.text, text.text))
+    same = plain.text == text.text
     st.caption(
         "the same text as unsteered" if same else f"{share:.0%} of its words differ (underlined)"
     )
 
 
-def _draw_foot(arm: ArmText, judgement: Judgement | None) -> None:
-    st.caption(text_facts(arm))
-    if judgement is not None:
-        st.markdown(f":material/{_ICONS[judgement.grade]}: {judgement_line(judgement)}")
-
-
 def _judge_all(
-    pairs: Sequence[TextPair], instruction: Instruction
-) -> dict[tuple[int, Arm], Judgement]:
+    generations: Sequence[Generation], instruction: Instruction
+) -> dict[Generation, Judgement]:
     with st.spinner("Judging the texts …"):
-        return {
-            (at, arm): _judge(instruction, generation)
-            for at, pair in enumerate(pairs)
-            for arm, text in zip(ARMS, (pair.unsteered, pair.steered), strict=True)
-            if (generation := text.generation) is not None
-        }
+        return {generation: _judge(instruction, generation) for generation in generations}
 
 
 def _judge(instruction: Instruction, generation: Generation) -> Judgement:
     # Only what decides the judgement is part of the key, so that a redrawn page judges nothing.
-    plain = replace(generation, token_ids=(), perplexity=None, prompt_index=0, arm="")
+    plain = replace(
+        generation,
+        token_ids=(),
+        perplexity=None,
+        prompt_index=0,
+        arm="",
+        sample=0,
+        changes=(),
+    )
     return _judge_cached(to_json(instruction), to_json(plain))
 
 
@@ -104,7 +198,8 @@ def _judge_cached(instruction: dict[str, object], generation: dict[str, object])
     return judge_text(from_json(Instruction, instruction), from_json(Generation, generation))
 
 
-def _counts(judged: dict[tuple[int, Arm], Judgement]) -> dict[Arm, GradeCount]:
+def _counts(judged: Mapping[Generation, Judgement]) -> dict[str, GradeCount]:
     return {
-        arm: count_grades([value for (_, of), value in judged.items() if of == arm]) for arm in ARMS
+        arm: count_grades([value for generation, value in judged.items() if generation.arm == arm])
+        for arm in dict.fromkeys(generation.arm for generation in judged)
     }

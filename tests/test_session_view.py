@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import altair as alt
@@ -20,11 +20,11 @@ from app.session_view import (
     count_grades,
     escape_markdown,
     grades_sentence,
+    group_events,
+    group_texts,
     judge_text,
     judgement_line,
     manifest,
-    pair_events,
-    pair_texts,
     promotes,
     recipe_of_request,
     request_of_recipe,
@@ -36,6 +36,7 @@ from app.session_view import (
     visible,
 )
 from saif_core.records import (
+    Arm,
     ChosenLatent,
     Generation,
     GenerationRequest,
@@ -43,7 +44,9 @@ from saif_core.records import (
     PairActivations,
     PromptPair,
     SessionSummary,
+    SteeringRecipe,
     TokenEvent,
+    Turn,
 )
 from tests import saved
 
@@ -73,27 +76,42 @@ def test_prompts_are_the_lines_that_hold_something() -> None:
     assert split_prompts(" a \n\n  \nb c\r\n") == ("a", "b c")
 
 
-def test_growing_texts_are_the_latest_of_each_arm() -> None:
+def test_growing_texts_are_the_latest_of_each_arm_and_sample() -> None:
     events = [
         TokenEvent(0, "unsteered", "A", 1),
         TokenEvent(0, "steered", "L", 1),
         TokenEvent(0, "unsteered", "A man", 2),
-        TokenEvent(1, "steered", "Un", 1),
+        TokenEvent(1, "steered", "Un", 1, sample=1),
     ]
-    first, second = pair_events(["p", "q"], events)
-    assert (first.unsteered.text, first.steered.text) == ("A man", "L")
-    assert (second.unsteered.text, second.steered.text) == ("", "Un")
-    assert text_facts(first.unsteered) == "2 tokens"
+    first, second = group_events(["p", "q"], ["unsteered", "steered", "other"], 2, events)
+    assert [text.text for text in first.arms["unsteered"]] == ["A man", ""]
+    assert first.arms["steered"][0].text == "L"
+    assert [text.text for text in second.arms["steered"]] == ["", "Un"]
+    assert [text.text for text in second.arms["other"]] == ["", ""]
+    assert text_facts(first.arms["unsteered"][0]) == "2 tokens"
 
 
-def test_finished_texts_stand_by_prompt_whatever_their_order() -> None:
-    (pair,) = pair_texts(reversed(saved.result().generations))
-    assert pair.unsteered.text.startswith("Hello")
-    assert pair.steered.text.startswith("HELLO")
-    assert text_facts(pair.unsteered) == (
+def test_finished_texts_stand_by_prompt_and_arm_whatever_their_order() -> None:
+    (texts,) = group_texts(["unsteered", "steered"], reversed(saved.result().generations))
+    assert list(texts.arms) == ["unsteered", "steered"]
+    (unsteered,), (steered,) = texts.arms.values()
+    assert unsteered.text.startswith("Hello")
+    assert steered.text.startswith("HELLO")
+    assert text_facts(unsteered) == (
         "3 tokens · ended by itself · perplexity 12.5 under the unsteered model"
     )
-    assert text_facts(pair.steered) == "2 tokens · cut at the token limit"
+    assert text_facts(steered) == "2 tokens · cut at the token limit"
+
+
+def test_samples_stand_in_their_order_and_unknown_arms_are_shown_last() -> None:
+    generations = [
+        Generation(0, "p", "a", "second", (1,), "end", sample=1),
+        Generation(0, "p", "a", "first", (1,), "end"),
+        Generation(0, "p", "b", "x", (1,), "end"),
+    ]
+    (texts,) = group_texts(["b"], generations)
+    assert list(texts.arms) == ["b", "a"]
+    assert [text.text for text in texts.arms["a"]] == ["first", "second"]
 
 
 def test_texts_are_judged_by_the_evaluator_of_the_instruction() -> None:
@@ -120,22 +138,42 @@ def test_texts_that_could_not_be_judged_are_no_failures() -> None:
     assert grades_sentence({"steered": count_grades([Judgement(None, "")])}) == ""
 
 
+def test_grades_name_every_arm_and_escape_its_name() -> None:
+    counts = {name: GradeCount(1, 2, 3, 0) for name in ("unsteered", "steered", "*My* <b>")}
+    sentence = grades_sentence(counts)
+    assert sentence.count("strictly 1, at least loosely 2 of 3") == 3
+    assert r"\*My\* \<b\>:" in sentence
+
+
 def test_a_request_and_its_recipe_say_the_same() -> None:
     request = GenerationRequest(
         sae_id="tiny/layer1",
         prompts=("p",),
         latents=saved.recipe().latents,
         strength=1.5,
-        scope="all",
+        scope="first",
+        first=3,
+        decay=0.5,
+        decay_power=2.0,
+        keep_norm=True,
         chat=False,
         max_new_tokens=7,
         temperature=0.5,
         seed=9,
+        samples=4,
+        arms=(Arm("prompted", "prompted", instruction="In French."),),
+        histories=((Turn("user", "a"),), (), (Turn("assistant", "b"),)),
         instruction="x",
         read="response",
         selector="sensitivity",
     )
     assert request_of_recipe(recipe_of_request(request, saved.ranking()), ("p",)) == request
+
+
+def test_every_field_of_a_request_but_its_own_is_in_the_recipe() -> None:
+    request = {field.name for field in fields(GenerationRequest)}
+    recipe = {field.name for field in fields(SteeringRecipe)}
+    assert request - recipe == {"sae_id", "prompts", "divergence"}
 
 
 def drawn(chart: alt.Chart | alt.LayerChart) -> list[list[dict[str, Any]]]:
@@ -198,8 +236,23 @@ def test_the_manifest_names_model_sae_versions_and_seed() -> None:
     assert rows["torch"] == "2.13"
     assert "seed 3" in rows["sampling"]
     assert rows["pairs"] == "12"
+    assert rows["scope"] == "the answer only"
     without_recipe = dict(manifest(replace(saved.session(), recipe=None, result=None)))
     assert without_recipe["model sha256"] == "a" * 64
+
+
+def test_the_manifest_names_every_arm_the_samples_and_the_turns() -> None:
+    recipe = replace(
+        saved.recipe(),
+        samples=3,
+        temperature=0.7,
+        arms=(Arm("told", "prompted", instruction="In French."),),
+        histories=((Turn("user", "a"), Turn("assistant", "b")), (), ()),
+    )
+    rows = dict(manifest(replace(saved.session(), recipe=recipe)))
+    assert rows["arm told"] == "the prompt with “In French.” after it"
+    assert rows["sampling"].endswith("3 samples")
+    assert rows["earlier turns of the chat"] == "2"
 
 
 def test_chosen_latents_are_listed_with_what_the_ranking_says() -> None:
@@ -270,6 +323,8 @@ def test_activations_are_told_with_n_and_quantiles() -> None:
 
 
 def test_a_text_that_is_missing_is_shown_as_empty() -> None:
-    (pair,) = pair_texts([Generation(0, "p", "steered", "x", (1,), "end")])
-    assert pair.unsteered.text == ""
-    assert pair.unsteered.generation is None
+    generations = [Generation(0, "p", "steered", "x", (1,), "end")]
+    (texts,) = group_texts(["unsteered", "steered"], generations)
+    (unsteered,) = texts.arms["unsteered"]
+    assert unsteered.text == ""
+    assert unsteered.generation is None

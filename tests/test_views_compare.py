@@ -1,15 +1,24 @@
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.lab_arms import LabArm
+from app.session_files import export_session, import_session
+from app.session_view import escape_markdown
 from app.state import Work, engine, store
+from app.steering_form import SteeringForm
+from app.text_diff import diff_html
+from app.token_change_html import changes_html, legend_html
+from saif_core.evaluation_records import Evaluation, EvaluationRequest
 from saif_core.jobs import Job
-from saif_core.records import GenerationRequest
+from saif_core.records import Arm, ChosenLatent, GenerationRequest, SteeringEdit, Turn
 from tests import saved
 from tests.pages import errors, open_page, planted_work, settle, texts, wait_for
-from tests.tiny import PLANTED_ANSWER, PLANTED_LATENT
+from tests.test_measured_strength import cell
+from tests.tiny import PLANTED_ANSWER, PLANTED_LATENT, PLANTED_WORD
 
 pytestmark = pytest.mark.usefixtures("tiny_process")
 
@@ -127,7 +136,7 @@ def test_several_prompts_are_answered_one_by_one(steering_work: Work) -> None:
     settle(at.run())
     job = generate_and_wait(at)
     assert job.request.prompts == ("The dog", "The <b>house</b>")
-    assert "Texts that follow the instruction." in texts(at)
+    assert "Texts that follow the instruction: unsteered: strictly" in texts(at)
     assert len(at.get("html")) == 4
 
 
@@ -137,9 +146,13 @@ def test_settings_end_up_in_the_request(steering_work: Work) -> None:
     at.selectbox(key="compare_scope").set_value("all")
     at.selectbox(key="compare_sampling").set_value("sampled")
     at.toggle(key="compare_chat").set_value(False)
+    at.toggle(key="compare_keep_norm").set_value(True)
+    at.number_input(key="compare_decay").set_value(0.25)
     settle(at.run())
     at.number_input(key="compare_temperature").set_value(0.9)
     at.number_input(key="compare_seed").set_value(11)
+    at.number_input(key="compare_samples").set_value(2)
+    at.number_input(key="compare_power").set_value(2.0)
     settle(at.run())
     assert generate_and_wait(at).request == GenerationRequest(
         sae_id=steering_work.sae_id,
@@ -147,13 +160,18 @@ def test_settings_end_up_in_the_request(steering_work: Work) -> None:
         latents=steering_work.basket_latents(),
         strength=0.75,
         scope="all",
+        decay=0.25,
+        decay_power=2.0,
+        keep_norm=True,
         chat=False,
         max_new_tokens=8,
         temperature=0.9,
         seed=11,
+        samples=2,
         instruction="translate-to-french",
         read="last-token",
         selector="sensitivity",
+        divergence=True,
     )
     settle(at.slider(key="compare_strength").set_value(2.5).run())
     assert "have changed since" in texts(at)
@@ -248,3 +266,274 @@ def test_a_job_that_failed_says_why(steering_work: Work) -> None:
     at = open_compare(steering_work)
     generate_and_wait(at)
     assert any("has latents 0 to 63" in message for message in errors(at))
+
+
+def add_arm(at: AppTest, choice: str) -> LabArm:
+    settle(at.menu_button(key="compare_add_arm").set_value(choice).run())
+    return form_of(at).arms[-1]
+
+
+def form_of(at: AppTest) -> SteeringForm:
+    form: SteeringForm = at.session_state["compare_form"]
+    return form
+
+
+def set_in(at: AppTest, kind: str, lab: LabArm, field: str, value: object) -> None:
+    settle(getattr(at, kind)(key=f"arm_{lab.uid}_{field}").set_value(value).run())
+
+
+def test_every_arm_writes_a_text_of_its_own(steering_work: Work) -> None:
+    at = open_compare(steering_work)
+    prompted = add_arm(at, "prompted")
+    set_in(at, "text_area", prompted, "instruction", PLANTED_WORD)
+    for choice in ("random", "flipped", "logit-bias", "denoised", "clamp"):
+        add_arm(at, choice)
+    assert at.menu_button(key="compare_add_arm").disabled
+    job = generate_and_wait(at)
+    texts_of = {text.arm: text.text for text in job.result().generations}
+    assert list(texts_of) == ["unsteered", "steered", *(lab.arm.name for lab in form_of(at).arms)]
+    assert [arm.kind for arm in job.request.arms] == [
+        "prompted", "random", "flipped", "logit-bias", "steered", "steered"
+    ]  # fmt: skip
+    says = {name for name, text in texts_of.items() if PLANTED_ANSWER in text}
+    assert {"steered", "prompted", "clamped", "denoised mean difference"} <= says
+    assert not {"unsteered", "random latents", "sign flipped"} & says
+    page = texts(at)
+    for name in texts_of:
+        assert f"**{escape_markdown(name)}**" in page
+    assert not errors(at)
+
+
+def test_arms_keep_their_own_settings_while_other_pages_are_visited(steering_work: Work) -> None:
+    at = open_compare(steering_work)
+    lab = add_arm(at, "random")
+    set_in(at, "toggle", lab, "on_dial", False)
+    set_in(at, "number_input", lab, "strength", 0.5)
+    set_in(at, "selectbox", lab, "scope", "all")
+    set_in(at, "number_input", lab, "seed", 4)
+    set_in(at, "text_input", lab, "name", "<script>*x*</script>")
+    settle(at.switch_page("views/sessions.py").run())
+    settle(at.switch_page("views/compare.py").run())
+    job = generate_and_wait(at)
+    (arm,) = job.request.arms
+    assert (arm.strength, arm.scope, arm.seed) == (0.5, "all", 4)
+    assert arm.name == "<script>*x*</script>"
+    page = texts(at)
+    assert "<script>" not in page.replace(r"\<script\>", "")
+    assert r"\<script\>\*x\*" in page
+    settle(at.slider(key="compare_strength").set_value(2.0).run())
+    assert form_of(at).arms[0].arm.strength == 0.5
+
+
+def test_an_arm_is_duplicated_and_removed(steering_work: Work) -> None:
+    at = open_compare(steering_work)
+    lab = add_arm(at, "random")
+    settle(at.button(key=f"arm_{lab.uid}_copy").click().run())
+    settle(at.run())
+    assert [other.arm.name for other in form_of(at).arms] == ["random latents", "random latents 2"]
+    settle(at.button(key=f"arm_{lab.uid}_remove").click().run())
+    settle(at.run())
+    assert [other.arm.name for other in form_of(at).arms] == ["random latents 2"]
+
+
+def test_two_arms_of_one_name_keep_generate_off(steering_work: Work) -> None:
+    at = open_compare(steering_work)
+    lab = add_arm(at, "random")
+    set_in(at, "text_input", lab, "name", "steered")
+    assert at.button(key="compare_generate").disabled
+    assert "Two arms are called “steered”" in texts(at)
+
+
+def test_one_latent_is_chosen_from_the_basket(steering_work: Work) -> None:
+    steering_work.add_latent(3, 1.25)
+    at = open_compare(steering_work)
+    lab = add_arm(at, "one-latent")
+    set_in(at, "selectbox", lab, "latent", 3)
+    (arm,) = form_of(at).request(steering_work).arms
+    assert arm.edits[0].latents == (ChosenLatent(3, 1.25),)
+
+
+def test_arms_without_what_they_are_made_of_say_what_to_do(steering_work: Work) -> None:
+    steering_work.clear()
+    steering_work.ranking = steering_work.ranking_request = None
+    steering_work.job_id = ""
+    at = open_compare(steering_work)
+    for choice in ("one-latent", "denoised", "mean-difference"):
+        settle(at.menu_button(key="compare_add_arm").set_value(choice).run())
+        assert "first" in at.warning[0].value
+    assert form_of(at).arms == []
+
+
+def test_a_mean_difference_is_read_and_then_steers(steering_work: Work) -> None:
+    at = open_compare(steering_work)
+    lab = add_arm(at, "mean-difference")
+    assert at.button(key="compare_generate").disabled or not lab.job_id
+    job = next(job for job in engine().jobs() if job.kind == "mean-difference")
+    wait_for(job)
+    settle(at.run())
+    (edit,) = form_of(at).arms[0].arm.edits
+    assert edit == SteeringEdit(vector=job.result()[1], layer=1)
+    settle(at.run())
+    written = generate_and_wait(at).result().generations[-1]
+    assert written.arm == "mean difference"
+    assert PLANTED_ANSWER in written.text
+
+
+def test_samples_stand_under_each_other(steering_work: Work) -> None:
+    at = open_compare(steering_work)
+    at.selectbox(key="compare_sampling").set_value("sampled")
+    settle(at.run())
+    at.number_input(key="compare_samples").set_value(3)
+    settle(at.run())
+    job = generate_and_wait(at)
+    assert len(job.result().generations) == 6
+    page = texts(at)
+    assert all(f"sample {number} of 3" in page for number in (1, 2, 3))
+    assert "of 3; steered: strictly" in page
+
+
+def test_tokens_are_tinted_by_what_steering_did_to_them(steering_work: Work) -> None:
+    at = open_compare(steering_work)
+    steered = generate_and_wait(at).result().generations[1]
+    for mark in ("change", "kl"):
+        settle(at.segmented_control(key="texts_mark").set_value(mark).run())
+        page = texts(at)
+        assert changes_html(steered.changes, mark) in page  # type: ignore[arg-type]
+        assert legend_html(mark) in page  # type: ignore[arg-type]
+    assert max(change.change for change in steered.changes) > 1
+
+
+def test_without_token_probabilities_the_switch_says_why(steering_work: Work) -> None:
+    at = open_compare(steering_work)
+    at.segmented_control(key="compare_source").set_value("lines")
+    settle(at.run())
+    at.text_area(key="compare_lines").set_value("\n".join(f"The dog {n}" for n in range(9)))
+    settle(at.run())
+    generate_and_wait(at)
+    settle(at.segmented_control(key="texts_mark").set_value("kl").run())
+    assert "carry no token probabilities" in texts(at)
+
+
+def send(at: AppTest, message: str) -> Job:
+    at.text_input(key="compare_message").set_value(message)
+    settle(next(button for button in at.button if button.label == "Send").click().run())
+    job = engine().job(at.session_state["compare_run"])
+    assert job is not None
+    wait_for(job)
+    settle(at.run())
+    return job
+
+
+def test_a_chat_goes_on_with_each_arms_own_history_and_starts_over(steering_work: Work) -> None:
+    at = open_compare(steering_work)
+    first = generate_and_wait(at).result().generations
+    second = send(at, "And the <script>dog</script>?")
+    assert second.request.histories == tuple(
+        (Turn("user", "The old cat sees the house."), Turn("assistant", text.text))
+        for text in first
+    )
+    page = texts(at)
+    assert "<b>you:</b> The old cat sees the house." in page
+    assert "<script>" not in page.replace("And the <script>dog</script>?", "")
+    assert "have changed since" not in page
+    third = send(at, "And now?")
+    assert [len(history) for history in third.request.histories] == [4, 4]
+    assert third.request.histories[1][2].text == "And the <script>dog</script>?"
+    settle(at.button(key="compare_start_over").click().run())
+    assert "<b>you:</b>" not in texts(at)
+    assert at.text_area(key="compare_prompt").value == "The old cat sees the house."
+
+
+def test_a_shared_history_is_labelled(steering_work: Work) -> None:
+    at = open_compare(steering_work)
+    generate_and_wait(at)
+    at.toggle(key="compare_shared_history").set_value(True)
+    job = send(at, "And now?")
+    assert len(set(job.request.histories)) == 1
+    assert "shared history" in texts(at)
+
+
+def test_several_prompts_are_no_chat(steering_work: Work) -> None:
+    at = open_compare(steering_work)
+    at.segmented_control(key="compare_source").set_value("lines")
+    settle(at.run())
+    at.text_area(key="compare_lines").set_value("The dog\nThe cat")
+    settle(at.run())
+    generate_and_wait(at)
+    assert not [box for box in at.text_input if box.key == "compare_message"]
+
+
+def test_a_session_brings_back_its_arms_samples_and_schedule(tiny_sae_dir: Path) -> None:
+    arms = (
+        Arm("told", "prompted", instruction="In French."),
+        Arm("mine", edits=(SteeringEdit(vector=(0.5,) * 32, layer=1),), strength=0.4),
+    )
+    session = saved.session(sae=str(tiny_sae_dir))
+    assert session.recipe is not None
+    recipe = replace(
+        session.recipe, arms=arms, samples=2, temperature=0.5, scope="first", first=3, decay=0.5
+    )
+    kept = store().sessions.save(replace(session, recipe=recipe, result=None))
+    at = open_page("compare", open=kept.id)
+    request = form_of(at).request(at.session_state["work"])
+    assert [(arm.name, arm.kind, arm.strength) for arm in request.arms] == [
+        ("told", "prompted", 1.0),
+        ("mine", "steered", 0.4),
+    ]
+    assert request.arms[1] == arms[1]
+    assert (request.samples, request.scope, request.first, request.decay) == (2, "first", 3, 0.5)
+    assert not errors(at)
+
+
+def test_a_strength_that_was_measured_can_be_taken(
+    steering_work: Work,
+) -> None:
+    at = open_compare(steering_work)
+    assert "not measured yet" in texts(at)
+    instruction = steering_work.instruction_record()
+    assert instruction is not None
+    contents = ("a", "b")
+    request = EvaluationRequest(
+        instruction, (steering_work.sae_id,), contents, ("w",), contents, ("w",)
+    )
+    evaluation = Evaluation(
+        request,
+        engine().model_id,
+        "a" * 64,
+        ("b" * 64,),
+        "float32",
+        tuple(
+            cell(strength, strict, disorder, k=1, layers=(1,))
+            for strength, strict, disorder in ((0.5, 0.2, 0.0), (0.8, 0.46, 0.02), (2.0, 0.9, 0.6))
+        ),
+        (),
+        "saif",
+        {},
+        1.0,
+    )
+    store().evaluations.save(evaluation, [])
+    settle(at.run())
+    assert "strict 46% at 0.8, 2% disorder; at most 20% disorder up to 0.8" in texts(at)
+    settle(at.button(key="compare_use_measured").click().run())
+    assert at.session_state["work"].strength == 0.8
+    assert at.slider(key="compare_strength").value == 0.8
+    settle(at.selectbox(key="compare_scope").set_value("all").run())
+    assert "not measured yet" in texts(at)
+    settle(at.run())
+
+
+def test_the_shared_page_and_an_exported_file_have_all_arms(steering_work: Work) -> None:
+    at = open_compare(steering_work)
+    lab = add_arm(at, "random")
+    set_in(at, "text_input", lab, "name", "<b>mine</b>")
+    result = generate_and_wait(at).result()
+    session = replace(saved.session(), recipe=result.recipe, result=result)
+    again = import_session(export_session(session).encode(), filename="a.json")
+    assert again.result == result
+    share_id = store().sessions.share(store().sessions.save(again).id)
+    page = texts(open_page("shared", session=share_id))
+    assert f"**{escape_markdown('<b>mine</b>')}**" in page
+    assert "<b>mine</b>" not in page
+    assert "random latents of the norm of latent 7" in page
+    random = result.generations[2].text
+    assert diff_html(result.generations[0].text, random) in page

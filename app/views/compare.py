@@ -1,4 +1,4 @@
-"""Page 4: the same prompts answered unsteered and steered, side by side."""
+"""Page 4: the same prompts answered unsteered, steered and by other arms, side by side."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from app.arm_cards import draw_arms
+from app.chat_turns import next_request
+from app.lab_arms import request_problem
+from app.measured_strength import draw_measured
 from app.messages import shown
 from app.sae_fit import misfit
 from app.session_open import OPENED, RUN, hold
 from app.session_view import (
     default_session_name,
     escape_markdown,
-    pair_events,
-    pair_texts,
     session_of_work,
     size_sentence,
 )
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from saif_core.jobs import Job
 
 POLL_SECONDS = 0.3
-MAX_NAME, MAX_NOTES = 120, 20_000
+MAX_NAME, MAX_NOTES, MAX_MESSAGE = 120, 20_000, 8000
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,14 @@ def draw_page() -> None:
     with dial:
         draw_strength(in_hand)
     size_place = size.empty()
+    # What stands above the settings tells of them, so it is drawn once they are known.
+    measured_place, arms_place = st.container(), st.container()
     with st.expander("Method, scope and sampling", key="compare_settings"):
         draw_settings(form)
+    with measured_place, shown():
+        draw_measured(in_hand, form)
+    with arms_place:
+        draw_arms(in_hand, form)
     request = form.request(in_hand)
     with head:
         _draw_save(request, run)
@@ -175,23 +183,23 @@ def _draw_misfit(reason: str) -> None:
 
 
 def _draw_generate(request: GenerationRequest, run: Run, reason: str | None) -> None:
-    missing = escape_markdown(reason or "") or (
-        "Write a prompt first."
-        if not request.prompts
-        else "Choose at least one latent first."
-        if not request.latents
-        else ""
-    )
+    problem = reason or request_problem(request, [info.id for info in engine().saes()])
+    names = ", ".join(escape_markdown(arm.name) for arm in request.all_arms)
     clicked = st.button(
         "Generate",
         key="compare_generate",
         type="primary",
         icon=":material/play_arrow:",
-        disabled=bool(missing),
-        help=missing or "Answers every prompt twice, unsteered and steered.",
+        disabled=bool(problem),
+        help=escape_markdown(problem) or f"Answers every prompt by every arm: {names}.",
     )
-    if not clicked:
-        return
+    if request.arms and problem:
+        st.caption(f":material/info: {escape_markdown(problem)}")
+    if clicked and not problem:
+        _generate(request, run)
+
+
+def _generate(request: GenerationRequest, run: Run) -> None:
     job = engine().generate(request)
     if run.job is not None and not run.job.finished():
         run.job.cancel()
@@ -230,7 +238,7 @@ def _stream(job: "Job") -> None:
         st.progress(share, text=f"{record.message or 'waiting for its turn'}{count}")
         if st.button("Stop", key="compare_stop", icon=":material/stop_circle:"):
             job.cancel()
-        draw_growing(pair_events(job.request.prompts, job.events()))
+        draw_growing(job.request, job.events())
 
 
 def _draw_unfinished(job: "Job") -> None:
@@ -248,7 +256,7 @@ def _draw_unfinished(job: "Job") -> None:
         st.error(escape_markdown(job.record.error), icon=":material/error:")
     events = job.events()
     if events:
-        draw_growing(pair_events(job.request.prompts, events))
+        draw_growing(job.request, events)
 
 
 def _draw_result(run: Run, result: GenerationResult, request: GenerationRequest) -> None:
@@ -258,14 +266,59 @@ def _draw_result(run: Run, result: GenerationResult, request: GenerationRequest)
         f"{escape_markdown(recipe.sae)} · {escape_markdown(recipe.instruction)} · "
         f"{size_sentence(result.vector_norm, result.resid_share)} · {result.seconds:.1f} s"
     )
-    if run.job is not None and run.job.request != request:
+    if run.job is not None and run.job.request != _same_turn(request, run.job.request):
         st.caption(":material/sync_problem: The settings above have changed since; generate again.")
-    n = len(recipe.latents)
-    draw_finished(
-        pair_texts(result.generations),
-        _instruction_of(recipe.instruction),
-        steered=f"steered · {n} latent{'' if n == 1 else 's'} at strength {recipe.strength:g}",
-    )
+    draw_finished(result, _instruction_of(recipe.instruction))
+    if recipe.chat and len({text.prompt_index for text in result.generations}) == 1:
+        _draw_chat(run, result, request)
+
+
+def _same_turn(page: GenerationRequest, written: GenerationRequest) -> GenerationRequest:
+    """What the page would ask for at the same turn of the chat."""
+    if not written.histories:
+        return page
+    return replace(page, prompts=written.prompts, histories=written.histories)
+
+
+def _draw_chat(run: Run, result: GenerationResult, request: GenerationRequest) -> None:
+    st.subheader("Continue the chat", anchor=False)
+    with st.form("compare_chat_form", clear_on_submit=True, border=False):
+        message = st.text_input(
+            "Next message", max_chars=MAX_MESSAGE, key="compare_message", placeholder="And then?"
+        )
+        shared = st.toggle(
+            "Shared history",
+            key="compare_shared_history",
+            help="On: all arms go on with the unsteered chat, so that only the new texts differ. "
+            "Off: each arm goes on with what it wrote itself.",
+        )
+        if result.recipe.samples > 1:
+            st.caption("Sample 1 of each arm goes on.")
+        sent = st.form_submit_button("Send", icon=":material/send:")
+    if sent and (message or "").strip():
+        asked = next_request(request, result, (message or "").strip(), shared=shared)
+        problem = request_problem(asked, [info.id for info in engine().saes()])
+        if problem:
+            st.warning(escape_markdown(problem), icon=":material/info:")
+        else:
+            with shown():
+                _generate(asked, run)
+    if any(result.recipe.histories):
+        st.button(
+            "Start over",
+            key="compare_start_over",
+            icon=":material/restart_alt:",
+            help="Clears the chat; the prompt and the arms stay.",
+            on_click=_start_over,
+        )
+
+
+def _start_over() -> None:
+    st.session_state[RUN] = ""
+    st.query_params.pop("run", None)
+    opened: SteeringSession | None = st.session_state.get(OPENED)
+    if opened is not None:
+        st.session_state[OPENED] = replace(opened, result=None)
 
 
 def _instruction_of(name: str) -> Instruction | None:

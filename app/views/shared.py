@@ -7,7 +7,6 @@ from app.session_view import (
     chosen_table,
     escape_markdown,
     manifest,
-    pair_texts,
     size_sentence,
 )
 from app.state import store
@@ -118,11 +117,7 @@ def _draw_texts(session: SteeringSession) -> None:
         f"{n} latent{'' if n == 1 else 's'} at strength {recipe.strength:g}: "
         f"{size_sentence(result.vector_norm, result.resid_share)}."
     )
-    draw_finished(
-        pair_texts(result.generations),
-        session.instruction,
-        steered=f"steered · strength {recipe.strength:g}",
-    )
+    draw_finished(result, session.instruction)
 
 
 def _draw_manifest(session: SteeringSession) -> None:

@@ -1,0 +1,54 @@
+import pytest
+
+from app.arm_words import describe_arm, scope_words
+from saif_core.records import UNSTEERED, Arm, ChosenLatent, SteeringEdit
+
+TWO = SteeringEdit("s", (ChosenLatent(3, 1.0), ChosenLatent(7, 2.0)))
+ONE = SteeringEdit("s", (ChosenLatent(29, 1.0),))
+
+
+@pytest.mark.parametrize(
+    ("arm", "words"),
+    [
+        (UNSTEERED, "nothing is added"),
+        (
+            Arm("a", "prompted", instruction="Hi", position="before"),
+            "the prompt with “Hi” before it",
+        ),
+        (Arm("a", edits=(TWO,), strength=0.8), "2 latents · strength 0.8"),
+        (Arm("a", edits=(ONE,)), "latent 29 · strength 1"),
+        (
+            Arm("a", edits=(SteeringEdit("s", TWO.latents, method="clamp"),)),
+            "2 latents set to their coefficients · strength 1",
+        ),
+        (
+            Arm("a", edits=(SteeringEdit("s", ONE.latents, method="ablate"),)),
+            "latent 29 taken out · strength 1",
+        ),
+        (
+            Arm("a", edits=(SteeringEdit(vector=(1.0,), layer=14), ONE), strength=2.0),
+            "a vector after block 14 and latent 29 · strength 2",
+        ),
+        (
+            Arm("a", "random", edits=(TWO,), seed=5),
+            "random latents of the norm of 2 latents, seed 5 · strength 1",
+        ),
+        (Arm("a", "flipped", edits=(TWO,)), "the opposite of 2 latents · strength 1"),
+        (
+            Arm("a", "logit-bias", edits=(TWO,), scope="all"),
+            "the tokens promoted by 2 latents, added to the logits alone · strength 1",
+        ),
+        (Arm("a", edits=(TWO,), scope="all"), "2 latents · strength 1 · prompt and answer"),
+        (Arm("a"), "nothing yet · strength 1"),
+    ],
+)
+def test_every_kind_of_arm_is_told_in_words(arm: Arm, words: str) -> None:
+    assert describe_arm(arm) == words
+
+
+def test_a_schedule_is_told_with_its_numbers() -> None:
+    arm = Arm("a", scope="first", first=1, decay=0.25, decay_power=2.0, keep_norm=True)
+    assert scope_words(arm) == (
+        "the first token of the answer, strength at token t over (1 + 0.25 × t) ^ 2, norm kept"
+    )
+    assert scope_words(Arm("a", scope="first", first=4)) == "the first 4 tokens of the answer"

@@ -1,0 +1,65 @@
+from dataclasses import replace
+
+from app.chat_turns import histories_of, is_shared, next_request, turns_html
+from saif_core.records import Arm, Generation, GenerationRequest, GenerationResult, Turn
+from tests import saved
+
+TOLD = Arm("told", "prompted", instruction="In French.", position="before")
+EARLIER = (Turn("user", "Hi"), Turn("assistant", "Hello"))
+
+
+def result(**changes: object) -> GenerationResult:
+    recipe = replace(saved.recipe(), arms=(TOLD,), **changes)  # type: ignore[arg-type]
+    texts = [
+        Generation(0, "Go on.", arm, f"{arm} says {sample}", (1,), "end", sample=sample)
+        for arm in ("unsteered", "steered", "told")
+        for sample in (1, 0)
+    ]
+    return replace(saved.result(), recipe=recipe, generations=tuple(texts))
+
+
+def page(*arms: Arm) -> GenerationRequest:
+    return GenerationRequest("tiny/layer1", ("prompt box",), saved.recipe().latents, arms=arms)
+
+
+def test_each_arm_goes_on_with_its_own_first_sample_as_it_saw_it() -> None:
+    asked = next_request(page(TOLD), result(), "And?", shared=False)
+    assert asked.prompts == ("And?",)
+    assert asked.histories == (
+        (Turn("user", "Go on."), Turn("assistant", "unsteered says 0")),
+        (Turn("user", "Go on."), Turn("assistant", "steered says 0")),
+        (Turn("user", "In French. Go on."), Turn("assistant", "told says 0")),
+    )
+
+
+def test_earlier_turns_stay_before_the_last_one() -> None:
+    asked = next_request(page(), result(histories=(EARLIER, (), ())), "And?", shared=False)
+    assert asked.histories[0][:2] == EARLIER
+    assert len(asked.histories[0]) == 4
+
+
+def test_a_shared_history_is_the_unsteered_one_for_all() -> None:
+    asked = next_request(page(TOLD), result(), "And?", shared=True)
+    assert len(asked.histories) == 3
+    assert set(asked.histories) == {(Turn("user", "Go on."), Turn("assistant", "unsteered says 0"))}
+
+
+def test_an_arm_that_was_added_since_begins_with_the_unsteered_chat() -> None:
+    new = Arm("new", "prompted", instruction="x")
+    asked = next_request(page(new), result(), "And?", shared=False)
+    assert asked.histories[2] == asked.histories[0]
+
+
+def test_a_history_is_shared_only_if_there_is_one_for_all() -> None:
+    recipe = result().recipe
+    assert not is_shared(histories_of(recipe))
+    assert is_shared(histories_of(replace(recipe, histories=(EARLIER,) * 3)))
+    assert not is_shared(histories_of(replace(recipe, histories=(EARLIER, (), EARLIER))))
+
+
+def test_turns_are_escaped() -> None:
+    shown = turns_html((Turn("user", "<script>x</script>"), Turn("assistant", "a & b")))
+    assert "<script>" not in shown
+    assert "&lt;script&gt;x" in shown
+    assert "a &amp; b" in shown
+    assert shown.index("you:") < shown.index("model:")

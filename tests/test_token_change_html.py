@@ -1,0 +1,63 @@
+import re
+
+import pytest
+
+from app.token_change_html import change_words, changes_html, legend_html
+from saif_core.records import TokenChange
+
+
+def change(token: str, by: float, *, kl: float = 0.0, strength: float = 0.0) -> TokenChange:
+    return TokenChange(token, -1.5, by, kl, strength)
+
+
+def tints(shown: str) -> list[int]:
+    return [int(share) for share in re.findall(r"color-mix\(in srgb,#\w+ (\d+)%", shown)]
+
+
+def test_tint_grows_with_the_change_and_is_full_from_four_nats() -> None:
+    shown = changes_html(
+        [change(c, by) for c, by in (("a", 1.0), ("b", 2.0), ("c", 9.0))], "change"
+    )
+    assert tints(shown) == [12, 25, 50]
+
+
+def test_more_and_less_probable_differ_in_colour_and_in_the_underline() -> None:
+    more, less = (changes_html([change("a", by)], "change") for by in (2.0, -2.0))
+    assert "solid #d55e00" in more
+    assert "dotted #2b7fc4" in less
+
+
+def test_the_tint_of_kl_does_not_follow_the_change() -> None:
+    shown = changes_html([change("a", -4.0, kl=0.0), change("b", 0.0, kl=4.0)], "kl")
+    assert tints(shown) == [50]
+    assert shown.index("color-mix") > shown.index(">a<")
+
+
+def test_tokens_that_were_steered_have_a_line_above() -> None:
+    shown = changes_html([change("a", 0.0), change("b", 0.0, strength=-0.5)], "change")
+    plain, steered = re.findall(r"<span title[^>]*>", shown)
+    assert "border-top" not in plain
+    assert "border-top" in steered
+
+
+def test_figures_are_exact_and_name_both_log_probabilities() -> None:
+    words = change_words(TokenChange("a", -3.25, 2.0, 0.125, 0.8))
+    assert words == (
+        "log-probability -1.25 here, -3.25 unsteered (change +2.00) · KL 0.125 nats · strength 0.8"
+    )
+    assert words in changes_html([TokenChange("a", -3.25, 2.0, 0.125, 0.8)], "kl")
+
+
+@pytest.mark.parametrize("tint", ["change", "kl"])
+def test_everything_is_escaped_and_line_breaks_stay(tint: str) -> None:
+    shown = changes_html([change("<script>", 1.0), change('"&', 1.0), change("\n", 1.0)], tint)  # type: ignore[arg-type]
+    assert "<script>" not in shown
+    assert "&lt;script&gt;" in shown
+    assert "&quot;&amp;" in shown
+    assert "</span>\n</span>" in shown
+
+
+def test_legends_say_what_is_shown() -> None:
+    assert "less probable than unsteered" in legend_html("change")
+    assert "KL divergence" in legend_html("kl")
+    assert all("steered as it was written" in legend_html(tint) for tint in ("change", "kl"))  # type: ignore[arg-type]
