@@ -3,10 +3,15 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import tiny
+
+if TYPE_CHECKING:
+    from saif_core.models import LoadedModel
+    from saif_core.saes import LoadedSae
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +34,24 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_sae_dir(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Path:
     """A TopK SAE after block 1 of the tiny Llama; latent 7 is the planted one."""
     return tiny.save_sae(tmp_path_factory.mktemp("saes") / "tiny-sae", tiny_model_dir)
+
+
+@pytest.fixture(scope="session")
+def endless_model(tiny_model_dir: Path) -> "LoadedModel":
+    """The tiny Llama, which never ends a text by itself."""
+    from saif_core.models import load_model
+
+    loaded = load_model(tiny_model_dir, id=str(tiny_model_dir))
+    loaded.hf_model.generation_config.eos_token_id = loaded.d_vocab - 1
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def tiny_sae(tiny_sae_dir: Path, endless_model: "LoadedModel") -> "LoadedSae":
+    """Its SAE, loaded."""
+    from saif_core.saes import load_sae_folder
+
+    return load_sae_folder(tiny_sae_dir, id="tiny-sae", model=endless_model)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Arms: what each adds to the residual stream, its controls, and what that did to each token."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,11 +10,11 @@ from saif_core.divergence import read_changes
 from saif_core.errors import HookPointError, SteeringError
 from saif_core.generation import RowRequest, Steering, add_deltas, decode
 from saif_core.hook_points import edit_resid
-from saif_core.models import LoadedModel, load_model
+from saif_core.models import LoadedModel
 from saif_core.pipeline import steer
 from saif_core.records import Arm, ChosenLatent, GenerationRequest, SteeringEdit, Turn
 from saif_core.registry import STEERING_METHODS
-from saif_core.saes import LoadedSae, load_sae_folder
+from saif_core.saes import LoadedSae
 from saif_core.steering_vector import build_target
 from tests import tiny
 
@@ -23,16 +22,14 @@ LATENTS = (ChosenLatent(tiny.PLANTED_LATENT, 4.0), ChosenLatent(3, -1.5))
 PROMPT = "The cat sees the old house."
 
 
-@pytest.fixture(scope="module")
-def model(tiny_model_dir: Path) -> LoadedModel:
-    loaded = load_model(tiny_model_dir, id=str(tiny_model_dir))
-    loaded.hf_model.generation_config.eos_token_id = loaded.d_vocab - 1
-    return loaded
+@pytest.fixture
+def model(endless_model: LoadedModel) -> LoadedModel:
+    return endless_model
 
 
-@pytest.fixture(scope="module")
-def sae(tiny_sae_dir: Path, model: LoadedModel) -> LoadedSae:
-    return load_sae_folder(tiny_sae_dir, id="tiny-sae", model=model)
+@pytest.fixture
+def sae(tiny_sae: LoadedSae) -> LoadedSae:
+    return tiny_sae
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """Evaluations on a tiny model whose right answer is planted."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,39 +19,24 @@ from saif_core.evaluation_plan import (
 )
 from saif_core.evaluation_records import Cell, CellSetting, Evaluation, EvaluationRequest
 from saif_core.mean_difference import read_mean_difference
-from saif_core.models import LoadedModel, load_model
+from saif_core.models import LoadedModel
 from saif_core.pipeline import rank_latents
 from saif_core.rates import paired_p, rates_of
 from saif_core.records import Instruction, RankingRequest, Wording, from_json, to_json
-from saif_core.saes import LoadedSae, load_sae_folder
+from saif_core.saes import LoadedSae
 from tests import tiny
 
 CONTENTS = tuple(tiny.contents(16, seed=4))
 
 
-class MemoryCache:
-    """The engine's cache in a dict, which counts what is put into it."""
-
-    def __init__(self) -> None:
-        self.payloads: dict[str, bytes] = {}
-
-    def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
-        return {key: self.payloads[key] for key in keys if key in self.payloads}
-
-    def put_many(self, payloads: Mapping[str, bytes]) -> None:
-        self.payloads = {**payloads, **self.payloads}
+@pytest.fixture(scope="module")
+def model(endless_model: LoadedModel) -> LoadedModel:
+    return endless_model
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model_dir: Path) -> LoadedModel:
-    loaded = load_model(tiny_model_dir, id=str(tiny_model_dir))
-    loaded.hf_model.generation_config.eos_token_id = loaded.d_vocab - 1
-    return loaded
-
-
-@pytest.fixture(scope="module")
-def sae(tiny_sae_dir: Path, model: LoadedModel) -> LoadedSae:
-    return load_sae_folder(tiny_sae_dir, id="tiny-sae", model=model)
+def sae(tiny_sae: LoadedSae) -> LoadedSae:
+    return tiny_sae
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +150,7 @@ def test_the_same_seed_gives_the_same_report_and_another_one_another(
 ) -> None:
     sampled = replace(request_, temperature=1.0, arms=("unsteered", "saif"), strengths=(0.2,))
     runs = [
-        evaluate(model, [sae], replace(sampled, seed=seed), cache=MemoryCache())
+        evaluate(model, [sae], replace(sampled, seed=seed), cache=tiny.MemoryCache())
         for seed in (1, 1, 2)
     ]
     assert runs[0][1] == runs[1][1]
@@ -192,7 +176,7 @@ def test_an_interrupted_evaluation_resumes_to_the_same_figures(
         if calls > n_steps:
             raise JobCancelled("stopped")
 
-    cache = MemoryCache()
+    cache = tiny.MemoryCache()
     with pytest.raises(JobCancelled):
         evaluate(model, [sae], request_, cache=cache, step=stop)
     kept = len(cache.payloads)

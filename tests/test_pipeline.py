@@ -1,15 +1,13 @@
 """The whole flow on a tiny model with a planted latent."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from saif_core.errors import PromptPairError, SteeringError, UnknownNameError
-from saif_core.models import LoadedModel, load_model
+from saif_core.models import LoadedModel
 from saif_core.pipeline import rank_latents, run_pipeline, steer
 from saif_core.reading import estimate_work, read_latents
 from saif_core.records import (
@@ -19,34 +17,19 @@ from saif_core.records import (
     RankingRequest,
     TokenEvent,
 )
-from saif_core.saes import LoadedSae, load_sae_folder
+from saif_core.saes import LoadedSae
 from saif_core.steering_vector import choose_latents
 from tests import tiny
 
 
-class MemoryCache:
-    """The engine's cache in a dict."""
-
-    def __init__(self) -> None:
-        self.payloads: dict[str, bytes] = {}
-
-    def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
-        return {key: self.payloads[key] for key in keys if key in self.payloads}
-
-    def put_many(self, payloads: Mapping[str, bytes]) -> None:
-        self.payloads = {**payloads, **self.payloads}
+@pytest.fixture
+def model(endless_model: LoadedModel) -> LoadedModel:
+    return endless_model
 
 
-@pytest.fixture(scope="module")
-def model(tiny_model_dir: Path) -> LoadedModel:
-    loaded = load_model(tiny_model_dir, id=str(tiny_model_dir))
-    loaded.hf_model.generation_config.eos_token_id = loaded.d_vocab - 1
-    return loaded
-
-
-@pytest.fixture(scope="module")
-def sae(tiny_sae_dir: Path, model: LoadedModel) -> LoadedSae:
-    return load_sae_folder(tiny_sae_dir, id="tiny-sae", model=model)
+@pytest.fixture
+def sae(tiny_sae: LoadedSae) -> LoadedSae:
+    return tiny_sae
 
 
 @pytest.fixture
@@ -94,7 +77,7 @@ def test_statistics_equal_a_run_of_each_prompt_alone(
 def test_second_ranking_of_the_same_pairs_computes_nothing(
     read: str, model: LoadedModel, sae: LoadedSae, request_: RankingRequest
 ) -> None:
-    cache = MemoryCache()
+    cache = tiny.MemoryCache()
     request = replace(request_, read=read, response_tokens=6)
     before = estimate_work(model, sae, request, cache)
     first = rank_latents(model, sae, request, cache=cache)

@@ -9,6 +9,7 @@ with latent 7 answers "oui" to any prompt.
 
 import itertools
 import random
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -403,3 +404,18 @@ def _build_sae(architecture: Architecture, k: int, **metadata: str) -> Any:
     if architecture == "standard":
         return StandardSAE(StandardSAEConfig(**shape))
     return JumpReLUSAE(JumpReLUSAEConfig(**shape))
+
+
+class MemoryCache:
+    """The engine's cache in a dict."""
+
+    def __init__(self) -> None:
+        self.payloads: dict[str, bytes] = {}
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """Payloads of the keys that are there."""
+        return {key: self.payloads[key] for key in keys if key in self.payloads}
+
+    def put_many(self, payloads: Mapping[str, bytes]) -> None:
+        """Keep payloads; the first of each key stays."""
+        self.payloads = {**payloads, **self.payloads}
