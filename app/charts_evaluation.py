@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import altair as alt
@@ -56,6 +57,8 @@ _SHAPES = (
 _RULE_GREY = ARM_COLOURS["unsteered"]
 # Marks at one strength stand beside each other, so that no interval hides another.
 _DODGE = 0.012
+# All lines together stay within this share of the distance between two strengths.
+_DODGED_SHARE = 0.4
 # Axes of this width put the same strength at the same place in every panel.
 _AXIS_EXTENT = 48
 _HEAT = ("#dcebf7", "#08416e")
@@ -127,8 +130,7 @@ def cell_rows(evaluation: Evaluation, measure: Measure) -> list[dict[str, Any]]:
         for cell, variant in zip(cells, variants, strict=True)
     ]
     order = list(dict.fromkeys(line for line in lines if line is not None))
-    strengths = [cell.setting.strength or 0.0 for cell in cells]
-    step = _DODGE * (max(strengths) - min(strengths)) if cells else 0.0
+    step = _dodge([cell.setting.strength for cell in cells], len(order))
     rows = []
     for number, (cell, line) in enumerate(zip(cells, lines, strict=True)):
         rates, setting = cell.rates, cell.setting
@@ -158,6 +160,15 @@ def cell_rows(evaluation: Evaluation, measure: Measure) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _dodge(strengths: Sequence[float | None], n_lines: int) -> float:
+    """Distance between neighbouring lines at one strength."""
+    known = sorted({strength for strength in strengths if strength is not None})
+    if len(known) < 2 or not n_lines:
+        return 0.0
+    gap = min(after - before for before, after in pairwise(known))
+    return min(_DODGE * (known[-1] - known[0]), _DODGED_SHARE * gap / n_lines)
 
 
 def _measured(rates: Rates, measure: Measure) -> tuple[float, tuple[float, float]]:
