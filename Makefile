@@ -12,7 +12,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help requirements setup-run setup browser run test bench clean
+.PHONY: help requirements setup-run setup browser run test bench findings clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ bench: setup-run $(VENV)/.requirements-bench ## run every benchmark; results go 
 	done; } > docs/results/performance.md.new
 	@mv docs/results/performance.md.new docs/results/performance.md
 	@cat docs/results/performance.md
+
+findings: setup-run ## measure SAIF on the default model (hours on a CPU); writes docs/results/saif.md
+	$(BIN)/python -m experiments.saif_findings
 
 clean: ## remove the virtual environment and caches; models and sessions stay
 	rm -rf "$(VENV)" .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

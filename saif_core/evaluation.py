@@ -120,11 +120,11 @@ def _best_settings(judged: Sequence[JudgedSetting]) -> dict[str, int]:
     }
 
 
-def _merit(one: JudgedSetting) -> tuple[bool, float, float]:
-    """Readable enough first, then strict accuracy, then the weaker of two equals."""
+def _merit(one: JudgedSetting) -> tuple[bool, float, float, float]:
+    """Readable enough first, then strict accuracy, then loose, then the more readable."""
     rates = rates_of(one.texts[::2])
     readable = rates.disorder <= WORST_DISORDER
-    return (readable, rates.strict if readable else rates.strict - rates.disorder, -rates.disorder)
+    return (readable, rates.strict, rates.loose, -rates.disorder)
 
 
 def _best_cells(judged: Sequence[JudgedSetting], best: Mapping[str, int]) -> tuple[BestCell, ...]:
@@ -143,8 +143,8 @@ def _best_cells(judged: Sequence[JudgedSetting], best: Mapping[str, int]) -> tup
 def _best_of(arms: Sequence[str], cells: Sequence[Cell], best: Mapping[str, int]) -> str:
     """The arm whose chosen setting did best, on the choosing half."""
 
-    def merit(arm: str) -> tuple[bool, float]:
+    def merit(arm: str) -> tuple[bool, float, float]:
         rates = cells[best[arm]].choosing
-        return (rates.disorder <= WORST_DISORDER, rates.strict)
+        return (rates.disorder <= WORST_DISORDER, rates.strict, rates.loose)
 
     return max(arms, key=merit, default="")

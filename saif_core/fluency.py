@@ -11,13 +11,15 @@ from saif_core.evaluation_records import Outcome
 from saif_core.evaluators._text import clean, words
 from saif_core.records import Judgement
 
-# A text that repeats itself: under half of its pairs of words are distinct.
-LEAST_DISTINCT = 0.5
-MIN_WORDS = 8
-# A text in invented words: under two thirds are in any word list. Of 600 real sentences each in
-# English, French, German, Spanish and Chinese, 0 to 3 fall below.
-LEAST_KNOWN = 2 / 3
-MIN_LISTED_WORDS = 4
+# A text that repeats itself: under three fifths of its runs of five characters are distinct. Of 600
+# real sentences each in English, French, German, Spanish and Chinese, the lowest share is 0.67.
+LEAST_DISTINCT = 0.6
+RUN = 5
+MIN_RUNS = 20
+# A text in invented words: under three fifths of its letters are in listed ones. Of the same
+# sentences, 0 to 6 of 600 fall below, most of them German compounds.
+LEAST_KNOWN = 0.6
+MIN_LETTERS = 20
 # Beyond it a text is a row of unrelated pieces; what the model writes by itself stays far below,
 # and so do its own answers in other languages.
 WORST_PERPLEXITY = 1000.0
@@ -49,16 +51,25 @@ def distinct_share(text: str, n: int) -> float:
     return len(set(runs)) / len(runs) if runs else 1.0
 
 
-def known_share(text: str) -> float:
-    """Share of a text's words that are in a list of 26 languages with Latin letters.
+def repeats_itself(text: str) -> bool:
+    """Whether a text goes round in circles, be it in words or within one."""
+    plain = " ".join(clean(text).casefold().split())
+    runs = [plain[start : start + RUN] for start in range(len(plain) - RUN + 1)]
+    return len(runs) >= MIN_RUNS and len(set(runs)) < LEAST_DISTINCT * len(runs)
 
-    Words in other scripts, and texts of fewer than four words, count as known.
+
+def known_share(text: str) -> float:
+    """Share of a text's letters whose words are in a list of 26 languages with Latin letters.
+
+    Words in other scripts, and texts of fewer than 20 letters, count as known.
     """
     found = _LETTERS.findall(clean(text).casefold())
-    if len(found) < MIN_LISTED_WORDS:
+    n_letters = sum(map(len, found))
+    if n_letters < MIN_LETTERS:
         return 1.0
     listed = _listed_words()
-    return sum(word in listed or not _LATIN.match(word) for word in found) / len(found)
+    known = [word for word in found if word in listed or not _LATIN.match(word)]
+    return sum(map(len, known)) / n_letters
 
 
 def is_disordered(text: str, perplexity: float | None) -> bool:
@@ -68,12 +79,7 @@ def is_disordered(text: str, perplexity: float | None) -> bool:
         text: what was written.
         perplexity: under the unsteered model, None for a text without tokens.
     """
-    n_words = len(words(clean(text)))
-    if n_words == 0:
-        return True
-    if n_words >= MIN_WORDS and distinct_share(text, 2) < LEAST_DISTINCT:
-        return True
-    if known_share(text) < LEAST_KNOWN:
+    if not words(clean(text)) or repeats_itself(text) or known_share(text) < LEAST_KNOWN:
         return True
     return perplexity is not None and perplexity > WORST_PERPLEXITY
 

@@ -71,7 +71,7 @@ def test_distinct_runs_of_words() -> None:
 def test_words_of_many_languages_are_known() -> None:
     assert known_share("The wife's volunteers won't reappear") == 1.0
     assert known_share("L'enfant d'aujourd'hui s'assied, n'est-ce pas ?") == 1.0
-    assert known_share("the zxqv cat brrft sat qqqq") == 0.5
+    assert known_share("together zxqvbrrf rainbows qqqqjjjj") == 0.5
     assert known_share("zxqv brrft qqqq") == known_share("") == 1.0
 
 
@@ -80,8 +80,10 @@ def test_words_of_many_languages_are_known() -> None:
     [
         ("", None, True),
         ("!!! … ???", 3.0, True),
-        ("la la la la la la la la la", 3.0, True),
+        ("la la la la la la la la la la", 3.0, True),
         ("No, no, no!", 3.0, False),
+        ("Alle" + "í" * 40, 3.0, True),
+        ("Give me a reason. " * 3, 3.0, True),
         ("The mayor thanked the volunteers for their help last week.", 9.0, False),
         ("The mayor thanked the volunteers for their help last week.", 5e4, True),
         ("\ud800 one \udfff", 3.0, False),

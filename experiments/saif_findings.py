@@ -1,0 +1,171 @@
+"""What holds of SAIF on the default model: all that docs/results/saif.md reports, and that report.
+
+`make findings` runs all of it. Texts are kept in the cache under SAIF_HOME, so a run that was
+stopped goes on where it was, and every evaluation also appears on the dashboard.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from app.cli_requests import opened_store
+from app.settings import load_settings
+from experiments.saif_report import write_report
+from saif_core.catalog import DEFAULT_MODEL, Catalog
+from saif_core.evaluation import evaluate
+from saif_core.evaluation_records import EvaluationRequest
+from saif_core.prompt_pairs import shipped_contents, shipped_instructions
+from saif_core.records import to_json
+
+INSTRUCTIONS = (
+    "translate-to-french",
+    "translate-to-german",
+    "as-a-question",
+    "answer-in-json",
+    "translate-to-spanish",
+    "translate-to-chinese",
+    "bullet-list",
+    "no-commas",
+)
+# The two whose curves are drawn: one changes the language, the other the form.
+CURVES = ("translate-to-french", "as-a-question")
+N_RANK, N_TEST = 32, 100
+LAYERS = (14, 22, 29)
+# These need room to come to an end.
+LONG = {"answer-in-json": 64, "bullet-list": 64}
+CONTROLS = ("random", "flipped", "logit-bias")
+
+
+def request_for(name: str, layers: tuple[int, ...] = LAYERS, **changes: Any) -> EvaluationRequest:
+    """The base request: sampled at temperature 0.5, as greedy texts of so small a model loop."""
+    instruction, contents = shipped_instructions()[name], shipped_contents()
+    wordings = tuple(wording.text for wording in instruction.wordings)
+    base = EvaluationRequest(
+        instruction,
+        tuple(f"{DEFAULT_MODEL}/layer{layer}" for layer in layers),
+        tuple(contents[:N_RANK]),
+        wordings[::2],
+        tuple(contents[-N_TEST:]),
+        wordings[1::2],
+        temperature=0.5,
+        max_new_tokens=LONG.get(name, 32),
+    )
+    return replace(base, **changes)
+
+
+def main_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
+    """All arms with all controls, and SAIF as published."""
+    arms = ("unsteered", "prompted", "saif", "denoised", "mean-difference", *CONTROLS)
+    yield "main", request_for(name, arms=arms, strengths=(1.0, 1.5, 2.0, 2.5), denoised_tops=(30,))
+    yield (
+        "published",
+        request_for(
+            name,
+            (29,),
+            arms=("unsteered", "saif", *CONTROLS),
+            strengths=(0.5, 1.0, 1.5, 2.0),
+            read="last-token",
+        ),
+    )
+
+
+def prompting_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
+    """Prompting with each wording alone: the best of them is what steering is compared with."""
+    for number, wording in enumerate(shipped_instructions()[name].wordings):
+        yield (
+            f"prompting-{number}",
+            request_for(name, (), arms=("unsteered", "prompted"), test_wordings=(wording.text,)),
+        )
+
+
+def search_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
+    """What might do better than SAIF's own recipe, all in the layer where that does well."""
+    base = request_for(name, (14,), arms=("unsteered", "saif", "random"), strengths=(1.0, 1.5, 2.0))
+    yield "correlation", replace(base, selector="correlation")
+    yield "output-score", replace(base, least_output_score=0.01)
+    yield "keep-norm", replace(base, keep_norm=True)
+    yield "decay", replace(base, decay=0.05, strengths=(1.5, 2.0, 3.0))
+    yield (
+        "together",
+        request_for(
+            name,
+            arms=("unsteered", "saif", "denoised", "random"),
+            strengths=(1.5, 2.0, 3.0),
+            together=True,
+            denoised_tops=(30,),
+        ),
+    )
+
+
+def curve_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
+    """The paper's curves, each beside the random control."""
+    base = request_for(
+        name, (14,), arms=("unsteered", "saif", "random"), strengths=(1.5,), controls="all"
+    )
+    tops = (1, 2, 5, 10, 15, 20, 30)
+    yield "k", replace(base, tops=tops)
+    yield "k-last-layer", replace(base, tops=tops, sae_ids=(f"{DEFAULT_MODEL}/layer29",))
+    yield "strength", replace(base, strengths=(0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0))
+    yield "beta", replace(base, betas=(-1.0, -0.5, 0.0, 0.5, 1.0))
+    few = replace(base, strengths=(1.0, 1.5, 2.0), controls="best")
+    yield "before", replace(few, position="before", sae_ids=request_for(name).sae_ids)
+    yield "last-token", replace(few, read="last-token", sae_ids=request_for(name).sae_ids)
+    wordings = shipped_instructions()[name].wordings
+    english = tuple(w.text for w in wordings if w.language == "en")
+    yield "english-wordings", replace(few, rank_wordings=english[::2])
+    yield (
+        "other-wordings",
+        replace(few, rank_wordings=tuple(w.text for w in wordings if w.language != "en")),
+    )
+    for scope in ("last-token", "first", "prompt", "all"):
+        yield f"scope-{scope}", replace(few, scope=scope, first=5)
+    yield "clamp", replace(few, arms=("unsteered", "clamp", "one-latent"))
+    yield "greedy", replace(few, temperature=0.0, arms=(*few.arms, "prompted"))
+
+
+STAGES = {
+    "main": main_stages,
+    "prompting": prompting_stages,
+    "search": search_stages,
+    "curves": curve_stages,
+}
+
+
+def main() -> None:
+    """Run the stages that were asked for, keep each evaluation, and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--report", type=Path, default=Path("docs/results/saif.md"))
+    parser.add_argument("--instructions", default=",".join(INSTRUCTIONS))
+    parser.add_argument("--stages", default=",".join(STAGES))
+    arguments = parser.parse_args()
+    settings = load_settings()
+    catalog = Catalog(settings.home)
+    model = catalog.load_model(DEFAULT_MODEL, device=settings.device, dtype=settings.dtype)
+    saes = {
+        f"{DEFAULT_MODEL}/layer{layer}": catalog.load_sae(f"{DEFAULT_MODEL}/layer{layer}", model)
+        for layer in LAYERS
+    }
+    folder = settings.home / "findings"
+    folder.mkdir(parents=True, exist_ok=True)
+    names = arguments.instructions.split(",")
+    with opened_store(settings) as store:
+        for stage in arguments.stages.split(","):
+            for name in names if stage != "curves" else [n for n in names if n in CURVES]:
+                for title, request in STAGES[stage](name):
+                    used = [saes[sae_id] for sae_id in request.sae_ids]
+                    found, texts = evaluate(model, used, request, cache=store.cache)
+                    store.evaluations.save(found, texts)
+                    data = {"evaluation": to_json(found), "texts": [to_json(t) for t in texts]}
+                    file = folder / f"{name}.{title}.json"
+                    file.write_text(json.dumps(data), encoding="utf-8")
+                    done = f"{name} {title}: {len(found.cells)} settings, {found.seconds:.0f} s"
+                    sys.stderr.write(done + "\n")
+    write_report(folder, arguments.report, INSTRUCTIONS)
+
+
+if __name__ == "__main__":
+    main()
