@@ -33,6 +33,7 @@ INSTRUCTIONS = (
 )
 # The two whose curves are drawn: one changes the language, the other the form.
 CURVES = ("translate-to-french", "as-a-question")
+SEARCHED = ("translate-to-french", "as-a-question", "answer-in-json", "translate-to-german")
 N_RANK, N_TEST = 32, 100
 LAYERS = (14, 22, 29)
 # These need room to come to an end.
@@ -84,17 +85,19 @@ def prompting_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
 
 def search_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
     """What might do better than SAIF's own recipe, all in the layer where that does well."""
+    if name not in SEARCHED:
+        return
     base = request_for(name, (14,), arms=("unsteered", "saif", "random"), strengths=(1.0, 1.5, 2.0))
     yield "correlation", replace(base, selector="correlation")
     yield "output-score", replace(base, least_output_score=0.01)
     yield "keep-norm", replace(base, keep_norm=True)
-    yield "decay", replace(base, decay=0.05, strengths=(1.5, 2.0, 3.0))
+    yield "decay", replace(base, decay=0.05, strengths=(1.5, 2.0, 2.5))
     yield (
         "together",
         request_for(
             name,
             arms=("unsteered", "saif", "denoised", "random"),
-            strengths=(1.5, 2.0, 3.0),
+            strengths=(1.5, 2.0, 2.5),
             together=True,
             denoised_tops=(30,),
         ),
@@ -102,7 +105,9 @@ def search_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
 
 
 def curve_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
-    """The paper's curves, each beside the random control."""
+    """The paper's curves, each beside the random control, at the strength that does well."""
+    if name not in CURVES:
+        return
     base = request_for(
         name, (14,), arms=("unsteered", "saif", "random"), strengths=(1.5,), controls="all"
     )
@@ -111,9 +116,10 @@ def curve_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
     yield "k-last-layer", replace(base, tops=tops, sae_ids=(f"{DEFAULT_MODEL}/layer29",))
     yield "strength", replace(base, strengths=(0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0))
     yield "beta", replace(base, betas=(-1.0, -0.5, 0.0, 0.5, 1.0))
-    few = replace(base, strengths=(1.0, 1.5, 2.0), controls="best")
-    yield "before", replace(few, position="before", sae_ids=request_for(name).sae_ids)
-    yield "last-token", replace(few, read="last-token", sae_ids=request_for(name).sae_ids)
+    few = replace(base, controls="best")
+    every = request_for(name).sae_ids
+    yield "before", replace(few, position="before", sae_ids=every)
+    yield "last-token", replace(few, read="last-token", sae_ids=every)
     wordings = shipped_instructions()[name].wordings
     english = tuple(w.text for w in wordings if w.language == "en")
     yield "english-wordings", replace(few, rank_wordings=english[::2])
@@ -124,7 +130,8 @@ def curve_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
     for scope in ("last-token", "first", "prompt", "all"):
         yield f"scope-{scope}", replace(few, scope=scope, first=5)
     yield "clamp", replace(few, arms=("unsteered", "clamp", "one-latent"))
-    yield "greedy", replace(few, temperature=0.0, arms=(*few.arms, "prompted"))
+    greedy = replace(few, temperature=0.0, strengths=(1.0, 1.5, 2.0))
+    yield "greedy", replace(greedy, arms=(*few.arms, "prompted"))
 
 
 STAGES = {
@@ -154,7 +161,7 @@ def main() -> None:
     names = arguments.instructions.split(",")
     with opened_store(settings) as store:
         for stage in arguments.stages.split(","):
-            for name in names if stage != "curves" else [n for n in names if n in CURVES]:
+            for name in names:
                 for title, request in STAGES[stage](name):
                     used = [saes[sae_id] for sae_id in request.sae_ids]
                     found, texts = evaluate(model, used, request, cache=store.cache)

@@ -115,8 +115,9 @@ def headline(findings: Findings, instructions: Sequence[str]) -> str:
         "60% of prompting"
     ).split("|")
     counts = (
-        f"\n\nBeats unsteered and random latents at p < .01: **{n_beats} of {len(rows)}**. Reaches 60% "
-        f"of prompting's best wording with at most 20% disorder: **{n_reaches} of {len(rows)}**."
+        f"\n\nBeats unsteered and random latents at p < .01: **{n_beats} of {len(rows)}**. Reaches "
+        f"60% of prompting's best wording with at most 20% disorder: **{n_reaches} of "
+        f"{len(rows)}**."
     )
     return _table(head, rows) + counts
 

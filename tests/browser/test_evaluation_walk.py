@@ -1,0 +1,70 @@
+"""Measure, click a point, read its texts, take its strength to the lab, and share what it wrote."""
+
+import re
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+MINUTES = 60_000  # in milliseconds
+PROMPT = "The old bridge was closed for repairs."
+
+
+def fill(page: Page, label: str, value: str) -> None:
+    field = page.get_by_label(label, exact=True)
+    field.fill(value)
+    field.press("Enter")
+
+
+def test_from_a_measurement_to_a_shared_text(chromium: Browser, dashboard: str) -> None:
+    page = chromium.new_context(viewport={"width": 1280, "height": 3000}).new_page()
+    page.set_default_timeout(2 * MINUTES)
+    page.goto(f"{dashboard}/evaluate")
+
+    # A small evaluation, followed through a reload.
+    fill(page, "Strengths", "1.5")
+    fill(page, "Test contents (of 240 shipped)", "4")
+    fill(page, "Contents to rank latents on", "4")
+    page.get_by_text(re.compile(r"settings|cells.* texts")).first.wait_for()
+    page.get_by_role("button", name="Measure").click()
+    page.wait_for_url("**run=*")
+    page.reload()
+    page.get_by_text("Best setting of each arm").wait_for()
+
+    # A point of the curve, and the texts behind it.
+    points = page.locator("[class*=st-key-evaluation_chart] g.mark-symbol.role-mark path")
+    steered = points.and_(page.locator("[aria-label*='SAIF latents']"))
+    steered.first.click(force=True)
+    chosen = page.locator("[class*=st-key-evaluation_cell_] input")
+    expect(chosen).to_have_value(re.compile("^SAIF latents"))
+    expect(page.get_by_text("Texts 1 to 4 of 4 texts")).to_be_visible()
+
+    # Its latents and its strength, in the lab.
+    page.get_by_role("button", name="Use this in the lab").click()
+    page.get_by_role("heading", name="What does it do to the text?").wait_for()
+    assert "strength=1.5" in page.url
+    prompt = page.get_by_label("Prompt, without the instruction")
+    prompt.fill(PROMPT)
+    prompt.press("Control+Enter")
+    page.get_by_role("button", name="Arm", exact=True).click()
+    page.get_by_text("Control: random latents of equal norm").click()
+    page.get_by_role("button", name="Generate").click()
+    page.get_by_text("perplexity").nth(2).wait_for()
+
+    # A link that a colleague opens: all three arms are there.
+    page.get_by_role("button", name="Save as session").click()
+    page.locator(".st-key-save_name input").fill("Measured")
+    page.get_by_role("button", name="Save as new").click()
+    page.get_by_text("Saved as").wait_for()
+    page.goto(f"{dashboard}/sessions")
+    box = page.locator("[data-testid=stDataFrame] canvas").first.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + 15, box["y"] + 52)  # the first row's selection box
+    page.get_by_text("Share link").first.click()
+    link = page.get_by_text("?session=").first.inner_text()
+    match = re.search(r"\?session=[\w-]+", link)
+    assert match is not None
+    page.goto(f"{dashboard}/{match[0]}")
+    for arm in ("unsteered", "steered", "random latents"):
+        expect(page.get_by_text(arm).first).to_be_visible(timeout=MINUTES)
+    page.context.close()
