@@ -25,7 +25,6 @@ from saif_core.errors import (
 from saif_core.jobs import Job
 from saif_core.records import ChosenLatent, GenerationRequest, JobRecord, RankingRequest
 from tests import tiny
-from tests.test_pipeline import MemoryCache
 
 
 class Log:
@@ -49,7 +48,7 @@ def engine(
 ) -> Iterator[Engine]:
     catalog = Catalog(tmp_path_factory.mktemp("home"), extra_saes=[str(tiny_sae_dir)])
     opened = Engine(
-        catalog, model_id=str(tiny_model_dir), cache=MemoryCache(), job_log=log, device="cpu"
+        catalog, model_id=str(tiny_model_dir), cache=tiny.MemoryCache(), job_log=log, device="cpu"
     )
     yield opened
     opened.close()
