@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app.arm_words import describe_arm
+from app.arm_words import ARM_NAMES, describe_arm
 from app.lab_arms import (
     ARM_CHOICES,
-    ARM_NAMES,
     MAX_ARMS,
     MAX_INSTRUCTION,
     MAX_NAME,
@@ -38,7 +37,7 @@ _CHOICES: dict[ArmChoice, str] = {
     "denoised": "Denoised mean difference",
     "mean-difference": "Mean difference of the residual stream",
     "random": "Control: random latents of equal norm",
-    "flipped": "Control: sign flipped",
+    "flipped": "Control: flipped sign",
     "logit-bias": "Control: logit bias",
 }
 _POSITIONS: dict[InstructionPosition, str] = {"after": "after it", "before": "before it"}

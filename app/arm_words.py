@@ -2,6 +2,20 @@
 
 from saif_core.records import Arm, SteeringEdit, SteeringScope
 
+# What each kind of arm is called on every page and in every report.
+ARM_NAMES = {
+    "unsteered": "unsteered",
+    "prompted": "prompted",
+    "saif": "SAIF latents",
+    "one-latent": "one latent",
+    "clamp": "clamped latents",
+    "ablate": "ablated latents",
+    "denoised": "denoised mean difference",
+    "mean-difference": "mean difference",
+    "random": "random latents",
+    "flipped": "flipped sign",
+    "logit-bias": "logit bias",
+}
 SCOPES: dict[SteeringScope, str] = {
     "generated": "the answer only",
     "first": "the first tokens of the answer",

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import altair as alt
 
+from app.arm_words import ARM_NAMES
 from saif_core.evaluation_records import (
     EVALUATION_ARMS,
     STEERED,
@@ -21,19 +22,6 @@ from saif_core.records import ChosenLatent
 Measure = Literal["strict", "loose"]
 CELL_CLICK = "cell_click"
 
-ARM_NAMES = {
-    "unsteered": "unsteered",
-    "prompted": "prompted",
-    "saif": "SAIF latents",
-    "one-latent": "one latent",
-    "clamp": "clamped latents",
-    "ablate": "ablated latents",
-    "denoised": "denoised mean difference",
-    "mean-difference": "mean difference",
-    "random": "random latents",
-    "flipped": "flipped sign",
-    "logit-bias": "logit bias",
-}
 # One colour per arm on every page, each with a contrast above 3 on the light and the dark
 # background; what is steered has the hue of the accent. Shapes tell apart what a colour-blind
 # reader may not.

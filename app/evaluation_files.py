@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from app.charts_evaluation import ARM_COLOURS, ARM_NAMES, arm_label, describe_setting
+from app.arm_words import ARM_NAMES
+from app.charts_evaluation import ARM_COLOURS, arm_label, describe_setting
 from app.cli_output import printable
 from saif_core.evaluation_records import (
     BASELINES,

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple, TypeVar, get_args
 
 import streamlit as st
 
-from app.charts_evaluation import ARM_NAMES
+from app.arm_words import ARM_NAMES
 from app.frame import describe_sae
 from app.messages import shown
-from app.pair_form import _CONTENTS
+from app.pair_form import uploaded_contents
 from app.state import engine, work
 from saif_core.errors import EvaluatorError
 from saif_core.evaluation_records import (
@@ -306,13 +306,12 @@ def _draw_list(
 
 def _known_contents() -> list[str]:
     """The contents uploaded on the Instructions page, else the shipped ones; each once."""
-    own = st.session_state.get(_CONTENTS)
-    contents: list[str] = shipped_contents() if own is None else own.value
-    return list(dict.fromkeys(contents))
+    own = uploaded_contents()
+    return list(dict.fromkeys(shipped_contents() if own is None else own))
 
 
 def _draw_contents(n_known: int) -> tuple[int, int]:
-    kind = "your own" if st.session_state.get(_CONTENTS) is not None else "shipped"
+    kind = "your own" if uploaded_contents() is not None else "shipped"
     left, right = st.columns(2)
     n_test = _number(
         left,

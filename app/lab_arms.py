@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, get_args
 
+from app.arm_words import ARM_NAMES
 from app.schedule_fields import Schedule
 from app.state import MAX_STRENGTH, Work
 from saif_core.records import (
@@ -28,17 +29,6 @@ ArmChoice = Literal[
     "logit-bias",
 ]
 ARM_CHOICES: tuple[ArmChoice, ...] = get_args(ArmChoice)
-ARM_NAMES: dict[ArmChoice, str] = {
-    "prompted": "prompted",
-    "one-latent": "one latent",
-    "clamp": "clamped",
-    "ablate": "ablated",
-    "denoised": "denoised mean difference",
-    "mean-difference": "mean difference",
-    "random": "random latents",
-    "flipped": "sign flipped",
-    "logit-bias": "logit bias",
-}
 CONTROLS: tuple[ArmKind, ...] = ("random", "flipped", "logit-bias")
 # Unsteered and steered are two of them.
 MAX_ARMS = 8

@@ -65,6 +65,12 @@ def draw_pair_choice() -> PairChoice | None:
     return choice
 
 
+def uploaded_contents() -> list[str] | None:
+    """The contents uploaded on the Instructions page; None while the shipped ones are used."""
+    own: _Upload[str] | None = st.session_state.get(_CONTENTS)
+    return None if own is None else own.value
+
+
 def _draw_own_pairs() -> PairChoice | None:
     pairs = _draw_upload(
         _PAIRS,

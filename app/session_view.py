@@ -188,6 +188,13 @@ def size_sentence(norm: float, share: float) -> str:
     return f"raw norm {norm:,.1f} · {share:.0%} of the residual norm"
 
 
+def speed_sentence(result: GenerationResult) -> str:
+    """How long all arms took together, and their speed."""
+    n_tokens = sum(len(text.token_ids) for text in result.generations)
+    speed = f" · {n_tokens / result.seconds:.0f} tokens/s" if result.seconds else ""
+    return f"{result.seconds:.1f} s{speed}"
+
+
 def recipe_of_request(request: GenerationRequest, ranking: Ranking) -> SteeringRecipe:
     """The recipe of a request that has not run; model and SAE hashes come from the ranking."""
     return SteeringRecipe(

@@ -80,7 +80,11 @@ def draw_finished(result: GenerationResult, instruction: Instruction | None) -> 
 
     def draw(text: ArmText, plain: ArmText) -> None:
         _draw_text(text, plain, mark)
-        st.caption(text_facts(text))
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.caption(text_facts(text), width="stretch")
+            if text.text:
+                with st.popover("Copy", icon=":material/content_copy:", type="tertiary"):
+                    st.code(text.text, language=None, wrap_lines=True)
         judgement = judged.get(text.generation) if text.generation else None
         if judgement is not None:
             icon = _ICONS[judgement.grade]
@@ -190,12 +194,26 @@ def _judge(instruction: Instruction, generation: Generation) -> Judgement:
         sample=0,
         changes=(),
     )
-    return _judge_cached(to_json(instruction), to_json(plain))
+    try:
+        return _judge_cached(to_json(instruction), to_json(plain))
+    except _NotJudgedError as error:
+        return error.judgement
+
+
+class _NotJudgedError(Exception):
+    """Carries a judgement without a grade past the cache: a judge that is down may come back."""
+
+    def __init__(self, judgement: Judgement) -> None:
+        super().__init__(judgement.reason)
+        self.judgement = judgement
 
 
 @st.cache_data(max_entries=2000, show_spinner=False)
 def _judge_cached(instruction: dict[str, object], generation: dict[str, object]) -> Judgement:
-    return judge_text(from_json(Instruction, instruction), from_json(Generation, generation))
+    judgement = judge_text(from_json(Instruction, instruction), from_json(Generation, generation))
+    if judgement.grade is None:
+        raise _NotJudgedError(judgement)
+    return judgement
 
 
 def _counts(judged: Mapping[Generation, Judgement]) -> dict[str, GradeCount]:

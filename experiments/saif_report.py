@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from scipy import stats
+
 TEMPLATE = Path(__file__).with_name("saif_template.md")
 SAE_ARMS = ("saif", "denoised")
 LEAST_OF_PROMPTING, WORST_DISORDER, SIGNIFICANT = 0.6, 0.2, 0.01
@@ -47,6 +49,26 @@ class Findings:
             if found["arm"] == arm:
                 return {**found, "chosen": evaluation["cells"][found["cell"]]}
         return None
+
+    def loose_p(self, instruction: str, cell: int, other: Data) -> float | None:
+        """McNemar's exact test of loose grades on the reporting half, against another setting."""
+        data = self.read(instruction, "main")
+        assert data is not None
+        cells = data["evaluation"]["cells"]
+        matching = [
+            number
+            for number, one in enumerate(cells)
+            if all(one["setting"][name] == value for name, value in other.items())
+        ]
+        if not matching:
+            return None
+        sides = [
+            [t["grade"] in ("strict", "loose") for t in data["texts"] if t["cell"] == number][1::2]
+            for number in (cell, matching[0])
+        ]
+        n_only = sum(one and not two for one, two in zip(*sides, strict=True))
+        n_differ = sum(one != two for one, two in zip(*sides, strict=True))
+        return float(stats.binomtest(n_only, n_differ).pvalue) if n_differ else 1.0
 
     def prompting(self, instruction: str) -> tuple[float, float]:
         """Strict accuracy of prompting: mean over the wordings, and that of the best one."""
@@ -122,6 +144,38 @@ def headline(findings: Findings, instructions: Sequence[str]) -> str:
     return _table(head, rows) + counts
 
 
+def loosely(findings: Findings, instructions: Sequence[str]) -> str:
+    """The same arms by loose grades, which tell more where hardly any text is strict."""
+    rows = []
+    n_beats = 0
+    for name in instructions:
+        arm = best_sae_arm(findings, name)
+        if arm is None:
+            continue
+        best = findings.best(name, "main", arm)
+        assert best is not None
+        setting = best["chosen"]["setting"]
+        tests = [
+            findings.loose_p(name, best["cell"], other)
+            for other in ({"arm": "unsteered"}, {**setting, "arm": "random", "of": arm})
+        ]
+        beats = all(p is not None and p < SIGNIFICANT for p in tests)
+        n_beats += beats
+        prompted = findings.cells(name, "main", arm="prompted")[0]["reporting"]
+        rows.append(
+            [
+                name,
+                f"{arm}, {_setting(setting)}",
+                _share(best["rates"], "loose"),
+                f"{prompted['loose']:.2f}",
+                f"{_p(tests[0])} / {_p(tests[1])}",
+                "yes" if beats else "no",
+            ]
+        )
+    head = ["instruction", "arm", "loose", "prompted", "p: unsteered / random", "beats controls"]
+    return _table(head, rows) + f"\n\nBeats both at p < .01: **{n_beats} of {len(rows)}**."
+
+
 def best_sae_arm(findings: Findings, name: str) -> str | None:
     """The arm with an SAE that did best on the choosing half of the main evaluation."""
     data = findings.read(name, "main")
@@ -176,7 +230,7 @@ def controls(findings: Findings, instructions: Sequence[str]) -> str:
             cells = findings.cells(name, "main", **setting)
             row.append(f"{cells[0]['rates']['strict']:.2f}" if cells else "–")
         rows.append(row)
-    head = ["instruction", "SAIF", "random latents", "sign flipped", "logit bias"]
+    head = ["instruction", "SAIF", "random latents", "flipped sign", "logit bias"]
     return _table(head, rows)
 
 
@@ -268,6 +322,7 @@ VARIANTS = {
 }
 TABLES: dict[str, Callable[[Findings, Sequence[str]], str]] = {
     "headline": headline,
+    "loosely": loosely,
     "arms": arms,
     "layers": layers,
     "controls": controls,

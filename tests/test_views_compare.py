@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app import text_columns
 from app.lab_arms import LabArm
 from app.session_files import export_session, import_session
 from app.session_view import escape_markdown
@@ -14,7 +15,15 @@ from app.text_diff import diff_html
 from app.token_change_html import changes_html, legend_html
 from saif_core.evaluation_records import Evaluation, EvaluationRequest
 from saif_core.jobs import Job
-from saif_core.records import Arm, ChosenLatent, GenerationRequest, SteeringEdit, Turn
+from saif_core.records import (
+    Arm,
+    ChosenLatent,
+    Generation,
+    GenerationRequest,
+    Judgement,
+    SteeringEdit,
+    Turn,
+)
 from tests import saved
 from tests.pages import errors, open_page, planted_work, settle, texts, wait_for
 from tests.test_measured_strength import cell
@@ -296,8 +305,8 @@ def test_every_arm_writes_a_text_of_its_own(steering_work: Work) -> None:
         "prompted", "random", "flipped", "logit-bias", "steered", "steered"
     ]  # fmt: skip
     says = {name for name, text in texts_of.items() if PLANTED_ANSWER in text}
-    assert {"steered", "prompted", "clamped", "denoised mean difference"} <= says
-    assert not {"unsteered", "random latents", "sign flipped"} & says
+    assert {"steered", "prompted", "clamped latents", "denoised mean difference"} <= says
+    assert not {"unsteered", "random latents", "flipped sign"} & says
     page = texts(at)
     for name in texts_of:
         assert f"**{escape_markdown(name)}**" in page
@@ -390,6 +399,33 @@ def test_samples_stand_under_each_other(steering_work: Work) -> None:
     page = texts(at)
     assert all(f"sample {number} of 3" in page for number in (1, 2, 3))
     assert "of 3; steered: strictly" in page
+
+
+def test_sampled_texts_are_written_again_with_the_next_seed(steering_work: Work) -> None:
+    at = open_compare(steering_work)
+    generate_and_wait(at)
+    assert "compare_again" not in {button.key for button in at.button}
+    at.selectbox(key="compare_sampling").set_value("sampled")
+    settle(at.run())
+    at.number_input(key="compare_seed").set_value(11)
+    first = generate_and_wait(at)
+    settle(at.button(key="compare_again").click().run())
+    again = engine().job(at.session_state["compare_run"])
+    assert again is not None
+    wait_for(again)
+    settle(at.run())
+    assert again.request == replace(first.request, seed=12)
+    assert at.number_input(key="compare_seed").value == 12
+    assert "tokens/s" in texts(at)
+    assert not errors(at)
+
+
+def test_a_judge_that_was_down_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([Judgement(None, "the judge does not answer"), Judgement("strict", "it is")])
+    monkeypatch.setattr(text_columns, "judge_text", lambda *_: next(answers))
+    text = Generation(0, "A prompt that nobody has judged.", "steered", "Oui.", (3,), "end")
+    grades = [text_columns._judge(saved.INSTRUCTION, text).grade for _ in range(3)]
+    assert grades == [None, "strict", "strict"]
 
 
 def test_tokens_are_tinted_by_what_steering_did_to_them(steering_work: Work) -> None:

@@ -18,9 +18,11 @@ from app.session_view import (
     escape_markdown,
     session_of_work,
     size_sentence,
+    speed_sentence,
 )
 from app.state import Work, engine, resume_ranking, store, work
 from app.steering_form import (
+    SteeringForm,
     draw_basket,
     draw_prompts,
     draw_settings,
@@ -89,7 +91,7 @@ def draw_page() -> None:
     with head:
         _draw_save(request, run)
     with shown():
-        _draw_generate(request, run, reason)
+        _draw_generate(form, request, run, reason)
     _draw_run(run, request)
     # Last, because the engine may take a moment to answer.
     if not reason:
@@ -182,7 +184,9 @@ def _draw_misfit(reason: str) -> None:
     )
 
 
-def _draw_generate(request: GenerationRequest, run: Run, reason: str | None) -> None:
+def _draw_generate(
+    form: SteeringForm, request: GenerationRequest, run: Run, reason: str | None
+) -> None:
     problem = reason or request_problem(request, [info.id for info in engine().saes()])
     names = ", ".join(escape_markdown(arm.name) for arm in request.all_arms)
     clicked = st.button(
@@ -196,6 +200,23 @@ def _draw_generate(request: GenerationRequest, run: Run, reason: str | None) -> 
     if request.arms and problem:
         st.caption(f":material/info: {escape_markdown(problem)}")
     if clicked and not problem:
+        _generate(request, run)
+    if run.result is None or request.temperature == 0 or any(run.result.recipe.histories):
+        return
+
+    def take_next_seed() -> None:
+        # Before the seed's own field is drawn, which then shows it.
+        form.seed = st.session_state["compare_seed"] = form.seed + 1
+
+    again = st.button(
+        "Write them again",
+        key="compare_again",
+        icon=":material/casino:",
+        disabled=bool(problem),
+        help=f"With the next seed, {form.seed + 1}.",
+        on_click=take_next_seed,
+    )
+    if again and not problem:
         _generate(request, run)
 
 
@@ -264,7 +285,7 @@ def _draw_result(run: Run, result: GenerationResult, request: GenerationRequest)
     st.divider()
     st.caption(
         f"{escape_markdown(recipe.sae)} · {escape_markdown(recipe.instruction)} · "
-        f"{size_sentence(result.vector_norm, result.resid_share)} · {result.seconds:.1f} s"
+        f"{size_sentence(result.vector_norm, result.resid_share)} · {speed_sentence(result)}"
     )
     if run.job is not None and run.job.request != _same_turn(request, run.job.request):
         st.caption(":material/sync_problem: The settings above have changed since; generate again.")

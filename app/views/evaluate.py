@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app.charts_evaluation import ARM_NAMES
+from app.arm_words import ARM_NAMES
 from app.evaluation_form import (
     CPU_TOKENS_PER_SECOND,
     cost_of,
