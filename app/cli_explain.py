@@ -81,9 +81,13 @@ def health(
 
 
 def _read_density(model: str, sae: str, sae_id: str) -> "DensityReport | None":
+    from saif_core.corpus_records import shipped_index
     from saif_core.explain.health import summarize_density
 
     with opened_store(settings_for(model, sae)) as store:
+        shipped = shipped_index(sae_id)
+        if shipped is not None:
+            store.profiles.import_index(shipped.read_bytes())
         for index in store.latents.indexes():
             if index.sae_id == sae_id and index.finished:
                 return summarize_density(store.latents.density(index.id), index.n_tokens)

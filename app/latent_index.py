@@ -4,11 +4,8 @@ from pathlib import Path
 
 import streamlit as st
 
-import saif_core
 from app.state import store
-from saif_core.corpus_records import LatentIndex
-
-SHIPPED_INDEXES = Path(saif_core.__file__).parent / "defaults" / "indexes"
+from saif_core.corpus_records import LatentIndex, shipped_index
 
 
 def indexes_of(sae_id: str) -> list[LatentIndex]:
@@ -23,9 +20,8 @@ def indexes_of(sae_id: str) -> list[LatentIndex]:
 
 def take_in_shipped(sae_id: str) -> None:
     """Import the index that ships with an SAE, once per process and database."""
-    file = SHIPPED_INDEXES / f"{sae_id}.index"
-    # An SAE may be given as a path, and a path never names a shipped index.
-    if file.is_file() and file.resolve().is_relative_to(SHIPPED_INDEXES):
+    file = shipped_index(sae_id)
+    if file is not None:
         _take_in(str(file), id(store()))
 
 

@@ -7,12 +7,15 @@ much. A profile is what a whole corpus says of one latent. Nothing here knows a 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from saif_core.errors import StorageError
 from saif_core.records import new_id, utc_now
+
+SHIPPED_INDEXES = Path(__file__).parent / "defaults" / "indexes"
 
 PAYLOAD_VERSION = 1
 WIDE_COUNTS, WIDE_INDICES = 1, 2
@@ -487,3 +490,11 @@ def _unreadable_profile() -> StorageError:
     return StorageError(
         "The profile of a latent was to be read, but it is damaged; compute the profiles again."
     )
+
+
+def shipped_index(sae_id: str) -> Path | None:
+    """The file of the corpus index that ships with an SAE; None if none does."""
+    file = SHIPPED_INDEXES / f"{sae_id}.index"
+    # An SAE may be given as a path, and a path never names a shipped index.
+    found = file.is_file() and file.resolve().is_relative_to(SHIPPED_INDEXES)
+    return file if found else None

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from app.latent_index import SHIPPED_INDEXES
 from app.settings import load_settings
 from saif_core.catalog import DEFAULT_MODEL, Catalog
+from saif_core.corpus_records import SHIPPED_INDEXES
 from saif_core.models import LoadedModel
 from storage import open_store
 
