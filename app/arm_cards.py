@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app.arm_words import ARM_NAMES, describe_arm
+from app.job_progress import draw_progress, result_of
 from app.lab_arms import (
     ARM_CHOICES,
     MAX_ARMS,
@@ -21,14 +22,12 @@ from app.schedule_fields import Schedule, draw_schedule
 from app.session_view import escape_markdown
 from app.state import MAX_STRENGTH, Work, engine
 from app.steering_form import DIAL_STEP, SteeringForm
-from saif_core.errors import SaifError
 from saif_core.records import Arm, ChosenLatent, InstructionPosition, Ranking, SteeringEdit
 
 if TYPE_CHECKING:
     from saif_core.jobs import Job
 
 CARDS_PER_ROW = 3
-POLL_SECONDS = 1.0
 _CHOICES: dict[ArmChoice, str] = {
     "prompted": "Prompted: the instruction in the text",
     "one-latent": "One latent of the basket",
@@ -232,28 +231,11 @@ def _draw_vector_job(lab: LabArm) -> None:
     elif job.finished():
         _take_vector(lab, job)
     else:
-        st.fragment(_draw_progress, run_every=POLL_SECONDS)(job, lab.uid)
+        draw_progress(job, f"arm_{lab.uid}")
 
 
 def _take_vector(lab: LabArm, job: "Job") -> None:
-    try:
-        found: dict[int, tuple[float, ...]] = job.result()
-    except SaifError:
-        raise
-    except Exception as error:
-        # The engine has logged it; the record holds the sentence that is fit to show.
-        raise SaifError(job.record.error) from error
+    found: dict[int, tuple[float, ...]] = result_of(job)
     ((layer, vector),) = found.items()
     lab.arm = replace(lab.arm, edits=(SteeringEdit(vector=vector, layer=layer),))
     lab.job_id = ""
-
-
-def _draw_progress(job: "Job", uid: str) -> None:
-    with shown():
-        if job.finished():
-            st.rerun()
-        record = job.record
-        share = min(1.0, record.done / record.total) if record.total else 0.0
-        st.progress(share, text=escape_markdown(record.message or "waiting for its turn"))
-        if st.button("Stop", key=f"arm_{uid}_stop", icon=":material/stop_circle:"):
-            job.cancel()

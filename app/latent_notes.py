@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from app.job_progress import draw_progress
 from app.latent_evidence import KnownLatent
 from app.latent_examples import ExampleText
 from app.messages import shown
@@ -18,7 +19,6 @@ if TYPE_CHECKING:  # importing these imports torch, which the first paint need n
     from saif_core.explain.token_change import TokenChange
     from saif_core.jobs import Job
 
-POLL_SECONDS = 1.0
 N_OTHERS, N_DRAWN = 4, 64
 _CHANGE = "latent_token_change"
 _CLEAR_FORM = "latent_note_clear"
@@ -133,7 +133,7 @@ def _draw_describing(known: KnownLatent, evidence: "Evidence") -> None:
     jobs, of = _describing_jobs(), (known.index.sae_sha256, known.latent)
     job = jobs.get(of)
     if job is not None and not job.finished():
-        st.fragment(_draw_progress, run_every=POLL_SECONDS)(job)
+        draw_progress(job, "latent_describe", stops="It stops when the endpoint has answered.")
         return
     if st.button(
         f"Describe with {escape_markdown(settings.llm_model)}",
@@ -180,18 +180,6 @@ def _others(known: KnownLatent) -> tuple[ChosenLatent, ...]:
     )
     found = [row for row in rows if row.n_fired and row.latent != known.latent]
     return tuple(ChosenLatent(row.latent, row.maximum) for row in found[:N_OTHERS])
-
-
-def _draw_progress(job: "Job") -> None:
-    with shown():
-        if job.finished():
-            st.rerun()
-        record = job.record
-        share = record.done / record.total if record.total else 0.0
-        st.progress(share, text=escape_markdown(f"{job.title}: {record.message}"))
-        if st.button("Stop", key="latent_describe_stop", icon=":material/stop_circle:"):
-            job.cancel()
-            st.caption("It stops when the endpoint has answered.")
 
 
 def _draw_description(description: LatentDescription) -> None:

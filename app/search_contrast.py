@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
+from app.job_progress import draw_failure, draw_progress
 from app.messages import shown
-from app.search_job import draw_failure, draw_progress
 from app.search_table import N_PROMOTED, draw_latents
 from app.session_view import escape_markdown
 from app.state import engine, publish_parameter, work

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import streamlit as st
 
-from app.search_job import draw_failure, draw_progress, thread_jobs
+from app.job_progress import draw_failure, draw_progress
 from app.search_table import draw_latents, summaries_of, summary_columns
 from app.search_words import MAX_QUERY
 from app.session_view import escape_markdown
 from app.settings import load_settings
 from app.state import engine, store
+from app.thread_jobs import thread_jobs
 from app.url_fields import publish
 from saif_core.corpus_records import LatentFilter, LatentIndex
 from saif_core.jobs import Job

@@ -7,7 +7,7 @@ stopped goes on where it was, and every evaluation also appears on the dashboard
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from experiments.saif_report import write_report
 from saif_core.catalog import DEFAULT_MODEL, Catalog
 from saif_core.evaluation import evaluate
 from saif_core.evaluation_records import EvaluationRequest
+from saif_core.explain.logit_lens import promoted_tokens
 from saif_core.prompt_pairs import shipped_contents, shipped_instructions
 from saif_core.records import to_json
 
@@ -30,6 +31,7 @@ INSTRUCTIONS = (
     "translate-to-chinese",
     "bullet-list",
     "no-commas",
+    "refuse",
 )
 # The two whose curves are drawn: one changes the language, the other the form.
 CURVES = ("translate-to-french", "as-a-question")
@@ -83,6 +85,26 @@ def prompting_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
         )
 
 
+def opening_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
+    """The first tokens are steered strongly, and the model goes on more and more by itself.
+
+    Ranked on English wordings alone: answers to a French wording are French, and their latents
+    would be among those of every instruction.
+    """
+    english = [w.text for w in shipped_instructions()[name].wordings if w.language == "en"]
+    base = request_for(
+        name,
+        (14, 22),
+        arms=("unsteered", "saif", "denoised", "random"),
+        strengths=(1.5, 2.0, 3.0),
+        denoised_tops=(30,),
+        together=True,
+        rank_wordings=tuple(english[::2]),
+    )
+    yield "opening", replace(base, scope="first", first=6)
+    yield "fading", replace(base, decay=0.2)
+
+
 def search_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
     """What might do better than SAIF's own recipe, all in the layer where that does well."""
     if name not in SEARCHED:
@@ -91,12 +113,12 @@ def search_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
     yield "correlation", replace(base, selector="correlation")
     yield "output-score", replace(base, least_output_score=0.01)
     yield "keep-norm", replace(base, keep_norm=True)
-    yield "decay", replace(base, decay=0.05, strengths=(1.5, 2.0, 2.5))
     yield (
         "together",
         request_for(
             name,
-            arms=("unsteered", "saif", "denoised", "random"),
+            (14, 22),
+            arms=("unsteered", "denoised", "random"),
             strengths=(1.5, 2.0, 2.5),
             together=True,
             denoised_tops=(30,),
@@ -137,6 +159,7 @@ def curve_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
 STAGES = {
     "main": main_stages,
     "prompting": prompting_stages,
+    "opening": opening_stages,
     "search": search_stages,
     "curves": curve_stages,
 }
@@ -171,7 +194,11 @@ def main() -> None:
                     file.write_text(json.dumps(data), encoding="utf-8")
                     done = f"{name} {title}: {len(found.cells)} settings, {found.seconds:.0f} s"
                     sys.stderr.write(done + "\n")
-    write_report(folder, arguments.report, INSTRUCTIONS)
+
+    def promoted(layer: int, latents: Sequence[int]) -> list[tuple[str, ...]]:
+        return promoted_tokens(model, saes[f"{DEFAULT_MODEL}/layer{layer}"], latents)
+
+    write_report(folder, arguments.report, INSTRUCTIONS, promoted)
 
 
 if __name__ == "__main__":

@@ -13,17 +13,23 @@ from typing import Any
 from scipy import stats
 
 TEMPLATE = Path(__file__).with_name("saif_template.md")
-SAE_ARMS = ("saif", "denoised")
+# Stages among whose settings the headline chooses, and how a setting of each is told.
+CANDIDATES = {"main": "", "opening": ", first 6 tokens", "fading": ", fading"}
 LEAST_OF_PROMPTING, WORST_DISORDER, SIGNIFICANT = 0.6, 0.2, 0.01
 
 Data = dict[str, Any]
 
 
+# (layer, latents) → the tokens that each of them promotes most
+Promoted = Callable[[int, Sequence[int]], list[tuple[str, ...]]]
+
+
 class Findings:
     """The evaluations of a folder, by instruction and title."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, promoted: Promoted) -> None:
         self._folder = folder
+        self.promoted = promoted
 
     def read(self, instruction: str, title: str) -> Data | None:
         """An evaluation with its texts; None if it was not run."""
@@ -47,13 +53,24 @@ class Findings:
         evaluation = data["evaluation"]
         for found in evaluation["best"]:
             if found["arm"] == arm:
-                return {**found, "chosen": evaluation["cells"][found["cell"]]}
+                return {**found, "title": title, "chosen": evaluation["cells"][found["cell"]]}
         return None
 
-    def loose_p(self, instruction: str, cell: int, other: Data) -> float | None:
+    def best_with_sae(self, instruction: str) -> Data | None:
+        """The chosen setting with an SAE, of all candidate stages, by the choosing half alone."""
+        found = []
+        for title in CANDIDATES:
+            data = self.read(instruction, title)
+            if data is not None:
+                best = self.best(instruction, title, data["evaluation"]["best_sae_arm"])
+                found += [best] if best is not None else []
+        return max(found, key=_merit) if found else None
+
+    def loose_p(self, instruction: str, best: Data, other: Data) -> float | None:
         """McNemar's exact test of loose grades on the reporting half, against another setting."""
-        data = self.read(instruction, "main")
+        data = self.read(instruction, best["title"])
         assert data is not None
+        cell = best["cell"]
         cells = data["evaluation"]["cells"]
         matching = [
             number
@@ -80,9 +97,11 @@ class Findings:
         return (statistics.mean(shares), max(shares)) if shares else (0.0, 0.0)
 
 
-def write_report(folder: Path, report: Path, instructions: Sequence[str]) -> None:
+def write_report(
+    folder: Path, report: Path, instructions: Sequence[str], promoted: Promoted
+) -> None:
     """Write the page and, beside it, the figures of every cell as CSV."""
-    findings = Findings(folder)
+    findings = Findings(folder, promoted)
     page = TEMPLATE.read_text(encoding="utf-8")
     for name, table in TABLES.items():
         page = page.replace("{{" + name + "}}", table(findings, instructions))
@@ -95,36 +114,35 @@ def headline(findings: Findings, instructions: Sequence[str]) -> str:
     rows = []
     n_beats = n_reaches = 0
     for name in instructions:
-        arm = best_sae_arm(findings, name)
-        if arm is None:
+        best = findings.best_with_sae(name)
+        if best is None:
             continue
-        best = findings.best(name, "main", arm)
-        assert best is not None
         mean, top = findings.prompting(name)
         rates = best["rates"]
         beats = all(
             p is not None and p < SIGNIFICANT for p in (best["p_unsteered"], best["p_random"])
         )
+        # Where prompting fails, steering must at least do more than nothing.
         reaches = (
-            top > 0
+            beats
             and rates["strict"] >= LEAST_OF_PROMPTING * top
             and rates["disorder"] <= WORST_DISORDER
         )
         n_beats, n_reaches = n_beats + beats, n_reaches + reaches
         unsteered = findings.cells(name, "main", arm="unsteered")[0]["reporting"]
-        control = _control_rates(findings, name, best["chosen"]["setting"])
+        control = findings.cells(name, best["title"], **_control(best))
         difference = findings.best(name, "main", "mean-difference")
         rows.append(
             [
                 name,
                 f"{unsteered['strict']:.2f}",
                 f"{mean:.2f} / {top:.2f}",
-                f"{arm}, {_setting(best['chosen']['setting'])}",
+                _describe(best),
                 _share(rates, "strict"),
                 f"{rates['loose']:.2f}",
                 f"{rates['disorder']:.2f}",
                 f"{rates['perplexity'] or 0:.0f}",
-                f"{control['strict']:.2f}" if control else "–",
+                f"{control[0]['reporting']['strict']:.2f}" if control else "–",
                 f"{_p(best['p_unsteered'])} / {_p(best['p_random'])}",
                 _share(difference["rates"], "strict") if difference else "–",
                 "yes" if beats else "no",
@@ -149,15 +167,11 @@ def loosely(findings: Findings, instructions: Sequence[str]) -> str:
     rows = []
     n_beats = 0
     for name in instructions:
-        arm = best_sae_arm(findings, name)
-        if arm is None:
+        best = findings.best_with_sae(name)
+        if best is None:
             continue
-        best = findings.best(name, "main", arm)
-        assert best is not None
-        setting = best["chosen"]["setting"]
         tests = [
-            findings.loose_p(name, best["cell"], other)
-            for other in ({"arm": "unsteered"}, {**setting, "arm": "random", "of": arm})
+            findings.loose_p(name, best, other) for other in ({"arm": "unsteered"}, _control(best))
         ]
         beats = all(p is not None and p < SIGNIFICANT for p in tests)
         n_beats += beats
@@ -165,7 +179,7 @@ def loosely(findings: Findings, instructions: Sequence[str]) -> str:
         rows.append(
             [
                 name,
-                f"{arm}, {_setting(setting)}",
+                _describe(best),
                 _share(best["rates"], "loose"),
                 f"{prompted['loose']:.2f}",
                 f"{_p(tests[0])} / {_p(tests[1])}",
@@ -174,12 +188,6 @@ def loosely(findings: Findings, instructions: Sequence[str]) -> str:
         )
     head = ["instruction", "arm", "loose", "prompted", "p: unsteered / random", "beats controls"]
     return _table(head, rows) + f"\n\nBeats both at p < .01: **{n_beats} of {len(rows)}**."
-
-
-def best_sae_arm(findings: Findings, name: str) -> str | None:
-    """The arm with an SAE that did best on the choosing half of the main evaluation."""
-    data = findings.read(name, "main")
-    return data["evaluation"]["best_sae_arm"] if data else None
 
 
 def arms(findings: Findings, instructions: Sequence[str]) -> str:
@@ -286,16 +294,32 @@ def variants(findings: Findings, instructions: Sequence[str]) -> str:
     return _table(head, rows)
 
 
+def latents(findings: Findings, instructions: Sequence[str]) -> str:
+    """The best-ranked latents of each instruction with the tokens that they promote."""
+    rows = []
+    for name in instructions:
+        data = findings.read(name, "main")
+        for layer in ("14", "29") if data else ():
+            assert data is not None
+            best = [latent["index"] for latent in data["evaluation"]["latents"][layer][:6]]
+            shown = [
+                f"{index}: {' '.join(_token(token) for token in tokens[:3])}"
+                for index, tokens in zip(best, findings.promoted(int(layer), best), strict=True)
+            ]
+            rows.append([name, layer, "; ".join(shown)])
+    return _table(["instruction", "layer", "latent: tokens that it promotes"], rows)
+
+
 def examples(findings: Findings, instructions: Sequence[str]) -> str:
     """Every twentieth text behind the headline figures."""
     lines = []
     for name in instructions:
-        data, arm = findings.read(name, "main"), best_sae_arm(findings, name)
-        if data is None or arm is None:
+        best = findings.best_with_sae(name)
+        if best is None:
             continue
-        best = findings.best(name, "main", arm)
-        assert best is not None
-        lines.append(f"\n**{name}** ({arm}, {_setting(best['chosen']['setting'])})\n")
+        data = findings.read(name, best["title"])
+        assert data is not None
+        lines.append(f"\n**{name}** ({_describe(best)})\n")
         texts = [text for text in data["texts"] if text["cell"] == best["cell"]]
         for text in texts[1::20]:
             shown = " ".join(text["text"].split())[:160].replace("`", "'")
@@ -304,6 +328,8 @@ def examples(findings: Findings, instructions: Sequence[str]) -> str:
 
 
 VARIANTS = {
+    "opening": "only the first 6 tokens steered; layers 14 and 22 apart and together",
+    "fading": "strength over 1 + .2 t at token t; layers 14 and 22 apart and together",
     "before": "instruction before the content",
     "last-token": "read at the last prompt token",
     "english-wordings": "ranked on English wordings only",
@@ -317,8 +343,7 @@ VARIANTS = {
     "correlation": "selected by correlation (CorrSteer)",
     "output-score": "only latents with S_out ≥ .01",
     "keep-norm": "norm kept",
-    "decay": "strength decays by 1 / (1 + .05 t)",
-    "together": "layers 14, 22 and 29 apart and together",
+    "together": "layers 14 and 22 apart and together",
 }
 TABLES: dict[str, Callable[[Findings, Sequence[str]], str]] = {
     "headline": headline,
@@ -331,13 +356,25 @@ TABLES: dict[str, Callable[[Findings, Sequence[str]], str]] = {
     "strength": curve("strength", "strength"),
     "beta": curve("beta", "beta"),
     "variants": variants,
+    "latents": latents,
     "examples": examples,
 }
 
 
-def _control_rates(findings: Findings, name: str, setting: Data) -> Data | None:
-    cells = findings.cells(name, "main", **{**setting, "arm": "random", "of": setting["arm"]})
-    return cells[0]["reporting"] if cells else None
+def _merit(best: Data) -> tuple[bool, float, float, float]:
+    """As evaluations choose: readable enough first, then strict, loose, the more readable."""
+    rates = best["chosen"]["choosing"]
+    readable = rates["disorder"] <= WORST_DISORDER
+    return (readable, rates["strict"], rates["loose"], -rates["disorder"])
+
+
+def _control(best: Data) -> Data:
+    """The setting of the random latents that are matched to a chosen setting."""
+    return {**best["chosen"]["setting"], "arm": "random", "of": best["arm"]}
+
+
+def _describe(best: Data) -> str:
+    return f"{best['arm']}, {_setting(best['chosen']['setting'])}{CANDIDATES[best['title']]}"
 
 
 def _best_of(cells: Iterable[Data]) -> str:
@@ -360,6 +397,12 @@ def _setting(setting: Data) -> str:
     if setting["strength"] is not None:
         parts.append(f"strength {setting['strength']:g}")
     return ", ".join(parts)
+
+
+def _token(token: str) -> str:
+    """A token as code that is safe in a table cell."""
+    shown = token.replace("\n", "↵").replace("|", "\\|").replace("`", "'")
+    return f"`{shown}`"
 
 
 def _share(rates: Data, name: str) -> str:

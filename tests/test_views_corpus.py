@@ -9,9 +9,9 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.search_corpus import LabelsAdded, add_labels, save_uploads, uploads_of
-from app.search_job import thread_jobs
 from app.search_meaning import vectors_file
 from app.state import engine, store
+from app.thread_jobs import thread_jobs
 from saif_core.corpus_index import IndexRequest
 from saif_core.corpus_records import LatentIndex
 from saif_core.errors import CorpusError

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import streamlit as st
 
 from app.frame import describe_sae
+from app.job_progress import draw_failure, draw_progress
 from app.latent_index import take_in_shipped
 from app.messages import shown
 from app.search_corpus import (
@@ -21,10 +22,10 @@ from app.search_corpus import (
     save_uploads,
     uploads_of,
 )
-from app.search_job import draw_failure, draw_progress, thread_jobs
 from app.search_meaning import vectors_file
 from app.session_view import escape_markdown
 from app.state import engine, open_page, store, work
+from app.thread_jobs import thread_jobs
 from saif_core.corpus_records import LatentIndex
 from saif_core.errors import CorpusError
 from saif_core.jobs import Job

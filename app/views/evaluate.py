@@ -13,6 +13,7 @@ from app.evaluation_form import (
     draw_evaluation_form,
 )
 from app.evaluation_results import draw_evaluation
+from app.job_progress import draw_progress
 from app.messages import shown
 from app.session_view import escape_markdown
 from app.state import engine, publish_parameter, store
@@ -22,7 +23,6 @@ from saif_core.evaluation_records import Evaluation, EvaluationRequest, Evaluati
 if TYPE_CHECKING:  # importing the engine imports torch, which the first paint need not wait for
     from saif_core.jobs import Job
 
-POLL_SECONDS = 1.0
 # The job and the evaluation that the page shows; they outlive a visit of another page.
 RUN, SHOWN = "evaluation_run", "evaluation_shown"
 _RESUME = "Measure again with the same settings: texts that were written are taken from the cache."
@@ -134,7 +134,7 @@ def _draw_run(run: str, job: "Job | None") -> None:
             _draw_unfinished(job)
         else:
             # A fragment, so that everything else on the page stays usable.
-            st.fragment(_draw_progress, run_every=POLL_SECONDS)(job)
+            draw_progress(job, "evaluation")
         return
     record = store().jobs.get(run)
     if record is None or record.kind != "evaluate":
@@ -153,20 +153,6 @@ def _draw_run(run: str, job: "Job | None") -> None:
             f"{_RESUME}",
             icon=":material/history:",
         )
-
-
-def _draw_progress(job: "Job") -> None:
-    with shown():
-        if job.finished():
-            st.rerun()
-        record = job.record
-        share = min(1.0, record.done / record.total) if record.total else 0.0
-        count = f" · {record.done:,} of {record.total:,}" if record.total else ""
-        doing = f"{job.title}: {record.message or 'waiting for its turn'}{count}"
-        st.progress(share, text=escape_markdown(doing))
-        if st.button("Stop", key="evaluation_stop", icon=":material/stop_circle:"):
-            job.cancel()
-            st.caption("It stops after its current batch.")
 
 
 def _draw_unfinished(job: "Job") -> None:

@@ -5,19 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from app.job_progress import draw_failure, draw_progress
 from app.latent_index import indexes_of
-from app.messages import shown
 from app.sae_fit import misfit
 from app.session_view import escape_markdown
 from app.state import engine, store, work
-from saif_core.errors import JobCancelled, SaifError
 from saif_core.records import SaeInfo
 
 if TYPE_CHECKING:  # these import torch, which the first paint need not wait for
     from saif_core.explain.health import DensityReport, TextMeasurement
     from saif_core.jobs import Job
 
-POLL_SECONDS = 1.0
 _ICONS = {
     True: ":material/check_circle:",
     False: ":material/cancel:",
@@ -100,9 +98,9 @@ def _draw_figures(
     ):
         _start(info.id)
     if running is not None:
-        st.fragment(_draw_progress, run_every=POLL_SECONDS)(running)
+        draw_progress(running, "health")
     elif job is not None and not reason:
-        _draw_failure(job)
+        draw_failure(job)
     if not info.cards and not measured:
         st.info(
             "This SAE comes without a card, and it was not measured here yet: measure it.",
@@ -169,30 +167,6 @@ def _job_of(sae_id: str) -> "Job | None":
 def _measured(job: "Job | None") -> "Sequence[TextMeasurement]":
     done = job is not None and job.finished() and job.record.state == "done"
     return job.result() if job is not None and done else ()
-
-
-def _draw_progress(job: "Job") -> None:
-    with shown():
-        if job.finished():
-            st.rerun()
-        record = job.record
-        share = min(1.0, record.done / record.total) if record.total else 0.0
-        count = f" · {record.done:,} of {record.total:,}" if record.total else ""
-        st.progress(
-            share, text=escape_markdown(f"{record.message or 'waiting for its turn'}{count}")
-        )
-        if st.button("Stop", key="health_stop", icon=":material/stop_circle:"):
-            job.cancel()
-            st.caption("It stops after its current batch.")
-
-
-def _draw_failure(job: "Job") -> None:
-    error = job.error
-    if isinstance(error, JobCancelled):
-        st.info(escape_markdown(str(error)), icon=":material/stop_circle:")
-    elif error is not None:
-        said = str(error) if isinstance(error, SaifError) else job.record.error
-        st.error(escape_markdown(said), icon=":material/error:")
 
 
 def _density(sae_id: str) -> "DensityReport | None":

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import streamlit as st
 
+from app.job_progress import draw_progress, result_of
 from app.messages import shown
 from app.session_view import escape_markdown, size_sentence
 from app.state import Work, engine, open_page, resume_ranking, store, work
-from saif_core.errors import JobCancelled, SaifError
+from saif_core.errors import JobCancelled
 
 if TYPE_CHECKING:  # these import torch, which the first paint need not wait for
     from saif_core.explain.vectors import VectorReport
@@ -25,7 +26,6 @@ _SOURCES: dict[Source, str] = {
     "file": "File",
     "basket": "Basket",
 }
-POLL_SECONDS = 1.0
 MOST_UPLOAD_MB = 5
 DEFAULT_ATOMS = 15
 # Address and session remember the job that took a vector apart under this name.
@@ -184,36 +184,17 @@ def _draw_job(in_hand: Work) -> None:
             icon=":material/info:",
         )
     elif not job.finished():
-        st.fragment(_draw_progress, run_every=POLL_SECONDS)(job)
+        draw_progress(job, "vector")
     else:
         _draw_outcome(in_hand, job)
 
 
-def _draw_progress(job: "Job") -> None:
-    with shown():
-        if job.finished():
-            st.rerun()
-        record = job.record
-        share = min(1.0, record.done / record.total) if record.total else 0.0
-        count = f" · {record.done:,} of {record.total:,}" if record.total else ""
-        doing = f"{job.title}: {record.message or 'waiting for its turn'}{count}"
-        st.progress(share, text=escape_markdown(doing))
-        if st.button("Stop", key="vector_stop", icon=":material/stop_circle:"):
-            job.cancel()
-            st.caption("It stops after its current batch.")
-
-
 def _draw_outcome(in_hand: Work, job: "Job") -> None:
     try:
-        report: VectorReport = job.result()
+        report: VectorReport = result_of(job)
     except JobCancelled as error:
         st.info(escape_markdown(str(error)), icon=":material/stop_circle:")
         return
-    except SaifError:
-        raise
-    except Exception as error:
-        # The engine has logged it; the record holds the sentence that is fit to show.
-        raise SaifError(job.record.error) from error
     st.divider()
     st.caption(escape_markdown(job.title))
     n = report.n_prompts
