@@ -35,7 +35,11 @@ INSTRUCTIONS = (
 )
 # The two whose curves are drawn: one changes the language, the other the form.
 CURVES = ("translate-to-french", "as-a-question")
-SEARCHED = ("translate-to-french", "as-a-question", "answer-in-json", "translate-to-german")
+# Those whose texts do not depend on how they begin.
+FADING = tuple(name for name in INSTRUCTIONS if name.startswith("translate")) + (
+    "as-a-question",
+    "refuse",
+)
 N_RANK, N_TEST = 32, 100
 LAYERS = (14, 22, 29)
 # These need room to come to an end.
@@ -96,18 +100,19 @@ def opening_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
         name,
         (14, 22),
         arms=("unsteered", "saif", "denoised", "random"),
-        strengths=(1.5, 2.0, 3.0),
+        strengths=(2.0, 3.0),
         denoised_tops=(30,),
         together=True,
         rank_wordings=tuple(english[::2]),
     )
     yield "opening", replace(base, scope="first", first=6)
-    yield "fading", replace(base, decay=0.2)
+    if name in FADING:
+        yield "fading", replace(base, decay=0.2)
 
 
 def search_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
     """What might do better than SAIF's own recipe, all in the layer where that does well."""
-    if name not in SEARCHED:
+    if name not in CURVES:
         return
     base = request_for(name, (14,), arms=("unsteered", "saif", "random"), strengths=(1.0, 1.5, 2.0))
     yield "correlation", replace(base, selector="correlation")
@@ -137,6 +142,8 @@ def curve_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
     yield "k", replace(base, tops=tops)
     yield "k-last-layer", replace(base, tops=tops, sae_ids=(f"{DEFAULT_MODEL}/layer29",))
     yield "strength", replace(base, strengths=(0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0))
+    if name != CURVES[0]:
+        return
     yield "beta", replace(base, betas=(-1.0, -0.5, 0.0, 0.5, 1.0))
     few = replace(base, controls="best")
     every = request_for(name).sae_ids

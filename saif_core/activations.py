@@ -10,7 +10,7 @@ way a row bounds the memory and the wait of a forward pass. It knows nothing of 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -20,8 +20,11 @@ from torch import Tensor
 from saif_core.errors import PromptPairError
 from saif_core.models import LoadedModel
 
-# Whoever waits for the model waits for one row: half a second on a small CPU.
-ROW_TOKENS = 512
+# Whoever stops a job waits for one row: half a second on a small CPU. A tree's dense attention mask
+# grows with the square of it; whole sequences have none, and gain from larger matrices.
+ROW_TOKENS, WHOLE_ROW_TOKENS = 512, 1024
+# A GPU is busy only with many tokens at once.
+ROWS_ON_GPU = 32
 # A tree pays for its dense attention mask from about this share of repeated tokens on.
 LEAST_SHARED = 0.1
 # What padding may cost before a dense mask over unrelated sequences costs less.
@@ -60,9 +63,12 @@ class PackedRow:
 
 
 def pack_rows(
-    model: LoadedModel, sequences: Sequences, *, row_tokens: int = ROW_TOKENS
+    model: LoadedModel, sequences: Sequences, *, row_tokens: int = 0
 ) -> Iterator[PackedRow]:
     """Pack sequences into the rows that ``model`` reads fastest: prefix trees or whole sequences.
+
+    Args:
+        row_tokens: nodes of a row; 0 takes what suits its kind.
 
     Raises:
         PromptPairError: a sequence is empty.
@@ -71,8 +77,8 @@ def pack_rows(
     n_tokens = sum(map(len, sequences))
     n_shared = sum(_n_shared(one, other) for one, other in pairwise(tokens for _, tokens in order))
     if model.packs_trees and n_shared >= LEAST_SHARED * n_tokens:
-        return _pack_sorted(order, row_tokens)
-    return _pack_by_length(order, row_tokens)
+        return _pack_sorted(order, row_tokens or ROW_TOKENS)
+    return _pack_by_length(order, row_tokens or WHOLE_ROW_TOKENS)
 
 
 def pack_prefix_trees(sequences: Sequences, *, row_tokens: int = ROW_TOKENS) -> Iterator[PackedRow]:
@@ -189,16 +195,37 @@ def run_rows(
     return _run_trees(model, rows, layers)
 
 
+def read_rows(
+    model: LoadedModel, sequences: Sequences, layers: Sequence[int]
+) -> Iterator[tuple[PackedRow, dict[int, Tensor]]]:
+    """Every row of some sequences with its residual stream, {layer: (n_nodes, d_model)}.
+
+    Raises:
+        PromptPairError: a sequence is empty.
+    """
+    rows = pack_rows(model, sequences)
+    while batch := list(islice(rows, rows_at_once(model))):
+        resid = run_rows(model, batch, layers)
+        for position, row in enumerate(batch):
+            n_nodes = len(row.token_ids)
+            yield row, {layer: values[position, :n_nodes] for layer, values in resid.items()}
+
+
+def rows_at_once(model: LoadedModel) -> int:
+    """Rows of one pass: one on a CPU, which it keeps busy, and which others wait for."""
+    return 1 if model.device.type == "cpu" else ROWS_ON_GPU
+
+
 def _n_nodes(rows: Sequence[PackedRow]) -> int:
     return sum(len(row.token_ids) for row in rows)
 
 
 def _whole_batches(rows: Sequence[PackedRow]) -> Iterator[_Sorted]:
-    """(row, path) of all sequences, in padded batches no larger than the largest row."""
+    """(row, path) of all sequences, in padded batches no larger than the rows together."""
     paths = [(number, path) for number, row in enumerate(rows) for _, path in row.paths]
     paths.sort(key=lambda entry: -len(entry[1]))
     largest = max(len(row.token_ids) for row in rows)
-    return _cut_batches(paths, int((1 + MOST_PADDING) * largest))
+    return _cut_batches(paths, int((1 + MOST_PADDING) * largest) * len(rows))
 
 
 def _run_trees(
@@ -291,12 +318,11 @@ def read_resid(
     """
     found: dict[int, list[Any]] = {layer: [torch.empty(0)] * len(sequences) for layer in layers}
     n_computed = n_done = 0
-    for row in pack_rows(model, sequences):
-        resid = run_rows(model, [row], layers)
+    for row, resid in read_rows(model, sequences, layers):
         for index, path in row.paths:
             nodes = torch.from_numpy(path[list(wanted[index])])
             for layer in layers:
-                mine = resid[layer][0][nodes.to(resid[layer].device)]
+                mine = resid[layer][nodes.to(resid[layer].device)]
                 found[layer][index] = reduce(mine) if reduce else mine
         n_computed += len(row.token_ids)
         n_done += len(row.paths)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from saif_core.activations import pack_rows, run_rows
+from saif_core.activations import read_rows
 from saif_core.corpus import Position, encode_contexts, find_files, hash_files, read_documents
 from saif_core.corpus_records import (
     CorpusBlock,
@@ -179,11 +179,9 @@ def _read_batch(
     """Latents of every token, by SAE and sequence; residual streams live for one row."""
     found: dict[str, dict[int, LatentActivations]] = {sae.id: {} for sae in saes}
     layers = sorted({sae.layer for sae in saes})
-    for row in pack_rows(model, sequences):
-        resid = run_rows(model, [row], layers)
+    for row, resid in read_rows(model, sequences, layers):
         for sae in saes:
-            nodes = resid[sae.layer][0, : len(row.token_ids)]
-            encoded = sae.encode_sparse(nodes)
+            encoded = sae.encode_sparse(resid[sae.layer])
             for index, path in row.paths:
                 found[sae.id][index] = encoded.rows(path)
     order = range(len(sequences))

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from saif_core import activations
 from saif_core.activations import (
     ROW_TOKENS,
     PackedRow,
@@ -157,6 +158,28 @@ def test_rows_of_different_widths_share_a_batch(llama: LoadedModel) -> None:
         for index, row in enumerate(rows):
             alone = run_rows(llama, [row], [layer])[layer][0]
             torch.testing.assert_close(together[layer][index, : len(row.depths)], alone, **CLOSE)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_several_rows_are_read_at_once(
+    shared: bool, llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(activations, "rows_at_once", lambda _: 3)
+    monkeypatch.setattr(activations, "ROW_TOKENS", 50)
+    monkeypatch.setattr(activations, "WHOLE_ROW_TOKENS", 100)
+    rng = random.Random(15)
+    prompts = (
+        random_prompts(8, llama.d_vocab)
+        if shared
+        else [[rng.randrange(llama.d_vocab) for _ in range(n)] for n in range(20, 60, 3)]
+    )
+    passes: list[int] = []
+    handle = llama.base_model.register_forward_pre_hook(
+        lambda _module, _args, kwargs: passes.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    check_reads_as_alone(llama, prompts)
+    handle.remove()
+    assert max(passes) >= 3
 
 
 @pytest.mark.parametrize("prompts", [[[]], [[1, 2], []]])
