@@ -7,6 +7,7 @@ import streamlit as st
 from app.messages import shown
 from app.session_view import escape_markdown
 from app.state import engine, open_page, store, work
+from app.thread_jobs import thread_jobs
 from saif_core.records import JobRecord, SaeInfo
 
 if TYPE_CHECKING:  # importing the engine imports torch, which the first paint need not wait for
@@ -19,7 +20,9 @@ PAGE_OF_JOB = {
     "mean-difference": "views/compare.py",
     "evaluate": "views/evaluate.py",
     "index": "views/corpus.py",
+    "labels": "views/corpus.py",
     "contrast": "views/search.py",
+    "embed": "views/search.py",
     "vector": "views/vector.py",
     "health": "views/sae_health.py",
 }
@@ -100,7 +103,7 @@ def draw_engine_status() -> None:
     """Device, memory, cache and running jobs; polls only while a job runs."""
     st.divider()
     status = engine().status()
-    interval = POLL_SECONDS if status.running else None
+    interval = POLL_SECONDS if _running(status) else None
     st.fragment(_draw_status, run_every=interval)([status])
 
 
@@ -110,7 +113,7 @@ def _draw_status(first: "list[EngineStatus]") -> None:
         # Asking again in the full run could rerun the script and lose the click that started it.
         polled = not first
         status = engine().status() if polled else first.pop()
-        if polled and not status.running:
+        if polled and not _running(status):
             st.rerun()
         loaded = "loaded" if status.model_loaded else "not loaded yet"
         st.caption(
@@ -118,8 +121,13 @@ def _draw_status(first: "list[EngineStatus]") -> None:
             f"weights {megabytes(status.memory_bytes)} · "
             f"cache {megabytes(store().cache.size_bytes())}"
         )
-        for record in status.running:
+        for record in _running(status):
             _draw_job(record)
+
+
+def _running(status: "EngineStatus") -> list[JobRecord]:
+    """Jobs under way: the engine's, and those that need none."""
+    return [*status.running, *thread_jobs().running()]
 
 
 def _draw_job(record: JobRecord) -> None:

@@ -10,6 +10,7 @@ import streamlit as st
 
 from saif_core.errors import SaifError
 from saif_core.jobs import Job
+from saif_core.records import JobRecord
 
 _STOP_SECONDS = 30.0
 logger = logging.getLogger("saif")
@@ -26,6 +27,10 @@ class ThreadJobs:
     def get(self, name: str) -> Job | None:
         """The newest job of that name."""
         return self._started[name][0] if name in self._started else None
+
+    def running(self) -> list[JobRecord]:
+        """What is under way."""
+        return [job.record for job, _ in self._started.values() if not job.finished()]
 
     def begin(self, name: str, kind: str, title: str, work: Callable[[Job], Any]) -> None:
         """Start work, unless work of that name is under way."""

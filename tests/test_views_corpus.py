@@ -247,6 +247,18 @@ def test_published_labels_of_the_sae_are_taken_in(
     assert "Labels: 1 added, 0 here already" in "".join(s.value for s in at.success)
 
 
+def test_the_sidebar_tells_of_work_that_needs_no_model() -> None:
+    go_on = threading.Event()
+    thread_jobs().begin("test", "labels", "Take in 7 labels", lambda _: go_on.wait(60))
+    try:
+        at = open_page("sessions")
+        shown = [bar.proto.text for bar in at.sidebar.get("progress")]
+        assert any(text.startswith("Take in 7 labels") for text in shown)
+        assert any(button.label == "Go to it" for button in at.sidebar.button)
+    finally:
+        go_on.set()
+
+
 def test_labels_are_added_once_and_long_ones_are_cut() -> None:
     labels = [PublishedLabel(1, "a", "N"), PublishedLabel(2, "b" * 300, "N")]
     results = []
