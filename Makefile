@@ -79,6 +79,8 @@ test: setup ## the whole gate: format, lint, types, tests
 bench: setup-run $(VENV)/.requirements-bench ## run every benchmark; results go to docs/results/performance.md
 	@mkdir -p docs/results
 	@set -e; { echo "# Performance"; \
+	printf '\nMade by `make bench`. Not measured: everything on a GPU, where steps are recorded as CUDA graphs\n'; \
+	printf '(tested on a CPU, with a stand-in for the recording only), several cards, and mps.\n'; \
 	for file in benchmarks/[a-z]*.py; do \
 		printf '\n`python %s`\n\n' "$$file"; $(BIN)/python "$$file"; \
 	done; } > docs/results/performance.md.new
@@ -86,7 +88,7 @@ bench: setup-run $(VENV)/.requirements-bench ## run every benchmark; results go 
 	@cat docs/results/performance.md
 
 findings: setup-run ## measure SAIF on the default model (hours on a CPU); writes docs/results/saif.md
-	$(BIN)/python -m experiments.saif_findings
+	SAIF_DTYPE=$${SAIF_DTYPE:-bfloat16} $(BIN)/python -m experiments.saif_findings
 
 clean: ## remove the virtual environment and caches; models and sessions stay
 	rm -rf "$(VENV)" .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
