@@ -203,14 +203,27 @@ def arms(findings: Findings, instructions: Sequence[str]) -> str:
         ):
             best = findings.best(name, title, arm)
             row.append(
-                f"{best['rates']['strict']:.2f} / {best['rates']['loose']:.2f} / "
-                f"{best['rates']['disorder']:.2f} ({_setting(best['chosen']['setting'])})"
-                if best
-                else "–"
+                f"{_three(best['rates'])} ({_setting(best['chosen']['setting'])})" if best else "–"
             )
         rows.append(row)
     head = ["instruction", "SAIF", "denoised", "mean difference", "SAIF as published"]
     return _table(head, rows)
+
+
+def published(findings: Findings, instructions: Sequence[str]) -> str:
+    """SAIF as published at every strength, readable or not."""
+    rows, strengths = [], (0.5, 1.0, 1.5, 2.0)
+    for name in instructions:
+        row = [name]
+        for strength in strengths:
+            cells = findings.cells(name, "published", arm="saif", strength=strength)
+            row.append(_three(cells[0]["rates"]) if cells else "–")
+        cells = findings.cells(name, "published", arm="logit-bias")
+        row.append(
+            f"{_three(cells[0]['rates'])} at {cells[0]['setting']['strength']:g}" if cells else "–"
+        )
+        rows.append(row)
+    return _table(["instruction", *map(str, strengths), "logit bias"], rows)
 
 
 def layers(findings: Findings, instructions: Sequence[str]) -> str:
@@ -349,6 +362,7 @@ TABLES: dict[str, Callable[[Findings, Sequence[str]], str]] = {
     "headline": headline,
     "loosely": loosely,
     "arms": arms,
+    "published": published,
     "layers": layers,
     "controls": controls,
     "k": curve("k", "k"),
@@ -375,6 +389,10 @@ def _control(best: Data) -> Data:
 
 def _describe(best: Data) -> str:
     return f"{best['arm']}, {_setting(best['chosen']['setting'])}{CANDIDATES[best['title']]}"
+
+
+def _three(rates: Data) -> str:
+    return f"{rates['strict']:.2f} / {rates['loose']:.2f} / {rates['disorder']:.2f}"
 
 
 def _best_of(cells: Iterable[Data]) -> str:
