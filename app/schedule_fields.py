@@ -59,7 +59,8 @@ def draw_schedule(schedule: Schedule, *, key: str) -> Schedule:
             schedule.decay,
             0.05,
             key=f"{key}_decay",
-            help="0 keeps it; else strength at token t is divided by (1 + decay × t) ^ power.",
+            help="0 keeps it; else strength at token t is divided by (1 + decay × t) ^ power. 0.2 "
+            "with a strength of 2 to 3 made the cleanest texts of the default model.",
         )
     )
     power = schedule.decay_power

@@ -22,7 +22,7 @@ _SOURCES: dict[PromptSource, str] = {
     "lines": "Several, one per line",
     "shipped": "Shipped contents",
 }
-MAX_DIAL, DIAL_STEP = 2.5, 0.05
+MAX_DIAL, DIAL_STEP = 3.0, 0.05
 MAX_TOKENS = 512
 # Streamlit forgets widgets of a page that is left; the form outlives them under this key.
 _KEY = "compare_form"
