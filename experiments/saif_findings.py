@@ -35,11 +35,8 @@ INSTRUCTIONS = (
 )
 # The two whose curves are drawn: one changes the language, the other the form.
 CURVES = ("translate-to-french", "as-a-question")
-# Those whose texts do not depend on how they begin.
-FADING = tuple(name for name in INSTRUCTIONS if name.startswith("translate")) + (
-    "as-a-question",
-    "refuse",
-)
+# JSON and lists are decided by how a text begins; the others may be steered on.
+FADING = tuple(name for name in INSTRUCTIONS if name not in ("answer-in-json", "bullet-list"))
 N_RANK, N_TEST = 32, 100
 LAYERS = (14, 22, 29)
 # These need room to come to an end.
