@@ -40,8 +40,6 @@ Aimed at: unsteered and steered text in at most 0.62 of the time of two calls, 8
 of 8, a hook of at most 3%, the first token within 1.5 steps, 8 people within 2.5 times the time
 of one, every question answered within 300 ms.
 
-The slow question falls into the first steps that a process writes, once; why was not found.
-
 "Other tokens": steering-vectors counts token positions anew in every step and so steers no
 generated token as called here; why nnsight's text differs was not looked into. Both do the same
 forward passes.

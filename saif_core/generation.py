@@ -204,7 +204,11 @@ class Decoder:
             self._cache = self._new_cache()
 
     def _new_cache(self) -> RowCache:
-        return RowCache(self._model.n_layers, fixed=self._graph is not None)
+        return RowCache(
+            self._model.n_layers,
+            fixed=self._graph is not None,
+            between_layers=self._model.give_way,
+        )
 
     @torch.no_grad()
     def step(self) -> None:

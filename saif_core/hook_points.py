@@ -159,13 +159,8 @@ def pause_for(
     level = _level()
 
     def hook(_module: nn.Module, _args: Any) -> None:
-        if _level() != level or not waits():
-            return
-        _paused.level = level + 1
-        try:
-            serve()
-        finally:
-            _paused.level = level
+        if _level() == level and waits():
+            serve_aside(serve)
 
     handles = [block.register_forward_pre_hook(hook) for block in blocks]
     try:
@@ -173,6 +168,16 @@ def pause_for(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def serve_aside(serve: Callable[[], None]) -> None:
+    """Run something that hooks of the passes under way do not see."""
+    level = _level()
+    _paused.level = level + 1
+    try:
+        serve()
+    finally:
+        _paused.level = level
 
 
 def _resid_of(output: Any) -> Tensor:

@@ -4,7 +4,7 @@ Rows end at the same slot and are padded on the left, so that a step adds one sl
 Buffers are made longer than needed: growing them by one slot a step would copy them every time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,9 +25,18 @@ class RowCache(Cache):
         fixed: hand out whole buffers and write to ``slot``, as a recorded step must; attention
             masks then cover all slots.
         slot: (1,) number of the slot that a fixed cache writes to.
+        between_layers: called before each layer's buffers are made or moved, which for many rows
+            takes long in all.
     """
 
-    def __init__(self, n_layers: int, *, fixed: bool = False) -> None:
+    def __init__(
+        self,
+        n_layers: int,
+        *,
+        fixed: bool = False,
+        between_layers: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._between_layers = between_layers
         self.n_rows = self.length = 0
         self.fixed = fixed
         self.slot = torch.zeros(1, dtype=torch.long)
@@ -38,6 +47,7 @@ class RowCache(Cache):
         """Append blank rows and make room so that at least ``n_slots`` slots are in use."""
         length = max(self.length, n_slots)
         for layer in self._slots:
+            self._between_layers()
             layer.resize(self.n_rows + n_rows, self.length, length)
         self.n_rows += n_rows
         self.length = length
@@ -54,11 +64,13 @@ class RowCache(Cache):
         """
         layers: Any = computed.layers
         for mine, other in zip(self._slots, layers, strict=True):
+            self._between_layers()
             mine.fill(rows, paths, other.keys, other.values)
 
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Drop all other rows."""
         for layer in self._slots:
+            self._between_layers()
             layer.keep(rows)
         self.n_rows = len(rows)
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +31,7 @@ from saif_core.hook_points import (
     find_blocks,
     find_final_norm,
     pause_for,
+    serve_aside,
 )
 from saif_core.records import PromptView, Turn
 
@@ -186,17 +187,24 @@ class LoadedModel:
         if self._urgent is None:
             return run()
         waits, serve = self._urgent
-
-        def serve_alone() -> None:
-            # Urgent work reads with the same model, and is not to be paused itself.
-            urgent, self._urgent = self._urgent, None
-            try:
-                serve()
-            finally:
-                self._urgent = urgent
-
-        with pause_for(self.blocks, waits, serve_alone):
+        with pause_for(self.blocks, waits, partial(self._serve_alone, serve)):
             return run()
+
+    def give_way(self) -> None:
+        """Do more urgent work now if any waits; for what takes long outside of a pass."""
+        if self._urgent is None:
+            return
+        waits, serve = self._urgent
+        if waits():
+            serve_aside(partial(self._serve_alone, serve))
+
+    def _serve_alone(self, serve: Callable[[], None]) -> None:
+        # Urgent work reads with the same model, and is not to be paused itself.
+        urgent, self._urgent = self._urgent, None
+        try:
+            serve()
+        finally:
+            self._urgent = urgent
 
     @cached_property
     def packs_trees(self) -> bool:

@@ -13,6 +13,7 @@ from saif_core.activations import read_resid
 from saif_core.errors import JobCancelled, SteeringError
 from saif_core.generation import Decoder, Row, RowRequest, Steering, decode
 from saif_core.hook_points import edit_resid
+from saif_core.kv_cache import RowCache
 from saif_core.models import LoadedModel, load_model
 from saif_core.step_graph import StepGraph
 
@@ -293,6 +294,20 @@ def test_reading_pauses_in_the_middle_of_a_pass_and_goes_on(model: LoadedModel) 
     assert served == [tokens(write(model, PROMPTS[:1]))]
     assert tokens(rows) == tokens(write(model, PROMPTS))
     assert all(not block._forward_pre_hooks for block in model.blocks)
+
+
+def test_making_room_for_rows_gives_way_between_layers(model: LoadedModel) -> None:
+    n_asked = 0
+
+    def count() -> None:
+        nonlocal n_asked
+        n_asked += 1
+
+    cache = RowCache(model.n_layers, between_layers=count)
+    cache.add_rows(3, 5)
+    assert n_asked == model.n_layers
+    cache.keep_rows([0, 2])
+    assert n_asked == 2 * model.n_layers
 
 
 class Replayed:
