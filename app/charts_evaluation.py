@@ -532,8 +532,8 @@ def _hundred(share: float | None) -> float | None:
     return None if share is None else 100 * share
 
 
-def lab_latents(evaluation: Evaluation, number: int) -> tuple[ChosenLatent, ...]:
-    """The latents that Compare needs to steer as a cell did; none where it cannot.
+def lab_latents(evaluation: Evaluation, number: int) -> dict[int, tuple[ChosenLatent, ...]]:
+    """The latents by layer that Compare needs to steer as a cell did; none where it cannot.
 
     An evaluation keeps those of "saif" at its largest k and first β, and those of "denoised", one
     list per layer; the first of "saif" is what "one-latent" steers with.
@@ -541,11 +541,11 @@ def lab_latents(evaluation: Evaluation, number: int) -> tuple[ChosenLatent, ...]
     setting = evaluation.cells[number].setting
     fits = (
         setting.arm in ("saif", "one-latent", "denoised")
-        and len(setting.layers) == 1
         and setting.strength is not None
         and setting.beta in (None, *evaluation.request.betas[:1])
     )
     if not fits:
-        return ()
+        return {}
     kept = evaluation.denoised if setting.arm == "denoised" else evaluation.latents
-    return kept.get(str(setting.layers[0]), ())[: setting.k]
+    found = {layer: kept.get(str(layer), ())[: setting.k] for layer in setting.layers}
+    return found if all(found.values()) else {}

@@ -29,12 +29,20 @@ from app.evaluation_files import (
     evaluation_json,
     evaluation_sentence,
 )
+from app.lab_arms import layers_arm
 from app.messages import shown
 from app.session_view import escape_markdown
 from app.state import engine, open_page, store, work
+from app.steering_form import steering_form
 from app.text_diff import plain_html
-from saif_core.evaluation_records import WORST_DISORDER, Evaluation, EvaluationText
+from saif_core.evaluation_records import (
+    SAE_ARMS,
+    WORST_DISORDER,
+    Evaluation,
+    EvaluationText,
+)
 from saif_core.prompt_pairs import shipped_instructions
+from saif_core.records import SteeringEdit
 
 TEXTS_PER_PAGE = 10
 MAX_TEXTS = 100
@@ -131,8 +139,9 @@ def _draw_best(evaluation: Evaluation) -> None:
         "two-sided."
     )
     numbers = {best.arm: best.cell for best in evaluation.best}
-    if "saif" in numbers:
-        _draw_use(evaluation, numbers["saif"], "Use the best SAIF setting in the lab", "best")
+    if evaluation.best_sae_arm in numbers:
+        best = numbers[evaluation.best_sae_arm]
+        _draw_use(evaluation, best, "Use the best setting in the lab", "best")
 
 
 def _draw_curves(evaluation: Evaluation) -> None:
@@ -310,20 +319,26 @@ def _draw_use(evaluation: Evaluation, number: int, label: str, key: str) -> None
     offered = {
         info.layer: info.id for info in engine().saes() if info.id in evaluation.request.sae_ids
     }
-    if not latents or setting.layers[0] not in offered:
-        if setting.arm in ("saif", "one-latent"):
+    if not latents or not set(latents) <= set(offered):
+        if setting.arm in SAE_ARMS:
             st.caption(
-                "The lab steers at one layer, by an SAE that is offered here, with the first β of "
-                "an evaluation; this cell differs in that."
+                "The lab adds latents of an SAE that is offered here, with the first β of an "
+                "evaluation; this cell differs in that."
             )
         return
     if st.button(label, key=f"evaluation_use_{key}", icon=":material/science:"):
         in_hand = work()
-        in_hand.choose_sae(offered[setting.layers[0]])
+        form, first = steering_form(), setting.layers[0]
+        form.steer_like(evaluation.request)
+        in_hand.choose_sae(offered[first])
         in_hand.clear()
-        for latent in latents:
+        for latent in latents[first]:
             in_hand.add_latent(latent.index, latent.coefficient)
         in_hand.strength = setting.strength or 0.0
+        if len(latents) > 1:
+            # The basket holds latents of one layer, so all of them together are an arm.
+            edits = [SteeringEdit(offered[layer], found) for layer, found in latents.items()]
+            form.add(layers_arm(setting, edits, form.schedule))
         instruction = evaluation.request.instruction
         if shipped_instructions().get(instruction.name) != instruction:
             in_hand.uploaded[instruction.name] = instruction

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from app.arm_words import ARM_NAMES
 from app.schedule_fields import Schedule
 from app.state import MAX_STRENGTH, Work
+from saif_core.evaluation_records import CellSetting
 from saif_core.records import (
     Arm,
     ArmKind,
@@ -107,6 +108,15 @@ def new_arm(
         edit = SteeringEdit(work.sae_id, method=choice)
         return LabArm(replace(arm, edits=(edit,)), on_basket=True)
     return LabArm(replace(arm, kind=choice, edits=(SteeringEdit(),)), on_basket=True)
+
+
+def layers_arm(setting: CellSetting, edits: Sequence[SteeringEdit], schedule: Schedule) -> LabArm:
+    """What an evaluation steered in several layers at once, which share the strength."""
+    name = f"layers {' and '.join(map(str, setting.layers))}"[:MAX_NAME]
+    strength = (setting.strength or 0.0) / len(edits)
+    return LabArm(
+        Arm(name, edits=tuple(edits), strength=strength, **asdict(schedule)), on_dial=False
+    )
 
 
 def denoised_edit(ranking: Ranking | None, top: int) -> SteeringEdit:

@@ -6,12 +6,13 @@ from typing import Any, Literal, get_args
 
 import streamlit as st
 
-from app.lab_arms import MAX_SAMPLES, LabArm
+from app.lab_arms import MAX_ARMS, MAX_SAMPLES, LabArm
 from app.parameter_fields import draw_parameters
 from app.schedule_fields import Schedule, draw_schedule
 from app.session_view import MAX_PROMPTS, chosen_table, escape_markdown, split_prompts
 from app.state import Work
 from app.token_change_html import MAX_TEXTS_WITH_CHANGES
+from saif_core.evaluation_records import EvaluationRequest
 from saif_core.prompt_pairs import shipped_contents
 from saif_core.records import GenerationRequest
 from saif_core.registry import STEERING_METHODS
@@ -120,6 +121,20 @@ class SteeringForm:
         if self.sampled:
             self.temperature = request.temperature
         self.arms = arms
+
+    def add(self, lab: LabArm) -> None:
+        """Add an arm in place of one of its name; the oldest goes where there is no room."""
+        others = [one for one in self.arms if one.arm.name != lab.arm.name]
+        self.arms = [*others, lab][-(MAX_ARMS - 2) :]
+
+    def steer_like(self, request: EvaluationRequest) -> None:
+        """Steer and sample as an evaluation did; the prompts and the other arms stay."""
+        self.schedule, self.chat = Schedule.of(request), request.chat
+        self.max_new_tokens = request.max_new_tokens
+        self.method, self.method_parameters = "addition", {}
+        self.sampled = request.temperature > 0
+        if self.sampled:
+            self.temperature = request.temperature
 
 
 def steering_form() -> SteeringForm:

@@ -306,9 +306,9 @@ def test_the_table_of_the_best_is_of_the_reporting_half() -> None:
 
 
 def test_the_lab_gets_the_latents_that_a_cell_steered_with() -> None:
-    assert [one.index for one in lab_latents(EVALUATION, 3)] == [100, 101, 102, 103, 104]
-    assert lab_latents(EVALUATION, 5) == EVALUATION.latents["1"]
+    assert [one.index for one in lab_latents(EVALUATION, 3)[1]] == [100, 101, 102, 103, 104]
+    assert lab_latents(EVALUATION, 5) == {1: EVALUATION.latents["1"]}
     other_beta = replace(EVALUATION, cells=(cell(saif(5, 1.0, beta=1.0), 0.1, 0.0),))
-    assert lab_latents(other_beta, 0) == ()
+    assert lab_latents(other_beta, 0) == {}
     for number in (0, 1, 6):
-        assert lab_latents(EVALUATION, number) == ()
+        assert lab_latents(EVALUATION, number) == {}

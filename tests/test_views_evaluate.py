@@ -19,11 +19,26 @@ from app.evaluation_form import (
     split_contents,
     split_wordings,
 )
+from app.schedule_fields import Schedule
 from app.state import Work, engine, store
+from app.steering_form import SteeringForm
 from saif_core.errors import EvaluatorError
-from saif_core.evaluation_records import CONTROLS, Evaluation, EvaluationText
+from saif_core.evaluation_records import (
+    CONTROLS,
+    BestCell,
+    CellSetting,
+    Evaluation,
+    EvaluationText,
+)
 from saif_core.jobs import Job
-from saif_core.records import ChosenLatent, Instruction, JobRecord, SaeInfo, Wording
+from saif_core.records import (
+    ChosenLatent,
+    Instruction,
+    JobRecord,
+    SaeInfo,
+    SteeringEdit,
+    Wording,
+)
 from tests.pages import MAIN, errors, open_page, settle, texts, wait_for
 from tests.test_charts_evaluation import EVALUATION, REQUEST
 from tests.tiny import PLANTED_ANSWER, PLANTED_LATENT, PLANTED_WORD
@@ -268,6 +283,49 @@ def test_what_was_measured_goes_on_in_the_lab() -> None:
     assert in_hand.strength == 1.0
     assert in_hand.instruction_record() == evaluation.request.instruction
     assert at.title[0].value == "What does it do to the text?"
+
+
+def test_the_lab_steers_and_samples_as_was_measured() -> None:
+    asked = {"decay": 0.2, "keep_norm": True, "temperature": 0.5, "max_new_tokens": 24}
+    sae_id = engine().saes()[0].id
+    request = replace(REQUEST, sae_ids=(sae_id,), chat=False, **asked)
+    store().evaluations.save(replace(EVALUATION, request=request, id="faded"), [])
+    at = open_page("evaluate", evaluation="faded")
+    form = at.session_state["compare_form"] = SteeringForm(prompt="A prompt.", seed=3)
+    settle(at.button(key="evaluation_use_best").click().run())
+    assert form.schedule == Schedule(decay=0.2, keep_norm=True)
+    made = form.request(at.session_state["work"])
+    assert (made.temperature, made.max_new_tokens, made.chat) == (0.5, 24, False)
+    assert (made.prompts, made.seed, made.arms) == (("A prompt.",), 3, ())
+
+
+def test_latents_of_several_layers_come_to_the_lab_as_an_arm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    info = engine().saes()[0]
+    monkeypatch.setattr(engine(), "saes", lambda: [info, replace(info, id="lower", layer=0)])
+    sae_ids, layers = [info.id, "lower"], [info.layer, 0]
+    latents = {str(layer): (ChosenLatent(layer + 3, 2.0),) for layer in layers}
+    setting = CellSetting("saif", "", tuple(layers), 1, 0.0, 3.0)
+    evaluation = replace(
+        EVALUATION,
+        request=replace(REQUEST, sae_ids=tuple(sae_ids), decay=0.2),
+        cells=(replace(EVALUATION.cells[5], setting=setting),),
+        best=(BestCell("saif", 0, EVALUATION.cells[5].rates),),
+        latents=latents,
+        id="both",
+    )
+    store().evaluations.save(evaluation, [])
+    at = open_page("evaluate", evaluation="both")
+    form = at.session_state["compare_form"] = SteeringForm(prompt="A prompt.")
+    settle(at.button(key="evaluation_use_best").click().run())
+    (lab,) = form.arms
+    assert lab.arm.edits == tuple(
+        SteeringEdit(sae_id, latents[str(layer)])
+        for sae_id, layer in zip(sae_ids, layers, strict=True)
+    )
+    assert (lab.arm.strength, lab.arm.decay, lab.on_dial) == (1.5, 0.2, False)
+    assert not errors(at)
 
 
 def test_what_the_lab_cannot_repeat_is_not_offered() -> None:
