@@ -14,6 +14,7 @@ IFEval draws an argument that is missing or impossible at random; here it is an 
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -121,6 +122,9 @@ def _read_arguments(instruction_id: str, arguments: str, names: list[str]) -> di
         marked = any(_NOT_LITERAL.search(str(item)) for item in _texts(value))
         if marked and instruction_id.startswith(_SEARCHING):
             raise _argument_error(instruction_id, f"have marks in {name!r} that are no plain text")
+    # IFEval's draw in place of such a paragraph may give the same number again.
+    if given.get("nth_paragraph", 0) > given.get("num_paragraphs", math.inf):
+        raise _argument_error(instruction_id, "have a value of 'nth_paragraph' past the last one")
     return given
 
 
