@@ -3,24 +3,18 @@
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
 
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session as OrmSession
 
 from saif_core.errors import StorageError
-from storage.database import Database
+from storage.database import CHUNK, Database, chunks
 from storage.tables import ActivationRow, ActivationTailRow
-
-T = TypeVar("T")
 
 DEFAULT_CACHE_MB = 2048
 BYTES_PER_MB = 1 << 20
 KEY_BYTES = 16
-# Databases limit the parameters of a statement; the smallest limit still in use is 999.
-CHUNK = 500
 # Payloads are stored in pieces, of which four fit a page of SQLite: with whole payloads, one of
 # half a page and a little more would take a page of its own.
 PIECE_BYTES = 960
@@ -67,7 +61,7 @@ class ActivationStore:
         stale: list[int] = []
         touch_before = int(self._clock()) - TOUCH_AFTER_SECONDS
         with self._database.transaction("Reading the cache") as db:
-            for chunk in _chunks(names):
+            for chunk in chunks(names):
                 rows = db.scalars(select(ActivationRow).where(ActivationRow.key.in_(chunk))).all()
                 tails = _read_tails(db, rows)
                 for row in rows:
@@ -147,7 +141,7 @@ class ActivationStore:
     def _touch(self, row_ids: Sequence[int]) -> None:
         now = int(self._clock())
         with self._database.transaction("Updating the cache", write=True) as db:
-            for chunk in _chunks(row_ids):
+            for chunk in chunks(row_ids):
                 # Rows that someone else is touching right now are as good as touched.
                 free = (
                     select(ActivationRow.id)
@@ -185,7 +179,7 @@ def _read_tails(db: OrmSession, rows: Sequence[ActivationRow]) -> dict[int, byte
     tail_ids = (tail_id for row in rows for tail_id in _tail_ids(row.id, row.n_bytes))
     return {
         tail_id: piece
-        for chunk in _chunks(tail_ids)
+        for chunk in chunks(tail_ids)
         for tail_id, piece in db.execute(columns.where(ActivationTailRow.id.in_(chunk)))
     }
 
@@ -211,16 +205,10 @@ def _evict(db: OrmSession, n_bytes: int) -> list[int]:
             if n_bytes > 0:
                 chosen[row_id] = size
                 n_bytes -= size
-        for tail_ids in _chunks(
+        for tail_ids in chunks(
             i for row_id, size in chosen.items() for i in _tail_ids(row_id, size)
         ):
             db.execute(delete(ActivationTailRow).where(ActivationTailRow.id.in_(tail_ids)))
         db.execute(delete(ActivationRow).where(ActivationRow.id.in_(chosen)))
         removed += chosen.values()
     return removed
-
-
-def _chunks(values: Iterable[T]) -> Iterator[list[T]]:
-    remaining = iter(values)
-    while chunk := list(islice(remaining, CHUNK)):
-        yield chunk

@@ -7,8 +7,9 @@ a file path, a host or a user, as they are shown to whoever uses the dashboard.
 import contextlib
 import sqlite3
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Engine, create_engine, event, func
 from sqlalchemy.dialects import postgresql, sqlite
@@ -23,7 +24,11 @@ from saif_core.errors import StorageError
 from storage import migrations
 from storage.tables import Base
 
+T = TypeVar("T")
+
 BUSY_SECONDS = 10
+# Databases limit the parameters of a statement; the smallest limit still in use is 999.
+CHUNK = 500
 WRITE_OPTION = "saif_write"
 
 SQLITE_REASONS = {
@@ -125,6 +130,13 @@ def translated(action: str) -> Iterator[None]:
         yield
     except (SQLAlchemyError, sqlite3.Error) as error:
         raise StorageError(f"{action} failed: {_reason(error)}.") from error
+
+
+def chunks(values: Iterable[T]) -> Iterator[list[T]]:
+    """As many values at a time as one statement may name."""
+    rest = iter(values)
+    while chunk := list(islice(rest, CHUNK)):
+        yield chunk
 
 
 def clean_text(text: str) -> str:

@@ -1,14 +1,10 @@
-"""Profiles of latents in the database: written, listed, searched, exported and imported."""
+"""Profiles of latents in the database: written, listed and searched."""
 
-import json
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
-from itertools import islice
-from typing import Any, TypeVar
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
-import zstandard
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
@@ -28,21 +24,19 @@ from sqlalchemy.orm import Session as OrmSession
 from saif_core.corpus_records import (
     FoundIn,
     LatentFilter,
-    LatentIndex,
     LatentPage,
     LatentProfile,
     LatentSort,
     LatentSummary,
     ProfileText,
-    pack_activations,
     pack_profile,
     unpack_profile,
 )
 from saif_core.errors import StorageError
-from saif_core.records import from_json, to_json
-from storage.database import Database, clean_text
-from storage.latent_store import COLUMNS, OWN_BITS, find_index, id_of, own_part, rows_of
+from storage.database import Database, chunks, clean_text
+from storage.latent_store import OWN_BITS, find_index, id_of, own_part, rows_of
 from storage.note_store import SEARCH_CHARACTERS, folded_words, label_words
+from storage.profile_file import PackedIndex, packed_index
 from storage.tables import (
     Base,
     CorpusContextRow,
@@ -53,21 +47,9 @@ from storage.tables import (
     LatentTextRow,
 )
 
-T = TypeVar("T")
-
-ROWS_PER_WRITE = 500
-# Databases limit the parameters of a statement; the smallest limit still in use is 999.
-ROWS_PER_READ = 500
 MOST_ROWS = 1000
 MOST_WORDS = 32
 MOST_FILTERED = 10_000
-EXPORT_FORMAT = "SAIF latents"
-EXPORT_VERSION = 1
-EXPORT_LEVEL = 19
-# What a file may hold when it is unpacked, in all and in one piece.
-MOST_IMPORT_BYTES = 512 << 20
-MOST_PART_BYTES = 32 << 20
-MOST_WINDOW_BYTES = 8 << 20
 # Of a word in a label, among the tokens, in the examples; PostgreSQL's are 1, 0.4 and 0.1 too.
 WEIGHTS = (1.0, 0.4, 0.4, 0.1)
 SEARCH = table("latent_search", column("rowid", BigInteger))
@@ -145,7 +127,7 @@ class ProfileStore:
         found = {}
         with self._database.transaction("Reading contexts") as db:
             number = find_index(db, index_id).number
-            for chunk in _chunks(wanted, ROWS_PER_READ):
+            for chunk in chunks(wanted):
                 ids = [id_of(number, ordinal) for ordinal in chunk]
                 query = select(CorpusContextRow.id, CorpusContextRow.token_ids)
                 for row_id, token_ids in db.execute(query.where(CorpusContextRow.id.in_(ids))):
@@ -204,19 +186,12 @@ class ProfileStore:
     def export(self, index_id: str) -> bytes:
         """The index with its profiles, and the contexts that they point to, as one file.
 
-        The file is a zstandard frame of parts, each after its length: what it is and the index as
-        JSON, the density, the profiles and the contexts, with an empty part after either list.
-
         Raises:
             UnknownNameError: there is no such index.
             StorageError: a profile cannot be read, or the database refused.
         """
-        packer = zstandard.ZstdCompressor(level=EXPORT_LEVEL, write_checksum=True).compressobj()
-        packed = []
         with self._database.transaction("Exporting the latents") as db:
-            for part in _exported(db, find_index(db, index_id)):
-                packed.append(packer.compress(len(part).to_bytes(4, "little") + part))
-        return b"".join([*packed, packer.flush()])
+            return packed_index(db, find_index(db, index_id))
 
     def import_index(self, data: bytes) -> str:
         """Id of the index that ``export`` wrote; one that is here already is left as it is.
@@ -227,27 +202,18 @@ class ProfileStore:
             StorageError: the file is of another version, damaged, or larger than it may be; or
                 the database refused.
         """
-        parts = _Parts(data)
-        index = _read_header(parts)
-        density = parts.next()
-        if len(density) not in (0, 8 * index.d_sae):
-            raise _unreadable()
+        file = PackedIndex(data)
         with self._database.transaction("Importing the latents", write=True) as db:
-            known = select(LatentIndexRow.number).where(LatentIndexRow.id == index.id)
+            known = select(LatentIndexRow.number).where(LatentIndexRow.id == file.index.id)
             if db.scalar(known) is not None:
-                return index.id
-            row = LatentIndexRow(**asdict(index), density=density or None)
+                return file.index.id
+            row = LatentIndexRow(**asdict(file.index), density=file.density or None)
             db.add(row)
             db.flush()
-            ends: dict[int, int] = {}
-            self._write(db, row, _read_profiles(parts, index.d_sae, ends))
-            contexts = _read_contexts(parts, row, ends)
-            for chunk in _chunks(contexts, ROWS_PER_WRITE):
+            self._write(db, row, file.profiles())
+            for chunk in chunks(file.contexts(row.number)):
                 db.connection().execute(self._database.insert(CorpusContextRow), chunk)
-            if ends:
-                raise _unreadable()
-            parts.end()
-        return index.id
+        return file.index.id
 
     def _write(
         self,
@@ -256,7 +222,7 @@ class ProfileStore:
         entries: Iterable[tuple[LatentProfile, bytes, ProfileText]],
     ) -> None:
         labels = label_words(db, index.sae_sha256)
-        for chunk in _chunks(entries, ROWS_PER_WRITE):
+        for chunk in chunks(entries):
             latents, profiles, texts = [], [], []
             for profile, packed, text in chunk:
                 latent = profile.latent
@@ -325,12 +291,6 @@ class ProfileStore:
         )
         which = which.join(LatentTextRow, LatentTextRow.id == LatentRow.id)
         return which.where(WORDS.bool_op("@@")(wanted)), [func.ts_rank(WORDS, wanted).desc()]
-
-
-def _chunks(items: Iterable[T], n: int) -> Iterator[list[T]]:
-    rest = iter(items)
-    while chunk := list(islice(rest, n)):
-        yield chunk
 
 
 def _search_words(text: str) -> list[str]:
@@ -430,168 +390,4 @@ def _found_in(text: LatentTextRow, words: Sequence[str]) -> tuple[FoundIn, ...]:
         place
         for place, folded in places.items()
         if any(f" {word}{'' if _is_begun(word) else ' '}" in f" {folded} " for word in words)
-    )
-
-
-def _exported(db: OrmSession, row: LatentIndexRow) -> Iterator[bytes]:
-    index = LatentIndex(**{column.name: getattr(row, column.name) for column in COLUMNS})
-    header = {"format": EXPORT_FORMAT, "version": EXPORT_VERSION, "index": to_json(index)}
-    yield json.dumps(header).encode()
-    yield row.density or b""
-    profiles = (
-        select(
-            LatentProfileRow.profile,
-            LatentProfileRow.promotes,
-            LatentTextRow.fires_on,
-            LatentTextRow.examples,
-        )
-        .join(LatentTextRow, LatentTextRow.id == LatentProfileRow.id)
-        .where(rows_of(row.number, LatentProfileRow.id))
-        .order_by(LatentProfileRow.id)
-    )
-    ordinals: set[int] = set()
-    for profile, *texts in db.execute(profiles.execution_options(yield_per=ROWS_PER_READ)):
-        ordinals |= {example.context for example in unpack_profile(profile).examples}
-        yield profile
-        yield json.dumps(texts).encode()
-    yield b""
-    for chunk in _chunks(sorted(ordinals), ROWS_PER_READ):
-        contexts = select(
-            CorpusContextRow.id, CorpusContextRow.document, CorpusContextRow.token_ids
-        ).where(CorpusContextRow.id.in_([id_of(row.number, ordinal) for ordinal in chunk]))
-        for row_id, document, token_ids in db.execute(contexts.order_by(CorpusContextRow.id)):
-            yield own_part(row_id).to_bytes(4, "little") + token_ids
-            yield document.encode()
-    yield b""
-
-
-class _Parts:
-    """The parts of an exported file, unpacked one by one, as nobody knows who made it.
-
-    Raises:
-        StorageError: in every method, when the file is damaged or too large.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        unpacker = zstandard.ZstdDecompressor(max_window_size=MOST_WINDOW_BYTES)
-        self._stream = unpacker.stream_reader(data)
-        self._left = MOST_IMPORT_BYTES
-
-    def next(self) -> bytes:
-        length = int.from_bytes(self._read(4), "little")
-        if length > MOST_PART_BYTES:
-            raise _unreadable()
-        return self._read(length)
-
-    def json(self) -> Any:
-        try:
-            return json.loads(self.next())
-        except (ValueError, RecursionError) as error:
-            raise _unreadable() from error
-
-    def end(self) -> None:
-        # Reading past the end also compares the checksum.
-        try:
-            rest = self._stream.read(1)
-        except zstandard.ZstdError as error:
-            raise _unreadable() from error
-        if rest:
-            raise _unreadable()
-
-    def _read(self, n: int) -> bytes:
-        self._left -= n
-        if self._left < 0:
-            raise StorageError(
-                f"A file of latents was to be imported, but it unpacks to more than "
-                f"{MOST_IMPORT_BYTES >> 20} MB; export fewer latents."
-            )
-        try:
-            found = self._stream.read(n) if n else b""
-        except zstandard.ZstdError as error:
-            raise _unreadable() from error
-        if len(found) != n:
-            raise _unreadable()
-        return found
-
-
-def _read_header(parts: _Parts) -> LatentIndex:
-    header = parts.json()
-    if not isinstance(header, dict) or header.get("format") != EXPORT_FORMAT:
-        raise _unreadable()
-    if header.get("version") != EXPORT_VERSION:
-        raise StorageError(
-            f"A file of latents of version {header.get('version')!r} was to be imported, but this "
-            f"SAIF reads version {EXPORT_VERSION}; use the SAIF that exported it, or export it "
-            "anew."
-        )
-    try:
-        index = from_json(LatentIndex, header.get("index"))  # type: ignore[arg-type]
-        index = replace(index, id=str(uuid.UUID(index.id)))
-    except ValueError as error:
-        raise _unreadable() from error
-    counts = (index.n_contexts, index.n_tokens, index.n_nonzero)
-    # No part of the file could hold the density of more latents than this.
-    if not 1 <= index.d_sae <= MOST_PART_BYTES or not all(0 <= n < 1 << 63 for n in counts):
-        raise _unreadable()
-    return replace(
-        index,
-        name=clean_text(index.name),
-        model_sha256=clean_text(index.model_sha256),
-        sae_sha256=clean_text(index.sae_sha256),
-        hook_point=clean_text(index.hook_point),
-        sae_id=clean_text(index.sae_id),
-        source_sha256=clean_text(index.source_sha256),
-        created_at=clean_text(index.created_at),
-        n_listed=index.n_contexts,
-        finished=True,
-    )
-
-
-def _read_profiles(
-    parts: _Parts, d_sae: int, ends: dict[int, int]
-) -> Iterator[tuple[LatentProfile, bytes, ProfileText]]:
-    """Profiles, also packed, with their texts; ``ends`` learns how long contexts must be."""
-    while payload := parts.next():
-        profile = unpack_profile(payload)
-        texts = parts.json()
-        if (
-            profile.latent >= d_sae
-            or not isinstance(texts, list)
-            or len(texts) != 3
-            or not all(isinstance(text, str) for text in texts)
-        ):
-            raise _unreadable()
-        for example in profile.examples:
-            end = max(example.position + 1, example.start + len(example.activations))
-            ends[example.context] = max(end, ends.get(example.context, 0))
-        yield profile, payload, ProfileText(*texts)
-
-
-def _read_contexts(
-    parts: _Parts, row: LatentIndexRow, ends: dict[int, int]
-) -> Iterator[dict[str, Any]]:
-    """Contexts on which nothing fires; each takes itself out of ``ends``."""
-    nothing = np.zeros(0, dtype=np.int64)
-    while part := parts.next():
-        ordinal, token_ids = int.from_bytes(part[:4], "little"), part[4:]
-        n_tokens = len(token_ids) // 4
-        try:
-            document = parts.next().decode()
-        except ValueError as error:
-            raise _unreadable() from error
-        if len(part) % 4 or ordinal >= row.n_contexts or n_tokens < ends.pop(ordinal, n_tokens + 1):
-            raise _unreadable()
-        counts = np.zeros(n_tokens, dtype=np.int64)
-        yield {
-            "id": id_of(row.number, ordinal),
-            "document": clean_text(document),
-            "token_ids": token_ids,
-            "activations": pack_activations(counts, nothing, nothing.astype("f4"), row.d_sae),
-        }
-
-
-def _unreadable() -> StorageError:
-    return StorageError(
-        "A file of latents was to be imported, but it is not a whole file that SAIF exported; "
-        "download it again."
     )

@@ -24,7 +24,7 @@ from saif_core.corpus_records import (
     pack_profile,
 )
 from saif_core.errors import StorageError, UnknownNameError
-from storage import Store, open_store, profile_store
+from storage import Store, open_store, profile_file
 from storage.profile_store import ProfileStore
 from storage.tables import CorpusContextRow, LatentProfileRow, LatentRow, LatentTextRow
 from tests.storage_samples import ODD_TEXT
@@ -657,7 +657,7 @@ def test_a_file_that_unpacks_to_too_much_is_refused(
     store = open_store("sqlite://")
     parts = parts_of(exported(store))
     store.close()
-    monkeypatch.setattr(profile_store, "MOST_IMPORT_BYTES", 1 << 20)
+    monkeypatch.setattr(profile_file, "MOST_BYTES", 1 << 20)
     texts = json.dumps(["x" * 300_000] * 3).encode()
     bomb = file_of([*parts[:2], *[parts[2], texts] * 2, *parts[6:]])
     assert len(bomb) < 2000
