@@ -177,7 +177,8 @@ def evaluate(
         opened_store(settings) as store,
         started_engine(settings, store) as engine,
     ):
-        from app.evaluation_files import evaluation_data, evaluation_html
+        from app.evaluation_files import evaluation_data
+        from app.evaluation_report import evaluation_html
 
         sae_ids = (absolute_folder(sae),) if sae else _saes_of(engine, wanted, settings.model)
         evaluation: Evaluation = wait_for(engine.evaluate(replace(request, sae_ids=sae_ids)))

@@ -9,7 +9,7 @@ import streamlit as st
 from app.arm_words import ARM_NAMES
 from app.frame import describe_sae
 from app.messages import shown
-from app.pair_form import uploaded_contents
+from app.pair_form import draw_instruction_choice, uploaded_contents
 from app.state import engine, work
 from saif_core.errors import EvaluatorError
 from saif_core.evaluation_records import (
@@ -19,9 +19,8 @@ from saif_core.evaluation_records import (
     STEERED,
     EvaluationRequest,
 )
-from saif_core.prompt_pairs import shipped_contents, shipped_instructions
+from saif_core.prompt_pairs import shipped_contents
 from saif_core.records import (
-    Instruction,
     InstructionPosition,
     ReadPosition,
     SaeInfo,
@@ -197,7 +196,9 @@ def draw_evaluation_form() -> EvaluationRequest | None:
     offered = {info.id: info for info in engine().saes()}
     left, right = st.columns(2)
     with left:
-        instruction = _draw_instruction()
+        instruction = draw_instruction_choice(
+            "evaluation_instruction", about="Upload or edit your own on the Instructions page."
+        )
         sae_ids = _draw_saes(offered)
     with right:
         arms = _draw_arms()
@@ -244,29 +245,6 @@ def _check(request: EvaluationRequest) -> None:
     from saif_core.evaluation_plan import check_request
 
     check_request(request)
-
-
-def _draw_instruction() -> Instruction:
-    own = set(work().uploaded)
-    known = {**shipped_instructions(), **work().uploaded}
-
-    def choose() -> None:
-        work().instruction = st.session_state["evaluation_instruction"]
-
-    # Pairs of a person's own leave a name in the work in hand that is no instruction.
-    if work().instruction in known:
-        st.session_state["evaluation_instruction"] = work().instruction
-    elif st.session_state.get("evaluation_instruction") not in known:
-        st.session_state["evaluation_instruction"] = next(iter(known))
-    name = st.selectbox(
-        "Instruction",
-        list(known),
-        key="evaluation_instruction",
-        on_change=choose,
-        format_func=lambda name: f"{name} (yours)" if name in own else name,
-        help="Upload or edit your own on the Instructions page.",
-    )
-    return known[name]
 
 
 def _draw_saes(offered: dict[str, SaeInfo]) -> list[str]:

@@ -23,12 +23,8 @@ from app.charts_evaluation import (
     pareto_front,
     perplexity_chart,
 )
-from app.evaluation_files import (
-    evaluation_csv,
-    evaluation_html,
-    evaluation_json,
-    evaluation_sentence,
-)
+from app.evaluation_files import evaluation_csv, evaluation_json, evaluation_sentence
+from app.evaluation_report import evaluation_html
 from app.lab_arms import layers_arm
 from app.messages import shown
 from app.session_view import escape_markdown

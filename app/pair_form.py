@@ -87,7 +87,7 @@ def _draw_own_pairs() -> PairChoice | None:
 
 
 def _draw_instruction() -> PairChoice:
-    instruction = _draw_instruction_choice()
+    instruction = draw_instruction_choice("instruction_choice")
     if instruction.description:
         st.caption(escape_markdown(instruction.description))
     wordings = _draw_wordings(instruction)
@@ -112,23 +112,30 @@ def _draw_instruction() -> PairChoice:
     return PairChoice(instruction.name, pairs)
 
 
-def _draw_instruction_choice() -> Instruction:
+def draw_instruction_choice(key: str, *, about: str | None = None) -> Instruction:
+    """Draw the shipped and the uploaded instructions; the chosen one is that of the work in hand.
+
+    Args:
+        about: help of the field.
+    """
+    own = set(work().uploaded)
     known = {**shipped_instructions(), **work().uploaded}
 
     def choose() -> None:
-        work().instruction = st.session_state["instruction_choice"]
+        work().instruction = st.session_state[key]
 
     # A ranking of somebody's own pairs leaves a name here that is no instruction.
     if work().instruction in known:
-        st.session_state["instruction_choice"] = work().instruction
-    elif st.session_state.get("instruction_choice") not in known:
-        st.session_state["instruction_choice"] = next(iter(known))
+        st.session_state[key] = work().instruction
+    elif st.session_state.get(key) not in known:
+        st.session_state[key] = next(iter(known))
     name = st.selectbox(
         "Instruction",
         list(known),
-        key="instruction_choice",
+        key=key,
         on_change=choose,
-        format_func=lambda name: f"{name} (yours)" if name in work().uploaded else name,
+        format_func=lambda name: f"{name} (yours)" if name in own else name,
+        help=about,
     )
     return known[name]
 

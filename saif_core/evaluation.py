@@ -21,7 +21,6 @@ from saif_core.evaluation_records import (
     CONTROLS,
     SAE_ARMS,
     STEERED,
-    WORST_DISORDER,
     BestCell,
     Cell,
     CellSetting,
@@ -31,7 +30,7 @@ from saif_core.evaluation_records import (
 )
 from saif_core.evaluation_texts import JudgedSetting, TextWriter
 from saif_core.models import LoadedModel
-from saif_core.rates import paired_p, rates_of
+from saif_core.rates import merit, paired_p, rates_of
 from saif_core.records import ActivationCache
 from saif_core.saes import LoadedSae
 from saif_core.versions import library_versions
@@ -115,16 +114,9 @@ def _best_settings(judged: Sequence[JudgedSetting]) -> dict[str, int]:
         if one.setting.arm not in CONTROLS:
             by_arm[one.setting.arm].append(number)
     return {
-        arm: max(numbers, key=lambda number: _merit(judged[number]))
+        arm: max(numbers, key=lambda number: merit(rates_of(judged[number].texts[::2])))
         for arm, numbers in by_arm.items()
     }
-
-
-def _merit(one: JudgedSetting) -> tuple[bool, float, float, float]:
-    """Readable enough first, then strict accuracy, then loose, then the more readable."""
-    rates = rates_of(one.texts[::2])
-    readable = rates.disorder <= WORST_DISORDER
-    return (readable, rates.strict, rates.loose, -rates.disorder)
 
 
 def _best_cells(judged: Sequence[JudgedSetting], best: Mapping[str, int]) -> tuple[BestCell, ...]:
@@ -142,9 +134,4 @@ def _best_cells(judged: Sequence[JudgedSetting], best: Mapping[str, int]) -> tup
 
 def _best_of(arms: Sequence[str], cells: Sequence[Cell], best: Mapping[str, int]) -> str:
     """The arm whose chosen setting did best, on the choosing half."""
-
-    def merit(arm: str) -> tuple[bool, float, float]:
-        rates = cells[best[arm]].choosing
-        return (rates.disorder <= WORST_DISORDER, rates.strict, rates.loose)
-
-    return max(arms, key=merit, default="")
+    return max(arms, key=lambda arm: merit(cells[best[arm]].choosing), default="")

@@ -1,11 +1,11 @@
 """From judged texts to rates with intervals, and paired tests between two sets of texts."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from scipy import stats
 
-from saif_core.evaluation_records import EvaluationText, Rates
+from saif_core.evaluation_records import WORST_DISORDER, EvaluationText, Rates
 from saif_core.fluency import distinct_share
 
 CONFIDENCE = 0.95
@@ -44,13 +44,27 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     return (float(found.low), float(found.high))
 
 
-def paired_p(texts: Sequence[EvaluationText], others: Sequence[EvaluationText]) -> float | None:
-    """McNemar's exact test of strict grades on the same contents, two-sided.
+def merit(rates: Rates) -> tuple[bool, float, float, float]:
+    """What settings are chosen by: readable first, then strict, then loose, then disorder."""
+    return (rates.disorder <= WORST_DISORDER, rates.strict, rates.loose, -rates.disorder)
 
-    None where no content was judged in both.
+
+def paired_p(
+    texts: Sequence[EvaluationText],
+    others: Sequence[EvaluationText],
+    *,
+    grades: Collection[str] = ("strict",),
+) -> float | None:
+    """McNemar's exact test of grades on the same contents, two-sided.
+
+    Args:
+        grades: those that count as following.
+
+    Returns:
+        None where no content was judged in both.
     """
     pairs = [
-        (one.grade == "strict", other.grade == "strict")
+        (one.grade in grades, other.grade in grades)
         for one, other in zip(texts, others, strict=True)
         if one.grade is not None and other.grade is not None
     ]

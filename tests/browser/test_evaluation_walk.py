@@ -5,9 +5,9 @@ import re
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.browser.steps import MINUTES, save_and_share, write_prompt
+
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-MINUTES = 60_000  # in milliseconds
-PROMPT = "The old bridge was closed for repairs."
 
 
 def fill(page: Page, label: str, value: str) -> None:
@@ -43,28 +43,14 @@ def test_from_a_measurement_to_a_shared_text(chromium: Browser, dashboard: str) 
     page.get_by_role("button", name="Use this in the lab").click()
     page.get_by_role("heading", name="What does it do to the text?").wait_for()
     assert "strength=1.5" in page.url
-    prompt = page.get_by_label("Prompt, without the instruction")
-    prompt.fill(PROMPT)
-    prompt.press("Control+Enter")
+    write_prompt(page)
     page.get_by_role("button", name="Arm", exact=True).click()
     page.get_by_text("Control: random latents of equal norm").click()
     page.get_by_role("button", name="Generate").click()
     page.get_by_text("perplexity").nth(2).wait_for()
 
     # A link that a colleague opens: all three arms are there.
-    page.get_by_role("button", name="Save as session").click()
-    page.locator(".st-key-save_name input").fill("Measured")
-    page.get_by_role("button", name="Save as new").click()
-    page.get_by_text("Saved as").wait_for()
-    page.goto(f"{dashboard}/sessions")
-    box = page.locator("[data-testid=stDataFrame] canvas").first.bounding_box()
-    assert box is not None
-    page.mouse.click(box["x"] + 15, box["y"] + 52)  # the first row's selection box
-    page.get_by_text("Share link").first.click()
-    link = page.get_by_text("?session=").first.inner_text()
-    match = re.search(r"\?session=[\w-]+", link)
-    assert match is not None
-    page.goto(f"{dashboard}/{match[0]}")
+    page.goto(save_and_share(page, dashboard, "Measured"))
     for arm in ("unsteered", "steered", "random latents"):
         expect(page.get_by_text(arm).first).to_be_visible(timeout=MINUTES)
     page.context.close()

@@ -1,13 +1,11 @@
 """The whole path as a person walks it: rank, read, steer, save, share."""
 
-import re
-
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.browser.steps import MINUTES, PROMPT, save_and_share, write_prompt
+
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-MINUTES = 60_000  # in milliseconds
-PROMPT = "The old bridge was closed for repairs."
 NAME = "First <b>light</b>"
 
 
@@ -41,28 +39,15 @@ def test_from_an_instruction_to_a_link_that_a_colleague_opens(
     page.get_by_role("button", name="Steer with the top 15").click()
 
     # What does it do to the text?
-    prompt = page.get_by_label("Prompt, without the instruction")
-    prompt.fill(PROMPT)
-    prompt.press("Control+Enter")
+    write_prompt(page)
     page.get_by_role("button", name="Generate").click()
     page.get_by_text("perplexity").nth(1).wait_for()
 
     # What did we find?
-    page.get_by_role("button", name="Save as session").click()
-    page.get_by_label("Name").fill(NAME)
-    page.get_by_role("button", name="Save as new").click()
-    page.get_by_text("Saved as").wait_for()
-    page.goto(f"{dashboard}/sessions")
-    box = page.locator("[data-testid=stDataFrame] canvas").first.bounding_box()
-    assert box is not None
-    page.mouse.click(box["x"] + 15, box["y"] + 52)  # the first row's selection box
-    page.get_by_text("Share link").first.click()
-    link = page.get_by_text("?session=").first.inner_text()
-    match = re.search(r"\?session=[\w-]+", link)
-    assert match is not None
+    link = save_and_share(page, dashboard, NAME)
     page.context.close()
 
-    colleague = open_page(chromium, f"{dashboard}/{match[0]}", "dark")
+    colleague = open_page(chromium, link, "dark")
     expect(colleague.get_by_text(NAME, exact=True).first).to_be_visible(timeout=MINUTES)
     expect(colleague.get_by_text(PROMPT).first).to_be_visible()
     expect(colleague.get_by_role("button", name="Generate")).to_have_count(0)

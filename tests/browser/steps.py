@@ -1,0 +1,32 @@
+"""Steps that several walks take."""
+
+import re
+
+from playwright.sync_api import Page
+
+MINUTES = 60_000  # in milliseconds
+PROMPT = "The old bridge was closed for repairs."
+
+
+def write_prompt(page: Page) -> None:
+    """Fill the prompt of the Compare page."""
+    prompt = page.get_by_label("Prompt, without the instruction")
+    prompt.fill(PROMPT)
+    prompt.press("Control+Enter")
+
+
+def save_and_share(page: Page, dashboard: str, name: str) -> str:
+    """Save what the Compare page shows as a session; the link under which it is shared."""
+    page.get_by_role("button", name="Save as session").click()
+    page.locator(".st-key-save_name input").fill(name)
+    page.get_by_role("button", name="Save as new").click()
+    page.get_by_text("Saved as").wait_for()
+    page.goto(f"{dashboard}/sessions")
+    box = page.locator("[data-testid=stDataFrame] canvas").first.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + 15, box["y"] + 52)  # the first row's selection box
+    page.get_by_text("Share link").first.click()
+    link = page.get_by_text("?session=").first.inner_text()
+    match = re.search(r"\?session=[\w-]+", link)
+    assert match is not None
+    return f"{dashboard}/{match[0]}"
