@@ -44,7 +44,8 @@ def scope_words(arm: Arm) -> str:
         count = "token" if arm.first == 1 else f"{arm.first} tokens"
         words = [f"the first {count} of the answer"]
     if arm.decay:
-        words.append(f"strength at token t over (1 + {arm.decay:g} × t) ^ {arm.decay_power:g}")
+        power = "" if arm.decay_power == 1 else f" ^ {arm.decay_power:g}"
+        words.append(f"strength at token t over (1 + {arm.decay:g} × t){power}")
     if arm.keep_norm:
         words.append("norm kept")
     return ", ".join(words)

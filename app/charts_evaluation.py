@@ -49,6 +49,8 @@ _DODGE = 0.012
 _DODGED_SHARE = 0.4
 # Axes of this width put the same strength at the same place in every panel.
 _AXIS_EXTENT = 48
+# In characters; the names of arms are shorter.
+_LONGEST_IN_TWO_COLUMNS = 24
 _HEAT = ("#dcebf7", "#08416e")
 
 
@@ -324,15 +326,16 @@ def _click() -> alt.Parameter:
 def _arm_colour(rows: Sequence[dict[str, Any]], *, legend: bool) -> alt.Color:
     used = {row["arm"] for row in rows}
     arms = [arm for arm in EVALUATION_ARMS if ARM_NAMES[arm] in used]
-    scale = alt.Scale(
-        domain=[ARM_NAMES[arm] for arm in arms], range=[ARM_COLOURS[arm] for arm in arms]
-    )
-    shown = _legend(symbolOpacity=1) if legend else None
+    names = [ARM_NAMES[arm] for arm in arms]
+    scale = alt.Scale(domain=names, range=[ARM_COLOURS[arm] for arm in arms])
+    shown = _legend(names, symbolOpacity=1) if legend else None
     return alt.Color("arm:N", scale=scale, legend=shown)
 
 
-def _legend(**more: Any) -> alt.Legend:
-    return alt.Legend(orient="top", title=None, columns=2, labelLimit=0, **more)
+def _legend(labels: Sequence[str], **more: Any) -> alt.Legend:
+    # Two columns of long labels would be cut at the edge.
+    columns = 2 if all(len(label) <= _LONGEST_IN_TWO_COLUMNS for label in labels) else 1
+    return alt.Legend(orient="top", title=None, columns=columns, labelLimit=0, **more)
 
 
 def _shape(rows: Sequence[dict[str, Any]], *, legend: bool) -> alt.Shape:
@@ -344,7 +347,7 @@ def _shape(rows: Sequence[dict[str, Any]], *, legend: bool) -> alt.Shape:
     return alt.Shape(
         "shape:N",
         scale=alt.Scale(domain=shapes, range=_cycle(len(shapes))),
-        legend=_legend(values=variants, **grey) if legend and variants else None,
+        legend=_legend(variants, values=variants, **grey) if legend and variants else None,
     )
 
 

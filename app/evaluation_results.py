@@ -127,6 +127,7 @@ def _draw_best(evaluation: Evaluation) -> None:
         key=f"evaluation_best_{evaluation.id}",
         hide_index=True,
         column_config=_COLUMNS,
+        placeholder="–",
         alt="Best setting of each arm, with its figures on the reporting half",
     )
     st.caption(
@@ -238,6 +239,7 @@ def _draw_table(evaluation: Evaluation) -> None:
         on_select="rerun",
         selection_mode="single-row",
         column_config=_COLUMNS,
+        placeholder="–",
         alt="Figures of every cell on all test contents",
     )
     n = len(evaluation.request.test_contents)

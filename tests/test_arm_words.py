@@ -51,4 +51,7 @@ def test_a_schedule_is_told_with_its_numbers() -> None:
     assert scope_words(arm) == (
         "the first token of the answer, strength at token t over (1 + 0.25 × t) ^ 2, norm kept"
     )
+    assert scope_words(Arm("a", scope="generated", decay=0.2)) == (
+        "the answer only, strength at token t over (1 + 0.2 × t)"
+    )
     assert scope_words(Arm("a", scope="first", first=4)) == "the first 4 tokens of the answer"

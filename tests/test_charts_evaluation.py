@@ -165,6 +165,18 @@ def test_shapes_tell_lines_apart_where_colours_do_not() -> None:
     lines = {(row["arm"], row["variant"]): row["shape"] for row in rows_of(spec, points)}
     assert len(lines) == len(set(lines.values())) == len(set(kinds.values())) == 3
     assert shape["legend"]["values"] == ["5 latents", "15 latents"]
+    assert shape["legend"]["columns"] == 2
+
+
+def test_long_names_of_lines_stand_below_each_other() -> None:
+    controls = tuple(
+        cell(CellSetting("random", arm, (1, 2), k, 0.0, 1.0), 0.1, 0.1)
+        for arm, k in (("saif", 5), ("denoised", 30))
+    )
+    spec = accuracy_chart(replace(EVALUATION, cells=controls), "strict").to_dict()
+    legend = spec["layer"][-1]["encoding"]["shape"]["legend"]
+    assert "for denoised mean difference · 30 latents" in legend["values"]
+    assert legend["columns"] == 1
 
 
 def test_points_of_one_strength_stand_apart_but_near_it() -> None:
