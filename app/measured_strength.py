@@ -1,17 +1,22 @@
-"""Which strength an evaluation found best for what the dial turns, in words and as a button."""
+"""Which strengths an evaluation found safe and best: painted on the dial, in words, as a button."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import altair as alt
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
+from app.charts_evaluation import ARM_COLOURS
 from app.schedule_fields import Schedule
 from app.state import Work, engine, store
-from app.steering_form import SteeringForm
+from app.steering_form import SteeringForm, dial_range
 from saif_core.evaluation_records import WORST_DISORDER, Cell, Evaluation
 
 # Older evaluations than these are not looked through.
 _NEWEST = 10
+# So that a strength stands below its place on the dial, in pixels.
+DIAL_PADDING = {"left": 6, "right": 6, "top": 0, "bottom": 0}
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,8 @@ class MeasuredStrength:
         k: latents that were steered with.
         strength: best on one half of the contents; None if disorder was too common at the least.
         n, strict, disorder: at this strength on the other half.
-        safe_up_to: up to here at most ``WORST_DISORDER`` of all texts fell into disorder.
+        safe_from, safe_up_to: the least strength measured, and the strongest up to which at most
+            ``WORST_DISORDER`` of all texts fell into disorder.
     """
 
     k: int
@@ -30,6 +36,7 @@ class MeasuredStrength:
     n: int = 0
     strict: float = 0.0
     disorder: float = 0.0
+    safe_from: float = 0.0
     safe_up_to: float = 0.0
 
 
@@ -60,7 +67,13 @@ def best_strength(cells: Iterable[Cell], *, layer: int, n_latents: int) -> Measu
     best = max(safe, key=lambda cell: cell.choosing.strict)
     rates = best.reporting
     return MeasuredStrength(
-        k, _strength(best), rates.n, rates.strict, rates.disorder, _strength(safe[-1])
+        k,
+        _strength(best),
+        rates.n,
+        rates.strict,
+        rates.disorder,
+        _strength(safe[0]),
+        _strength(safe[-1]),
     )
 
 
@@ -75,13 +88,45 @@ def measured_sentence(measured: MeasuredStrength) -> str:
     return (
         f"Measured with {of}, n = {measured.n}: strict {measured.strict:.0%} at "
         f"{measured.strength:g}, {measured.disorder:.0%} disorder; at most {WORST_DISORDER:.0%} "
-        f"disorder up to {measured.safe_up_to:g}."
+        f"disorder up to {measured.safe_up_to:g} (the band)."
     )
 
 
-def draw_measured(work: Work, form: SteeringForm) -> None:
-    """Draw what was measured for the instruction in hand, or where to measure it."""
+def band_chart(measured: MeasuredStrength, least: float, most: float) -> alt.LayerChart:
+    """The safe strengths as a band, the best one as a mark, for below a dial of this range."""
+    assert measured.strength is not None
+    row = {"from": measured.safe_from, "to": measured.safe_up_to, "best": measured.strength}
+    base = alt.Chart(alt.InlineData(values=[row])).encode(
+        tooltip=[
+            alt.Tooltip("from:Q", title="safe from"),
+            alt.Tooltip("to:Q", title="safe up to"),
+            alt.Tooltip("best:Q", title="best"),
+        ]
+    )
+    scale, colour = alt.Scale(domain=[least, most], nice=False, zero=False), ARM_COLOURS["saif"]
+    # The stroke shows a band of one strength too.
+    band = base.mark_bar(
+        height=6, color=colour, opacity=0.5, stroke=colour, cornerRadius=3, clip=True
+    ).encode(x=alt.X("from:Q", scale=scale, axis=None), x2="to:Q")
+    best = base.mark_tick(height=14, thickness=3, color=colour, clip=True).encode(
+        x=alt.X("best:Q", scale=scale, axis=None)
+    )
+    return alt.LayerChart(layer=[band, best]).properties(height=14, padding=DIAL_PADDING)
+
+
+def draw_measured(work: Work, form: SteeringForm, dial: DeltaGenerator) -> None:
+    """Draw what was measured for the instruction in hand, or where to measure it.
+
+    Args:
+        dial: the place below the dial, where the band goes.
+    """
     measured = _find(work, form)
+    if measured is not None and measured.strength is not None:
+        dial.altair_chart(
+            band_chart(measured, *dial_range(work)),
+            key="compare_band",
+            alt=f"Safe strengths: {measured.safe_from:g} to {measured.safe_up_to:g}",
+        )
     with st.container(horizontal=True, vertical_alignment="center", key="compare_measured"):
         if measured is None:
             st.caption("This strength is not measured yet.", width="content")

@@ -251,16 +251,20 @@ def draw_basket(work: Work) -> bool:
     return edited_now
 
 
+def dial_range(work: Work) -> tuple[float, float]:
+    """Ends of the dial; a strength beyond its usual range, from a link or session, widens it."""
+    return min(0.0, work.strength), max(MAX_DIAL, work.strength)
+
+
 def draw_strength(work: Work) -> None:
-    """Draw the one dial; a strength beyond its usual range, from a link or session, widens it."""
+    """Draw the one dial."""
     state = st.session_state
     if state.get("compare_strength_seen") != work.strength:
         state["compare_strength"] = work.strength
     work.strength = float(
         st.slider(
             "Strength: 1 is as strong as on instructed prompts",
-            min(0.0, work.strength),
-            max(MAX_DIAL, work.strength),
+            *dial_range(work),
             None if "compare_strength" in state else work.strength,
             DIAL_STEP,
             key="compare_strength",

@@ -1,4 +1,4 @@
-from app.measured_strength import best_strength, measured_sentence
+from app.measured_strength import band_chart, best_strength, measured_sentence
 from saif_core.evaluation_records import Cell, CellSetting, Rates
 
 
@@ -41,8 +41,21 @@ def test_the_best_strength_is_chosen_on_one_half_and_told_on_the_other() -> None
     assert (measured.strength, measured.strict, measured.n) == (0.8, 0.46, 50)
     assert measured_sentence(measured) == (
         "Measured with the best 15 latents, n = 50: strict 46% at 0.8, 2% disorder; at most 20% "
-        "disorder up to 1.2."
+        "disorder up to 1.2 (the band)."
     )
+
+
+def test_the_band_goes_from_the_least_to_the_last_safe_strength_on_the_dials_scale() -> None:
+    cells = [cell(0.4, 0.2, 0.0), cell(0.8, 0.5, 0.02), cell(1.2, 0.4, 0.2), cell(2.0, 0.9, 0.6)]
+    measured = best_strength(cells, layer=29, n_latents=15)
+    assert measured is not None
+    spec = band_chart(measured, -1.0, 3.0).to_dict()
+    (rows,) = spec["datasets"].values()
+    assert rows == [{"from": 0.4, "to": 1.2, "best": 0.8}]
+    band, best = (layer["encoding"] for layer in spec["layer"])
+    assert (band["x"]["field"], band["x2"]["field"], best["x"]["field"]) == ("from", "to", "best")
+    for x in (band["x"], best["x"]):
+        assert x["scale"] == {"domain": [-1.0, 3.0], "nice": False, "zero": False}
 
 
 def test_beyond_the_first_disorder_nothing_is_safe_however_good() -> None:

@@ -76,15 +76,16 @@ def draw_page() -> None:
     draw_prompts(form)
     edited = _draw_latents(in_hand)
     dial, size = st.columns([3, 2], vertical_alignment="center")
-    with dial:
+    with dial, st.container(gap=None):
         draw_strength(in_hand)
+        band_place = st.container()
     size_place = size.empty()
     # What stands above the settings tells of them, so it is drawn once they are known.
     measured_place, arms_place = st.container(), st.container()
     with st.expander("Method, scope and sampling", key="compare_settings"):
         draw_settings(form)
     with measured_place, shown():
-        draw_measured(in_hand, form)
+        draw_measured(in_hand, form, band_place)
     with arms_place:
         draw_arms(in_hand, form)
     request = form.request(in_hand)
