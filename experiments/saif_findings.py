@@ -86,14 +86,14 @@ def prompting_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
         )
 
 
-def opening_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
-    """The first tokens are steered strongly, and the model goes on more and more by itself.
+def english_request(name: str) -> EvaluationRequest:
+    """Ranked on English wordings alone, and two layers at once beside each alone.
 
-    Ranked on English wordings alone: answers to a French wording are French, and their latents
-    would be among those of every instruction.
+    Answers to a French wording are French, so their latents would be among those of every
+    instruction.
     """
     english = [w.text for w in shipped_instructions()[name].wordings if w.language == "en"]
-    base = request_for(
+    return request_for(
         name,
         (14, 22),
         arms=("unsteered", "saif", "denoised", "random"),
@@ -102,6 +102,12 @@ def opening_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
         together=True,
         rank_wordings=tuple(english[::2]),
     )
+
+
+def schedule_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
+    """Steered throughout, at the opening, or less and less, so that the model goes on by itself."""
+    base = english_request(name)
+    yield "constant", base
     yield "opening", replace(base, scope="first", first=6)
     if name in FADING:
         yield "fading", replace(base, decay=0.2)
@@ -115,6 +121,9 @@ def search_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
     yield "correlation", replace(base, selector="correlation")
     yield "output-score", replace(base, least_output_score=0.01)
     yield "keep-norm", replace(base, keep_norm=True)
+    # The main stage and the schedules differ in their wordings too: fading with those of the main.
+    mixed = request_for(name).rank_wordings
+    yield "fading-mixed", replace(english_request(name), decay=0.2, rank_wordings=mixed)
     yield (
         "together",
         request_for(
@@ -163,7 +172,7 @@ def curve_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
 STAGES = {
     "main": main_stages,
     "prompting": prompting_stages,
-    "opening": opening_stages,
+    "schedules": schedule_stages,
     "search": search_stages,
     "curves": curve_stages,
 }

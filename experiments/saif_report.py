@@ -10,12 +10,19 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
+from saif_core.evaluation_records import SAE_ARMS, WORST_DISORDER, EvaluationText, Rates
+from saif_core.rates import merit, paired_p
+from saif_core.records import from_json
 
 TEMPLATE = Path(__file__).with_name("saif_template.md")
 # Stages among whose settings the headline chooses, and how a setting of each is told.
-CANDIDATES = {"main": "", "opening": ", first 6 tokens", "fading": ", fading"}
-LEAST_OF_PROMPTING, WORST_DISORDER, SIGNIFICANT = 0.6, 0.2, 0.01
+CANDIDATES = {
+    "main": "",
+    "constant": ", English wordings",
+    "opening": ", first 6 tokens",
+    "fading": ", fading",
+}
+LEAST_OF_PROMPTING, SIGNIFICANT = 0.6, 0.01
 
 Data = dict[str, Any]
 
@@ -64,28 +71,26 @@ class Findings:
             if data is not None:
                 best = self.best(instruction, title, data["evaluation"]["best_sae_arm"])
                 found += [best] if best is not None else []
-        return max(found, key=_merit) if found else None
+        return max(found, key=_merit, default=None)
 
-    def loose_p(self, instruction: str, best: Data, other: Data) -> float | None:
-        """McNemar's exact test of loose grades on the reporting half, against another setting."""
-        data = self.read(instruction, best["title"])
+    def p_against(
+        self, instruction: str, title: str, cell: int, other: Data, grades: Sequence[str]
+    ) -> float | None:
+        """McNemar's exact test on the reporting half, of a cell against another setting."""
+        data = self.read(instruction, title)
         assert data is not None
-        cell = best["cell"]
-        cells = data["evaluation"]["cells"]
         matching = [
             number
-            for number, one in enumerate(cells)
+            for number, one in enumerate(data["evaluation"]["cells"])
             if all(one["setting"][name] == value for name, value in other.items())
         ]
         if not matching:
             return None
-        sides = [
-            [t["grade"] in ("strict", "loose") for t in data["texts"] if t["cell"] == number][1::2]
+        ours, theirs = (
+            [from_json(EvaluationText, t) for t in data["texts"] if t["cell"] == number][1::2]
             for number in (cell, matching[0])
-        ]
-        n_only = sum(one and not two for one, two in zip(*sides, strict=True))
-        n_differ = sum(one != two for one, two in zip(*sides, strict=True))
-        return float(stats.binomtest(n_only, n_differ).pvalue) if n_differ else 1.0
+        )
+        return paired_p(ours, theirs, grades=grades)
 
     def prompting(self, instruction: str) -> tuple[float, float]:
         """Strict accuracy of prompting: mean over the wordings, and that of the best one."""
@@ -171,7 +176,8 @@ def loosely(findings: Findings, instructions: Sequence[str]) -> str:
         if best is None:
             continue
         tests = [
-            findings.loose_p(name, best, other) for other in ({"arm": "unsteered"}, _control(best))
+            findings.p_against(name, best["title"], best["cell"], other, ("strict", "loose"))
+            for other in ({"arm": "unsteered"}, _control(best))
         ]
         beats = all(p is not None and p < SIGNIFICANT for p in tests)
         n_beats += beats
@@ -188,6 +194,55 @@ def loosely(findings: Findings, instructions: Sequence[str]) -> str:
         )
     head = ["instruction", "arm", "loose", "prompted", "p: unsteered / random", "beats controls"]
     return _table(head, rows) + f"\n\nBeats both at p < .01: **{n_beats} of {len(rows)}**."
+
+
+def limits(findings: Findings, instructions: Sequence[str]) -> str:
+    """What comes of asking for other shares of disorder on the choosing half."""
+    rows = []
+    for limit in (0.1, 0.15, WORST_DISORDER, 0.25):
+        chosen = {name: found for name in instructions if (found := _within(findings, name, limit))}
+        rates = [found[2]["reporting"] for found in chosen.values()]
+        n_reaches = 0
+        for name, (title, cell, found) in chosen.items():
+            p = findings.p_against(name, title, cell, {"arm": "unsteered"}, ("strict",))
+            n_reaches += (
+                found["reporting"]["strict"] >= LEAST_OF_PROMPTING * findings.prompting(name)[1]
+                and found["reporting"]["disorder"] <= WORST_DISORDER
+                and p is not None
+                and p < SIGNIFICANT
+            )
+        rows.append(
+            [
+                f"{limit:.2f}",
+                f"{statistics.mean(one['strict'] for one in rates):.2f}",
+                f"{statistics.mean(one['disorder'] for one in rates):.2f}",
+                f"{sum(one['disorder'] <= WORST_DISORDER for one in rates)} of {len(rates)}",
+                f"{n_reaches} of {len(rates)}",
+            ]
+        )
+    head = [
+        "most disorder, choosing half",
+        "mean strict",
+        "mean disorder",
+        "at most 20% disorder",
+        "60% of prompting",
+    ]
+    return _table(head, rows)
+
+
+def _within(findings: Findings, name: str, limit: float) -> tuple[str, int, Data] | None:
+    """The setting chosen for that limit of disorder: its stage, its number and its cell."""
+    found = [
+        (title, number, cell)
+        for title in CANDIDATES
+        for number, cell in enumerate(findings.cells(name, title))
+        if cell["setting"]["arm"] in SAE_ARMS
+    ]
+    return max(
+        found,
+        key=lambda one: merit(from_json(Rates, one[2]["choosing"]), worst_disorder=limit),
+        default=None,
+    )
 
 
 def arms(findings: Findings, instructions: Sequence[str]) -> str:
@@ -341,8 +396,10 @@ def examples(findings: Findings, instructions: Sequence[str]) -> str:
 
 
 VARIANTS = {
-    "opening": "only the first 6 tokens steered; layers 14 and 22 apart and together",
-    "fading": "strength over 1 + .2 t at token t; layers 14 and 22 apart and together",
+    "constant": "English wordings; layers 14 and 22 apart and together",
+    "opening": "the same, only the first 6 tokens steered",
+    "fading": "the same, strength over 1 + .2 t at token t",
+    "fading-mixed": "the same, fading, all wordings",
     "before": "instruction before the content",
     "last-token": "read at the last prompt token",
     "english-wordings": "ranked on English wordings only",
@@ -361,6 +418,7 @@ VARIANTS = {
 TABLES: dict[str, Callable[[Findings, Sequence[str]], str]] = {
     "headline": headline,
     "loosely": loosely,
+    "limits": limits,
     "arms": arms,
     "published": published,
     "layers": layers,
@@ -376,10 +434,7 @@ TABLES: dict[str, Callable[[Findings, Sequence[str]], str]] = {
 
 
 def _merit(best: Data) -> tuple[bool, float, float, float]:
-    """As evaluations choose: readable enough first, then strict, loose, the more readable."""
-    rates = best["chosen"]["choosing"]
-    readable = rates["disorder"] <= WORST_DISORDER
-    return (readable, rates["strict"], rates["loose"], -rates["disorder"])
+    return merit(from_json(Rates, best["chosen"]["choosing"]))
 
 
 def _control(best: Data) -> Data:

@@ -44,9 +44,11 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     return (float(found.low), float(found.high))
 
 
-def merit(rates: Rates) -> tuple[bool, float, float, float]:
+def merit(
+    rates: Rates, *, worst_disorder: float = WORST_DISORDER
+) -> tuple[bool, float, float, float]:
     """What settings are chosen by: readable first, then strict, then loose, then disorder."""
-    return (rates.disorder <= WORST_DISORDER, rates.strict, rates.loose, -rates.disorder)
+    return (rates.disorder <= worst_disorder, rates.strict, rates.loose, -rates.disorder)
 
 
 def paired_p(
