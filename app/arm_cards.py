@@ -47,7 +47,8 @@ def draw_arms(work: Work, form: SteeringForm) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader("Arms", anchor=False, width="stretch")
         full = len(form.arms) + 2 >= MAX_ARMS
-        choice = st.menu_button(
+        # A callback, as what a page does with a click late in its run is lost when another follows.
+        st.menu_button(
             "Arm",
             ARM_CHOICES,
             format_func=_CHOICES.__getitem__,
@@ -57,9 +58,11 @@ def draw_arms(work: Work, form: SteeringForm) -> None:
             help=f"At most {MAX_ARMS} arms stand beside each other; remove one to add another."
             if full
             else "One more way to answer the same prompts.",
+            on_click=_add,
+            args=(work, form),
         )
-    if choice:
-        _add(choice, work, form)
+    if needs := st.session_state.pop("compare_arm_needs", ""):
+        st.warning(needs, icon=":material/info:")
     st.caption(
         "The prompts are answered **unsteered** and **steered** (the latents above at the dial's "
         "strength)" + (", and by these arms:" if form.arms else "; add arms to compare with.")
@@ -73,17 +76,17 @@ def draw_arms(work: Work, form: SteeringForm) -> None:
                 _draw_card(lab, work, form, steered)
 
 
-def _add(choice: ArmChoice, work: Work, form: SteeringForm) -> None:
-    needs = _missing(choice, work)
-    if needs:
-        st.warning(needs, icon=":material/info:")
+def _add(work: Work, form: SteeringForm) -> None:
+    choice: ArmChoice = st.session_state["compare_add_arm"]
+    if needs := _missing(choice, work):
+        st.session_state["compare_arm_needs"] = needs
         return
-    layer = next((info.layer for info in engine().saes() if info.id == work.sae_id), 0)
-    lab = new_arm(choice, work, form.schedule, form.arm_names(), layer=layer)
-    if choice == "mean-difference" and work.ranking_request is not None:
-        lab.job_id = engine().mean_difference(work.ranking_request, [layer]).id
-    form.arms.append(lab)
-    st.rerun()
+    with shown():
+        layer = next((info.layer for info in engine().saes() if info.id == work.sae_id), 0)
+        lab = new_arm(choice, work, form.schedule, form.arm_names(), layer=layer)
+        if choice == "mean-difference" and work.ranking_request is not None:
+            lab.job_id = engine().mean_difference(work.ranking_request, [layer]).id
+        form.arms.append(lab)
 
 
 def _missing(choice: ArmChoice, work: Work) -> str:

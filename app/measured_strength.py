@@ -132,14 +132,15 @@ def draw_measured(work: Work, form: SteeringForm, dial: DeltaGenerator) -> None:
             st.caption("This strength is not measured yet.", width="content")
         else:
             st.caption(measured_sentence(measured), width="content")
-            if measured.strength is not None and st.button(
-                f"Use {measured.strength:g}",
-                key="compare_use_measured",
-                icon=":material/tune:",
-                disabled=measured.strength == work.strength,
-            ):
-                work.strength = measured.strength
-                st.rerun()
+            if measured.strength is not None:
+                st.button(
+                    f"Use {measured.strength:g}",
+                    key="compare_use_measured",
+                    icon=":material/tune:",
+                    disabled=measured.strength == work.strength,
+                    on_click=setattr,
+                    args=(work, "strength", measured.strength),
+                )
         label = "Measure it" if measured is None else "The whole curve"
         st.page_link("views/evaluate.py", label=label, icon=":material/query_stats:")
 

@@ -291,6 +291,18 @@ def set_in(at: AppTest, kind: str, lab: LabArm, field: str, value: object) -> No
     settle(getattr(at, kind)(key=f"arm_{lab.uid}_{field}").set_value(value).run())
 
 
+def test_an_arm_that_needs_something_says_what_and_is_not_added(steering_work: Work) -> None:
+    steering_work.clear()
+    at = open_compare(steering_work)
+    settle(at.menu_button(key="compare_add_arm").set_value("one-latent").run())
+    assert [item.value for item in at.warning] == [
+        "For the arm “one latent”, put a latent in the basket first."
+    ]
+    assert not form_of(at).arms
+    settle(at.run())
+    assert not at.warning
+
+
 def test_every_arm_writes_a_text_of_its_own(steering_work: Work) -> None:
     at = open_compare(steering_work)
     prompted = add_arm(at, "prompted")

@@ -1,5 +1,6 @@
 """Page 4: the same prompts answered unsteered, steered and by other arms, side by side."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,7 @@ from saif_core.records import (
     GenerationResult,
     Instruction,
     JobRecord,
+    LatentScore,
     SteeringSession,
     from_json,
 )
@@ -168,14 +170,21 @@ def _draw_latents(in_hand: Work) -> bool:
     with st.container(horizontal=True, vertical_alignment="center"):
         ranking = in_hand.ranking
         best = [score for score in ranking.latents[: ranking.top] if score.mean] if ranking else []
-        if best and st.button(
-            f"Take the top {len(best)}", key="compare_take_top", icon=":material/playlist_add:"
-        ):
-            for score in best:
-                in_hand.add_latent(score.index, score.mean)
-            st.rerun()
+        if best:
+            st.button(
+                f"Take the top {len(best)}",
+                key="compare_take_top",
+                icon=":material/playlist_add:",
+                on_click=_take_top,
+                args=(in_hand, best),
+            )
         st.page_link("views/latents.py", label="Choose latents", icon=":material/scatter_plot:")
     return False
+
+
+def _take_top(in_hand: Work, best: Sequence[LatentScore]) -> None:
+    for score in best:
+        in_hand.add_latent(score.index, score.mean)
 
 
 def _draw_misfit(reason: str) -> None:

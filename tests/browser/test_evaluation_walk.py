@@ -46,6 +46,7 @@ def test_from_a_measurement_to_a_shared_text(chromium: Browser, dashboard: str) 
     write_prompt(page)
     page.get_by_role("button", name="Arm", exact=True).click()
     page.get_by_text("Control: random latents of equal norm").click()
+    # Not waited for: a click is not lost when the next one interrupts what it began.
     page.get_by_role("button", name="Generate").click()
     page.get_by_text("perplexity").nth(2).wait_for()
 
