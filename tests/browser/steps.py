@@ -1,11 +1,26 @@
 """Steps that several walks take."""
 
 import re
+from typing import Literal
 
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page, expect
 
-MINUTES = 60_000  # in milliseconds
+# In milliseconds; a busy machine computes and draws slowly.
+PATIENCE = 300_000
 PROMPT = "The old bridge was closed for repairs."
+
+expect.set_options(timeout=PATIENCE)
+
+
+def open_page(
+    chromium: Browser, url: str, *, height: int = 900, theme: Literal["light", "dark"] = "light"
+) -> Page:
+    """A window of its own, at an address."""
+    context = chromium.new_context(viewport={"width": 1280, "height": height}, color_scheme=theme)
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    page.goto(url)
+    return page
 
 
 def write_prompt(page: Page) -> None:

@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.steps import MINUTES, save_and_share, write_prompt
+from tests.browser.steps import open_page, save_and_share, write_prompt
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -17,9 +17,7 @@ def fill(page: Page, label: str, value: str) -> None:
 
 
 def test_from_a_measurement_to_a_shared_text(chromium: Browser, dashboard: str) -> None:
-    page = chromium.new_context(viewport={"width": 1280, "height": 3000}).new_page()
-    page.set_default_timeout(2 * MINUTES)
-    page.goto(f"{dashboard}/evaluate")
+    page = open_page(chromium, f"{dashboard}/evaluate", height=3000)
 
     # A small evaluation, followed through a reload.
     fill(page, "Strengths", "1.5")
@@ -53,5 +51,5 @@ def test_from_a_measurement_to_a_shared_text(chromium: Browser, dashboard: str) 
     # A link that a colleague opens: all three arms are there.
     page.goto(save_and_share(page, dashboard, "Measured"))
     for arm in ("unsteered", "steered", "random latents"):
-        expect(page.get_by_text(arm).first).to_be_visible(timeout=MINUTES)
+        expect(page.get_by_text(arm).first).to_be_visible()
     page.context.close()

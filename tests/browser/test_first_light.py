@@ -1,29 +1,18 @@
 """The whole path as a person walks it: rank, read, steer, save, share."""
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, expect
 
-from tests.browser.steps import MINUTES, PROMPT, save_and_share, write_prompt
+from tests.browser.steps import PROMPT, open_page, save_and_share, write_prompt
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 NAME = "First <b>light</b>"
 
 
-def open_page(chromium: Browser, url: str, color_scheme: str) -> Page:
-    context = chromium.new_context(
-        viewport={"width": 1280, "height": 900},
-        color_scheme=color_scheme,  # type: ignore[arg-type]
-    )
-    page = context.new_page()
-    page.goto(url)
-    return page
-
-
 def test_from_an_instruction_to_a_link_that_a_colleague_opens(
     chromium: Browser, dashboard: str
 ) -> None:
-    page = open_page(chromium, dashboard, "light")
-    page.set_default_timeout(3 * MINUTES)
+    page = open_page(chromium, dashboard)
 
     # Which instruction? The ranking goes on while the page is loaded anew.
     page.get_by_text("As the model sees it").wait_for()
@@ -47,8 +36,8 @@ def test_from_an_instruction_to_a_link_that_a_colleague_opens(
     link = save_and_share(page, dashboard, NAME)
     page.context.close()
 
-    colleague = open_page(chromium, link, "dark")
-    expect(colleague.get_by_text(NAME, exact=True).first).to_be_visible(timeout=MINUTES)
+    colleague = open_page(chromium, link, theme="dark")
+    expect(colleague.get_by_text(NAME, exact=True).first).to_be_visible()
     expect(colleague.get_by_text(PROMPT).first).to_be_visible()
     expect(colleague.get_by_role("button", name="Generate")).to_have_count(0)
     colleague.context.close()

@@ -5,8 +5,9 @@ import re
 import pytest
 from playwright.sync_api import Browser, Error, Locator, Page, expect
 
+from tests.browser.steps import open_page
+
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-MINUTES = 60_000  # in milliseconds
 SAE = "smollm2-135m-instruct/layer29"
 # It promotes "by" after a participle; one of layer 22 does the same.
 LATENT, BELOW = 302, 4435
@@ -34,9 +35,7 @@ def click_node(page: Page, name: str, goal: Locator) -> None:
 
 
 def test_search_latent_neighbour_flow_and_compare(chromium: Browser, dashboard: str) -> None:
-    page = chromium.new_context(viewport={"width": 1280, "height": 2400}).new_page()
-    page.set_default_timeout(MINUTES)
-    page.goto(f"{dashboard}/search?sae={SAE}")
+    page = open_page(chromium, f"{dashboard}/search?sae={SAE}", height=2400)
 
     # A search can be shared: it stands in the address.
     page.get_by_role("textbox", name="Words in labels, tokens and examples").fill("by inspired")
@@ -72,9 +71,7 @@ def test_search_latent_neighbour_flow_and_compare(chromium: Browser, dashboard: 
 
 
 def test_markup_in_a_note_stays_text(chromium: Browser, dashboard: str) -> None:
-    page = chromium.new_context(viewport={"width": 1280, "height": 2400}).new_page()
-    page.set_default_timeout(MINUTES)
-    page.goto(f"{dashboard}/latent?sae={SAE}&latent=208")
+    page = open_page(chromium, f"{dashboard}/latent?sae={SAE}&latent=208", height=2400)
     hostile = "<img src=x onerror=\"document.title='owned'\"> **games**"
     field = page.get_by_role("textbox", name="Text", exact=True).last
     field.fill(hostile)
