@@ -22,6 +22,7 @@ from saif_core.evaluation_records import (
 )
 
 CHANCE = 0.01
+SETTING_HEADERS = ("arm", "layer", "latents", "beta", "strength")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -222,7 +223,7 @@ def p_words(p: float) -> str:
 
 
 def setting_row(setting: CellSetting) -> list[str]:
-    """Arm, layers, number of latents, beta and strength, each as text."""
+    """What ``SETTING_HEADERS`` names, each as text."""
     return [
         arm_label(setting),
         ", ".join(map(str, setting.layers)),

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from app.charts_evaluation import ARM_COLOURS, arm_label, describe_setting
 from app.cli_output import printable
 from app.evaluation_files import (
+    SETTING_HEADERS,
     evaluation_data,
     evaluation_sentence,
     p_words,
@@ -33,11 +34,7 @@ SHOWN_TEXTS = 20
 _DASHES = ("none", "7 3", "2 3", "9 3 2 3")
 _CELL_HEADERS = (
     "number",
-    "arm",
-    "layer",
-    "latents",
-    "beta",
-    "strength",
+    *SETTING_HEADERS,
     "n",
     "strict",
     "loose",
@@ -52,11 +49,7 @@ _CELL_HEADERS = (
     "against random",
 )
 _BEST_HEADERS = (
-    "arm",
-    "layer",
-    "latents",
-    "beta",
-    "strength",
+    *SETTING_HEADERS,
     "n",
     "strict",
     "loose",

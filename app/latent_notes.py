@@ -204,7 +204,7 @@ def _draw_description(description: LatentDescription) -> None:
 
 
 def draw_notes(sae_sha256: str, latent: int, notes: list[LatentNote]) -> None:
-    """Star, labels and notes with author and time, and a form for another."""
+    """Labels and notes with author and time, and a form for another."""
     st.subheader("Labels and notes", anchor=False)
     if st.session_state.pop(_CLEAR_FORM, False):
         st.session_state["latent_note_text"] = ""
@@ -214,7 +214,7 @@ def draw_notes(sae_sha256: str, latent: int, notes: list[LatentNote]) -> None:
         text = st.text_area("Text", key="latent_note_text", height=68)
         st.text_input("Your name", key="latent_note_author", persist_state="session", width=240)
         added = st.form_submit_button("Save", icon=":material/check:")
-    author = str(st.session_state.get("latent_note_author") or "").strip()
+    author = _author()
     if added:
         with shown():
             store().notes.add(sae_sha256, latent, kind or "note", text, author)
@@ -229,17 +229,26 @@ def draw_notes(sae_sha256: str, latent: int, notes: list[LatentNote]) -> None:
 
 def draw_star(sae_sha256: str, latent: int, notes: list[LatentNote]) -> None:
     """Star a latent under the name that the notes are signed with, or take the star back."""
-    author = str(st.session_state.get("latent_note_author") or "").strip()
+    author = _author()
     stars = [note for note in notes if note.kind == "star"]
     mine = any(star.author == author for star in stars)
-    if st.button(
+    st.button(
         f"{'Starred' if mine else 'Star'}{f' · {len(stars):,}' if stars else ''}",
         key="latent_star",
         icon=":material/star:",
         help="Takes your star back." if mine else "The list of latents can show starred ones only.",
-    ):
-        store().notes.add(sae_sha256, latent, "star", author=author)
-        st.rerun()
+        on_click=_star,
+        args=(sae_sha256, latent),
+    )
+
+
+def _star(sae_sha256: str, latent: int) -> None:
+    with shown():
+        store().notes.add(sae_sha256, latent, "star", author=_author())
+
+
+def _author() -> str:
+    return str(st.session_state.get("latent_note_author") or "").strip()
 
 
 def _draw_note(note: LatentNote, author: str) -> None:

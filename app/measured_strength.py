@@ -103,11 +103,10 @@ def band_chart(measured: MeasuredStrength, least: float, most: float) -> alt.Lay
             alt.Tooltip("best:Q", title="best"),
         ]
     )
-    scale, colour = alt.Scale(domain=[least, most], nice=False, zero=False), ARM_COLOURS["saif"]
-    # The stroke shows a band of one strength too.
-    band = base.mark_bar(
-        height=6, color=colour, opacity=0.5, stroke=colour, cornerRadius=3, clip=True
-    ).encode(x=alt.X("from:Q", scale=scale, axis=None), x2="to:Q")
+    scale, colour = alt.Scale(domain=[least, most], nice=False), ARM_COLOURS["saif"]
+    band = base.mark_bar(height=6, color=colour, opacity=0.5, cornerRadius=3, clip=True).encode(
+        x=alt.X("from:Q", scale=scale, axis=None), x2="to:Q"
+    )
     best = base.mark_tick(height=14, thickness=3, color=colour, clip=True).encode(
         x=alt.X("best:Q", scale=scale, axis=None)
     )

@@ -114,7 +114,7 @@ def schedule_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
 
 
 def search_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
-    """What might do better than SAIF's own recipe, all in the layer where that does well."""
+    """What might do better than SAIF's own recipe, in the layers where that does well."""
     if name not in CURVES:
         return
     base = request_for(name, (14,), arms=("unsteered", "saif", "random"), strengths=(1.0, 1.5, 2.0))

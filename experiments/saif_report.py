@@ -63,15 +63,26 @@ class Findings:
                 return {**found, "title": title, "chosen": evaluation["cells"][found["cell"]]}
         return None
 
+    def chosen(
+        self, instruction: str, worst_disorder: float = WORST_DISORDER
+    ) -> tuple[str, int, Data] | None:
+        """Stage, number and cell of the setting with an SAE that did best on the choosing half."""
+        found = [
+            (title, number, cell)
+            for title in CANDIDATES
+            for number, cell in enumerate(self.cells(instruction, title))
+            if cell["setting"]["arm"] in SAE_ARMS
+        ]
+
+        def by(one: tuple[str, int, Data]) -> tuple[bool, float, float, float]:
+            return merit(from_json(Rates, one[2]["choosing"]), worst_disorder=worst_disorder)
+
+        return max(found, key=by, default=None)
+
     def best_with_sae(self, instruction: str) -> Data | None:
-        """The chosen setting with an SAE, of all candidate stages, by the choosing half alone."""
-        found = []
-        for title in CANDIDATES:
-            data = self.read(instruction, title)
-            if data is not None:
-                best = self.best(instruction, title, data["evaluation"]["best_sae_arm"])
-                found += [best] if best is not None else []
-        return max(found, key=_merit, default=None)
+        """The setting chosen of all candidate stages, with its tests against the controls."""
+        found = self.chosen(instruction)
+        return found and self.best(instruction, found[0], found[2]["setting"]["arm"])
 
     def p_against(
         self, instruction: str, title: str, cell: int, other: Data, grades: Sequence[str]
@@ -200,7 +211,7 @@ def limits(findings: Findings, instructions: Sequence[str]) -> str:
     """What comes of asking for other shares of disorder on the choosing half."""
     rows = []
     for limit in (0.1, 0.15, WORST_DISORDER, 0.25):
-        chosen = {name: found for name in instructions if (found := _within(findings, name, limit))}
+        chosen = {name: found for name in instructions if (found := findings.chosen(name, limit))}
         rates = [found[2]["reporting"] for found in chosen.values()]
         n_reaches = 0
         for name, (title, cell, found) in chosen.items():
@@ -228,21 +239,6 @@ def limits(findings: Findings, instructions: Sequence[str]) -> str:
         "60% of prompting",
     ]
     return _table(head, rows)
-
-
-def _within(findings: Findings, name: str, limit: float) -> tuple[str, int, Data] | None:
-    """The setting chosen for that limit of disorder: its stage, its number and its cell."""
-    found = [
-        (title, number, cell)
-        for title in CANDIDATES
-        for number, cell in enumerate(findings.cells(name, title))
-        if cell["setting"]["arm"] in SAE_ARMS
-    ]
-    return max(
-        found,
-        key=lambda one: merit(from_json(Rates, one[2]["choosing"]), worst_disorder=limit),
-        default=None,
-    )
 
 
 def arms(findings: Findings, instructions: Sequence[str]) -> str:
@@ -431,10 +427,6 @@ TABLES: dict[str, Callable[[Findings, Sequence[str]], str]] = {
     "latents": latents,
     "examples": examples,
 }
-
-
-def _merit(best: Data) -> tuple[bool, float, float, float]:
-    return merit(from_json(Rates, best["chosen"]["choosing"]))
 
 
 def _control(best: Data) -> Data:

@@ -55,7 +55,7 @@ def test_the_band_goes_from_the_least_to_the_last_safe_strength_on_the_dials_sca
     band, best = (layer["encoding"] for layer in spec["layer"])
     assert (band["x"]["field"], band["x2"]["field"], best["x"]["field"]) == ("from", "to", "best")
     for x in (band["x"], best["x"]):
-        assert x["scale"] == {"domain": [-1.0, 3.0], "nice": False, "zero": False}
+        assert x["scale"] == {"domain": [-1.0, 3.0], "nice": False}
 
 
 def test_beyond_the_first_disorder_nothing_is_safe_however_good() -> None:

@@ -230,11 +230,13 @@ def _draw_pursuit(in_hand: Work, job_id: str, report: "VectorReport") -> None:
                 help="Where the sum is cut: the dashed line in the chart.",
             )
         )
-        steer = st.button(
+        st.button(
             f"Put the first {k} in the basket",
             key="vector_to_basket",
             icon=":material/add_shopping_cart:",
             help="Replaces the basket by these latents with these coefficients.",
+            on_click=_fill_basket,
+            args=(in_hand, report, f"vector_k_{job_id}"),
         )
         st.download_button(
             "Download the vector",
@@ -246,12 +248,6 @@ def _draw_pursuit(in_hand: Work, job_id: str, report: "VectorReport") -> None:
             icon=":material/download:",
             help="The whole vector, float32, in the residual stream's own scale.",
         )
-    if steer:
-        in_hand.clear()
-        for atom in report.first_atoms(k):
-            in_hand.add_latent(atom.index, atom.coefficient)
-        # The sidebar, drawn before, still lists the basket as it was.
-        st.rerun()
     sentence = explained_sentence(report, k)
     st.markdown(sentence)
     left, right = st.columns([4, 5], gap="large")
@@ -270,6 +266,12 @@ def _draw_pursuit(in_hand: Work, job_id: str, report: "VectorReport") -> None:
             },
             alt=f"The first {k} atoms",
         )
+
+
+def _fill_basket(in_hand: Work, report: "VectorReport", key: str) -> None:
+    in_hand.clear()
+    for atom in report.first_atoms(int(st.session_state[key])):
+        in_hand.add_latent(atom.index, atom.coefficient)
 
 
 def _draw_changes(job_id: str, report: "VectorReport") -> None:
