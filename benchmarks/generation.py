@@ -20,14 +20,14 @@ from transformers import AutoModelForCausalLM
 
 from app.settings import load_settings
 from saif_core.catalog import DEFAULT_MODEL, Catalog
-from saif_core.engine import Engine
-from saif_core.generation import Decoder, RowRequest, Steering, decode
-from saif_core.hook_points import edit_resid
-from saif_core.models import LoadedModel
-from saif_core.prompt_pairs import make_pairs, shipped_contents, shipped_instructions
-from saif_core.records import ChosenLatent, GenerationRequest, RankingRequest
-from saif_core.saes import LoadedSae
-from saif_core.steering_vector import build_steering_vector
+from saif_core.engine.engine import Engine
+from saif_core.inputs.prompt_pairs import make_pairs, shipped_contents, shipped_instructions
+from saif_core.models.hook_points import edit_resid
+from saif_core.models.loaded_model import LoadedModel
+from saif_core.records.texts import ChosenLatent, GenerationRequest, RankingRequest
+from saif_core.saes.loaded_sae import LoadedSae
+from saif_core.steering.target import build_steering_vector
+from saif_core.writing.decoder import Decoder, RowRequest, Steering, decode
 
 LAYER = 14
 LATENTS = tuple(ChosenLatent(index, 4.0) for index in range(15))

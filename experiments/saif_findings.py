@@ -12,15 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app.cli_requests import opened_store
+from app.cli.requests import opened_store
 from app.settings import load_settings
 from experiments.saif_report import write_report
 from saif_core.catalog import DEFAULT_MODEL, Catalog
-from saif_core.evaluation import evaluate
-from saif_core.evaluation_records import EvaluationRequest
-from saif_core.explain.logit_lens import promoted_tokens
-from saif_core.prompt_pairs import shipped_contents, shipped_instructions
-from saif_core.records import to_json
+from saif_core.evaluating.evaluation import evaluate
+from saif_core.inputs.prompt_pairs import shipped_contents, shipped_instructions
+from saif_core.records.evaluation import EvaluationRequest
+from saif_core.records.texts import to_json
+from saif_core.saes.logit_lens import promoted_tokens
 
 INSTRUCTIONS = (
     "translate-to-french",

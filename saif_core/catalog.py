@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saif_core.default_model import fetch_default_model
 from saif_core.errors import ModelError, SaeMismatchError, UnknownNameError
-from saif_core.hook_points import parse_hook_point
-from saif_core.models import FOUR_BIT, LoadedModel, load_model, load_tokenizer
-from saif_core.records import SaeCard, SaeInfo, from_json
-from saif_core.saes import (
+from saif_core.models.default_model import fetch_default_model
+from saif_core.models.hook_points import parse_hook_point
+from saif_core.models.loaded_model import FOUR_BIT, LoadedModel, load_model, load_tokenizer
+from saif_core.records.texts import SaeCard, SaeInfo, from_json
+from saif_core.saes.loaded_sae import (
     LoadedSae,
     load_release,
     load_sae_folder,

@@ -12,16 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saif_core.arms import ArmBuilder
-from saif_core.divergence import read_changes
 from saif_core.errors import PromptPairError, SteeringError
-from saif_core.explain.logit_lens import promoted_tokens
-from saif_core.generation import Row, RowRequest, decode
-from saif_core.latents import LatentActivations
-from saif_core.models import LoadedModel
-from saif_core.perplexity import read_perplexities
-from saif_core.reading import read_latents
-from saif_core.records import (
+from saif_core.judging.perplexity import read_perplexities
+from saif_core.models.loaded_model import LoadedModel
+from saif_core.reading.pairs import read_latents
+from saif_core.records.texts import (
     ActivationCache,
     ChosenLatent,
     Generation,
@@ -34,9 +29,14 @@ from saif_core.records import (
     TokenEvent,
 )
 from saif_core.registry import SELECTORS
-from saif_core.saes import LoadedSae
-from saif_core.steering_vector import choose_latents
+from saif_core.saes.latents import LatentActivations
+from saif_core.saes.loaded_sae import LoadedSae
+from saif_core.saes.logit_lens import promoted_tokens
+from saif_core.steering.arms import ArmBuilder
+from saif_core.steering.target import choose_latents
 from saif_core.versions import library_versions
+from saif_core.writing.decoder import Row, RowRequest, decode
+from saif_core.writing.divergence import read_changes
 
 N_LISTED = 1000
 N_WITH_TOKENS = 100

@@ -1,8 +1,8 @@
 """Methods by name: what can be chosen, with which parameters, read from the plug-in files.
 
-A plug-in is one file in ``latent_selectors``, ``steering_methods`` or ``evaluators``. It holds a
-function with the file's name; the function's keyword-only arguments are its parameters, and their
-help is in its docstring. Files whose name starts with an underscore are helpers, not plug-ins.
+A plug-in is one file in ``finding/selectors``, ``steering/methods`` or ``judging/evaluators``. It
+holds a function with the file's name; the function's keyword-only arguments are its parameters,
+and their help is in its docstring. Files whose name starts with an underscore are helpers.
 
 A plug-in package is imported when its registry is first asked for something, so importing this
 module costs nothing; ``load_plugins`` imports all of them at the start.
@@ -21,7 +21,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from saif_core.errors import EvaluatorError, SaifError, SteeringError, UnknownNameError
-from saif_core.records import Judgement
+from saif_core.records.texts import Judgement
 
 if TYPE_CHECKING:
     import numpy as np
@@ -330,8 +330,10 @@ def _read_docstring(text: str) -> tuple[str, dict[str, str]]:
     return summary, {name: " ".join(words) for names, words in entries for name in names}
 
 
-SELECTORS: "Registry[Selector]" = Registry("selector", "saif_core.latent_selectors", SteeringError)
+SELECTORS: "Registry[Selector]" = Registry("selector", "saif_core.finding.selectors", SteeringError)
 STEERING_METHODS: "Registry[SteeringMethod]" = Registry(
-    "steering method", "saif_core.steering_methods", SteeringError
+    "steering method", "saif_core.steering.methods", SteeringError
 )
-EVALUATORS: Registry[Evaluator] = Registry("evaluator", "saif_core.evaluators", EvaluatorError)
+EVALUATORS: Registry[Evaluator] = Registry(
+    "evaluator", "saif_core.judging.evaluators", EvaluatorError
+)

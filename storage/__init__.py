@@ -17,7 +17,7 @@ from storage.job_store import JobStore
 from storage.session_store import SessionStore
 
 if TYPE_CHECKING:  # they import numpy, which most who open a store do not need
-    from storage.latent_store import LatentStore
+    from storage.corpus_store import LatentStore
     from storage.note_store import NoteStore
     from storage.profile_store import ProfileStore
 
@@ -44,7 +44,7 @@ class Store:
     @cached_property
     def latents(self) -> "LatentStore":
         """Latent activations of corpora."""
-        from storage.latent_store import LatentStore
+        from storage.corpus_store import LatentStore
 
         return LatentStore(self._database)
 

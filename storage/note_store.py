@@ -10,11 +10,11 @@ from dataclasses import asdict, replace
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session as OrmSession
 
-from saif_core.corpus_records import LatentDescription, LatentNote, NoteKind
 from saif_core.errors import StorageError, UnknownNameError
-from saif_core.records import to_json
+from saif_core.records.corpus import LatentDescription, LatentNote, NoteKind
+from saif_core.records.texts import to_json
+from storage.corpus_store import id_of
 from storage.database import Database, clean_text
-from storage.latent_store import id_of
 from storage.tables import LatentDescriptionRow, LatentIndexRow, LatentNoteRow, LatentTextRow
 
 NAME_CHARACTERS = 200

@@ -15,17 +15,17 @@ import zstandard
 from sqlalchemy import select
 from sqlalchemy.orm import Session as OrmSession
 
-from saif_core.corpus_records import (
+from saif_core.errors import StorageError
+from saif_core.records.corpus import (
     LatentIndex,
     LatentProfile,
     ProfileText,
     pack_activations,
     unpack_profile,
 )
-from saif_core.errors import StorageError
-from saif_core.records import from_json, to_json
+from saif_core.records.texts import from_json, to_json
+from storage.corpus_store import COLUMNS, id_of, own_part, rows_of
 from storage.database import CHUNK, chunks, clean_text
-from storage.latent_store import COLUMNS, id_of, own_part, rows_of
 from storage.tables import CorpusContextRow, LatentIndexRow, LatentProfileRow, LatentTextRow
 
 FORMAT = "SAIF latents"

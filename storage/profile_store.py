@@ -21,7 +21,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session as OrmSession
 
-from saif_core.corpus_records import (
+from saif_core.errors import StorageError
+from saif_core.records.corpus import (
     FoundIn,
     LatentFilter,
     LatentPage,
@@ -32,9 +33,8 @@ from saif_core.corpus_records import (
     pack_profile,
     unpack_profile,
 )
-from saif_core.errors import StorageError
+from storage.corpus_store import OWN_BITS, find_index, id_of, own_part, rows_of
 from storage.database import Database, chunks, clean_text
-from storage.latent_store import OWN_BITS, find_index, id_of, own_part, rows_of
 from storage.note_store import SEARCH_CHARACTERS, folded_words, label_words
 from storage.profile_file import PackedIndex, packed_index
 from storage.tables import (

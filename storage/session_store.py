@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.orm import Session as OrmSession
 
 from saif_core.errors import StorageError, UnknownNameError
-from saif_core.records import (
+from saif_core.records.texts import (
     SESSION_SCHEMA_VERSION,
     SessionSummary,
     SteeringSession,

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.lab_arms import LabArm
-from app.state import Work, engine
-from app.steering_form import SteeringForm
-from saif_core.jobs import Job
+from app.dashboard.compare.lab_arms import LabArm
+from app.dashboard.compare.steering_form import SteeringForm
+from app.dashboard.work import Work, engine
+from saif_core.engine.job import Job
 from tests.pages import open_page, planted_work, settle, wait_for
 from tests.tiny import PLANTED_LATENT
 

@@ -10,8 +10,8 @@ import pytest
 from tests import tiny
 
 if TYPE_CHECKING:
-    from saif_core.models import LoadedModel
-    from saif_core.saes import LoadedSae
+    from saif_core.models.loaded_model import LoadedModel
+    from saif_core.saes.loaded_sae import LoadedSae
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def tiny_sae_dir(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path)
 @pytest.fixture(scope="session")
 def endless_model(tiny_model_dir: Path) -> "LoadedModel":
     """The tiny Llama, which never ends a text by itself."""
-    from saif_core.models import load_model
+    from saif_core.models.loaded_model import load_model
 
     loaded = load_model(tiny_model_dir, id=str(tiny_model_dir))
     loaded.hf_model.generation_config.eos_token_id = loaded.d_vocab - 1
@@ -49,7 +49,7 @@ def endless_model(tiny_model_dir: Path) -> "LoadedModel":
 @pytest.fixture(scope="session")
 def tiny_sae(tiny_sae_dir: Path, endless_model: "LoadedModel") -> "LoadedSae":
     """Its SAE, loaded."""
-    from saif_core.saes import load_sae_folder
+    from saif_core.saes.loaded_sae import load_sae_folder
 
     return load_sae_folder(tiny_sae_dir, id="tiny-sae", model=endless_model)
 

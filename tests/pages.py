@@ -11,14 +11,14 @@ from typing import Any
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from app.state import Work, engine
-from saif_core.corpus_index import IndexRequest
-from saif_core.corpus_records import LatentIndex
-from saif_core.jobs import Job
-from saif_core.records import RankingRequest
+from app.dashboard.work import Work, engine
+from saif_core.engine.job import Job
+from saif_core.explaining.corpus_index import IndexRequest
+from saif_core.records.corpus import LatentIndex
+from saif_core.records.texts import RankingRequest
 from tests import tiny
 
-MAIN = Path(__file__).parent.parent / "app" / "main.py"
+MAIN = Path(__file__).parent.parent / "app" / "dashboard" / "main.py"
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def one_process() -> Iterator[None]:
 
 
 def open_page(page: str, *, work: Work | None = None, **query: str) -> AppTest:
-    """A browser session that goes to a page of ``app/views``, with query parameters."""
+    """A browser session that goes to a page of ``app/dashboard/views``, with query parameters."""
     at = AppTest.from_file(str(MAIN), default_timeout=60)
     settle(at.run())
     # A page that opens queues the loading of the model, and its end redraws the page.

@@ -1,6 +1,6 @@
 """A saved session with every part, made by hand, for tests that need no model."""
 
-from saif_core.records import (
+from saif_core.records.texts import (
     ChosenLatent,
     Generation,
     GenerationResult,

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from saif_core.records import (
+from saif_core.records.texts import (
     ChosenLatent,
     Generation,
     GenerationResult,

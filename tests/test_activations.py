@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from saif_core import activations
-from saif_core.activations import (
+from saif_core.errors import PromptPairError
+from saif_core.models import activations
+from saif_core.models.activations import (
     ROW_TOKENS,
     PackedRow,
     count_tree_tokens,
@@ -27,8 +28,7 @@ from saif_core.activations import (
     read_resid,
     run_rows,
 )
-from saif_core.errors import PromptPairError
-from saif_core.models import LoadedModel, load_model
+from saif_core.models.loaded_model import LoadedModel, load_model
 from tests import tiny
 
 Sequences = list[list[int]]
@@ -387,7 +387,7 @@ def test_the_check_finds_models_that_ignore_what_a_tree_needs(
     model = load_model(tiny_model_dir, id="strange")
     model.base_model.forward = refuse(model.base_model.forward)
     prompts = random_prompts(12, model.d_vocab)
-    with caplog.at_level(logging.WARNING, "saif_core.models"):
+    with caplog.at_level(logging.WARNING, "saif_core.models.loaded_model"):
         check_reads_as_alone(model, prompts)
         check_reads_as_alone(model, prompts)
     assert not model.packs_trees

@@ -2,9 +2,9 @@
 
 import pytest
 
-from app.session_view import escape_markdown
-from app.state import Work, engine
-from saif_core.records import ChosenLatent, SteeringEdit
+from app.dashboard.work import Work, engine
+from app.presentation.sessions import escape_markdown
+from saif_core.records.texts import ChosenLatent, SteeringEdit
 from tests.compare_page import add_arm, form_of, generate_and_wait, open_compare, set_in
 from tests.compare_page import steering_work as steering_work
 from tests.pages import errors, settle, texts, wait_for

@@ -5,17 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from saif_core.arms import ArmBuilder
-from saif_core.divergence import read_changes
 from saif_core.errors import HookPointError, SteeringError
-from saif_core.generation import RowRequest, Steering, add_deltas, decode
-from saif_core.hook_points import edit_resid
-from saif_core.models import LoadedModel
+from saif_core.models.hook_points import edit_resid
+from saif_core.models.loaded_model import LoadedModel
 from saif_core.pipeline import steer
-from saif_core.records import Arm, ChosenLatent, GenerationRequest, SteeringEdit, Turn
+from saif_core.records.texts import Arm, ChosenLatent, GenerationRequest, SteeringEdit, Turn
 from saif_core.registry import STEERING_METHODS
-from saif_core.saes import LoadedSae
-from saif_core.steering_vector import build_target
+from saif_core.saes.loaded_sae import LoadedSae
+from saif_core.steering.arms import ArmBuilder
+from saif_core.steering.target import build_target
+from saif_core.writing.decoder import RowRequest, Steering, add_deltas, decode
+from saif_core.writing.divergence import read_changes
 from tests import tiny
 
 LATENTS = (ChosenLatent(tiny.PLANTED_LATENT, 4.0), ChosenLatent(3, -1.5))

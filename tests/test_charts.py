@@ -3,17 +3,17 @@ from typing import Any
 
 import pytest
 
-from app.charts import BRUSH, latents_in, overlap_rows, rate_scatter, score_curve
-from app.charts_latent import (
+from app.charts.latent import (
     FLOW_CLICK,
     flow_chart,
     flow_rows,
     logit_histogram,
     profile_histogram,
 )
-from saif_core.corpus_records import LatentProfile
-from saif_core.explain.flow import FlowEdge, FlowGraph, FlowNode
-from saif_core.records import LatentScore, Ranking
+from app.charts.ranking import BRUSH, latents_in, overlap_rows, rate_scatter, score_curve
+from saif_core.explaining.flow import FlowEdge, FlowGraph, FlowNode
+from saif_core.records.corpus import LatentProfile
+from saif_core.records.texts import LatentScore, Ranking
 
 LATENTS = tuple(
     LatentScore(10 + n, 1 - n / 10, 2.0, 0.5, 1 - n / 10, n / 20, 1.0, (f" t{n}",))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.charts_evaluation import (
+from app.charts.evaluation import (
     ARM_COLOURS,
     ARM_NAMES,
     CELL_CLICK,
@@ -22,7 +22,7 @@ from app.charts_evaluation import (
     pareto_front,
     perplexity_chart,
 )
-from saif_core.evaluation_records import (
+from saif_core.records.evaluation import (
     EVALUATION_ARMS,
     BestCell,
     Cell,
@@ -31,7 +31,7 @@ from saif_core.evaluation_records import (
     EvaluationRequest,
     Rates,
 )
-from saif_core.records import ChosenLatent, Instruction, Wording
+from saif_core.records.texts import ChosenLatent, Instruction, Wording
 
 INSTRUCTION = Instruction("say-oui", "", "keyword", {"keyword": "oui"}, (Wording("Say oui."),))
 REQUEST = EvaluationRequest(

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
-from app.chat_turns import histories_of, is_shared, next_request, turns_html
-from saif_core.records import Arm, Generation, GenerationRequest, GenerationResult, Turn
+from app.dashboard.compare.chat_turns import histories_of, is_shared, next_request, turns_html
+from saif_core.records.texts import Arm, Generation, GenerationRequest, GenerationResult, Turn
 from tests import saved
 
 TOLD = Arm("told", "prompted", instruction="In French.", position="before")

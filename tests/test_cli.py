@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from app.cli import main
-from app.session_files import export_session
+from app.cli.main import main
+from app.presentation.session_files import export_session
 from app.settings import export_settings, load_settings
-from saif_core.records import (
+from saif_core.records.texts import (
     ChosenLatent,
     Generation,
     GenerationResult,
@@ -30,7 +30,8 @@ from tests import tiny
 ROOT = Path(__file__).parent.parent
 INTERRUPTED = """
 import os, signal
-from app import cli, cli_output
+from app.cli import main as cli
+from app.cli import output as cli_output
 
 # Where a shell runs this in the background, the signal would be ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -369,8 +370,8 @@ def test_sessions_are_imported_listed_shown_exported_and_deleted(
 
 
 def test_text_cannot_steer_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    from app.cli_output import answering
-    from app.cli_sessions import _session_text
+    from app.cli.output import answering
+    from app.cli.sessions import _session_text
 
     with answering(as_json=False) as answer:
         answer({}, _session_text(make_session()))
@@ -381,7 +382,7 @@ def test_text_cannot_steer_the_terminal(capfd: pytest.CaptureFixture[str]) -> No
 def test_nothing_but_the_answer_reaches_standard_output(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    from app.cli_output import answering
+    from app.cli.output import answering
 
     with answering(as_json=True) as answer:
         print("from Python")  # noqa: T201
@@ -516,7 +517,7 @@ def test_ctrl_c_stops_the_work_and_answers_nothing(
 
 def test_help_names_every_command_without_loading_the_engine() -> None:
     code = (
-        "import sys; from app.cli import main\ntry: main(['--help'])\n"
+        "import sys; from app.cli.main import main\ntry: main(['--help'])\n"
         "except SystemExit as end: assert end.code == 0\n"
         "print(sorted({'torch', 'streamlit', 'transformers', 'sqlalchemy'} & set(sys.modules)))"
     )
@@ -548,7 +549,7 @@ def test_serve_prints_the_address_once_it_answers(tiny_model_dir: Path, tiny_sae
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port), "--json"]
+    command = [sys.executable, "-m", "app.cli.main", "serve", "--port", str(port), "--json"]
     command += ["--model", str(tiny_model_dir), "--sae", str(tiny_sae_dir)]
     server = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import pytest
 
-from app.cli import main
-from app.evaluation_files import evaluation_data, evaluation_sentence
+from app.cli.main import main
+from app.presentation.evaluation_files import evaluation_data, evaluation_sentence
 from app.settings import Settings, load_settings
-from saif_core.evaluation_records import DEFAULT_ARMS, Evaluation, EvaluationRequest
-from saif_core.jobs import Job
-from saif_core.prompt_pairs import shipped_contents, shipped_instructions
-from saif_core.records import SaeInfo
+from saif_core.engine.job import Job
+from saif_core.inputs.prompt_pairs import shipped_contents, shipped_instructions
+from saif_core.records.evaluation import DEFAULT_ARMS, Evaluation, EvaluationRequest
+from saif_core.records.texts import SaeInfo
 from storage import Store, open_store
 from tests.test_evaluation_files import sample_evaluation, sample_text
 
@@ -90,7 +90,7 @@ def saif(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         engines.append(Engine(store))
         yield engines[-1]
 
-    monkeypatch.setattr("app.cli_evaluate.started_engine", started)
+    monkeypatch.setattr("app.cli.evaluate.started_engine", started)
 
     def run(*arguments: object) -> Ran:
         capfd.readouterr()

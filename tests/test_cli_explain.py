@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.cli import main
-from saif_core.explain.decompose import read_vector
-from saif_core.explain.health import shipped_texts
+from app.cli.main import main
+from saif_core.explaining.decompose import read_vector
+from saif_core.explaining.health import shipped_texts
 from tests import tiny
 
 Run = Callable[..., tuple[int, str, str]]

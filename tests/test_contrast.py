@@ -5,9 +5,9 @@ import pytest
 from scipy.stats import mannwhitneyu, rankdata
 
 from saif_core.errors import PromptPairError
-from saif_core.explain import contrast as module
-from saif_core.explain.contrast import LARGEST_EFFECT, Contrast, contrast
-from saif_core.latents import LatentActivations
+from saif_core.explaining import contrast as module
+from saif_core.explaining.contrast import LARGEST_EFFECT, Contrast, contrast
+from saif_core.saes.latents import LatentActivations
 from tests.test_latents import from_dense
 
 N_TOKENS = 4

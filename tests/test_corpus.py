@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import zstandard
 
-from saif_core.corpus import (
+from saif_core.errors import CorpusError
+from saif_core.inputs.documents import (
     CONTEXT_TOKENS,
     Document,
     Position,
@@ -16,8 +17,7 @@ from saif_core.corpus import (
     hash_files,
     read_documents,
 )
-from saif_core.errors import CorpusError
-from saif_core.models import LoadedModel, load_model
+from saif_core.models.loaded_model import LoadedModel, load_model
 
 TURNS = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sees"}]
 

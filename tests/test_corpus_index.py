@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from saif_core.corpus import CONTEXT_TOKENS, encode_contexts, read_documents
-from saif_core.corpus_index import IndexRequest, index_corpus
-from saif_core.corpus_records import QUANTILES, LatentIndex
-from saif_core.latent_profiles import PHRASE_TOKENS
-from saif_core.models import LoadedModel, load_model
-from saif_core.saes import LoadedSae, load_sae_folder
+from saif_core.explaining.corpus_index import IndexRequest, index_corpus
+from saif_core.explaining.profiles import PHRASE_TOKENS
+from saif_core.inputs.documents import CONTEXT_TOKENS, encode_contexts, read_documents
+from saif_core.models.loaded_model import LoadedModel, load_model
+from saif_core.records.corpus import QUANTILES, LatentIndex
+from saif_core.saes.loaded_sae import LoadedSae, load_sae_folder
 from storage import Store, open_store
 from tests import tiny
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saif_core.corpus_records import (
+from saif_core.errors import StorageError
+from saif_core.records.corpus import (
     HISTOGRAM_BINS,
     QUANTILES,
     LatentProfile,
@@ -18,7 +19,6 @@ from saif_core.corpus_records import (
     unpack_activations,
     unpack_profile,
 )
-from saif_core.errors import StorageError
 
 counts = st.one_of(st.integers(0, 300), st.integers(0, (1 << 63) - 1))
 BOUND = 2.0**100

@@ -13,7 +13,8 @@ import pytest
 
 from app.settings import load_settings
 from saif_core.catalog import DEFAULT_MODEL, Catalog
-from saif_core.default_model import (
+from saif_core.errors import ModelError
+from saif_core.models.default_model import (
     DEFAULT_ARCHIVE,
     FOLDER_NAME,
     MARKER_NAME,
@@ -22,7 +23,6 @@ from saif_core.default_model import (
     ensure_model,
     is_complete,
 )
-from saif_core.errors import ModelError
 
 WEIGHTS = b"quantised weights " * 100
 # Read before a fixture gives every test a home of its own.

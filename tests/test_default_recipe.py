@@ -7,13 +7,13 @@ import pytest
 
 from app.settings import load_settings
 from saif_core.catalog import DEFAULT_MODEL, Catalog
-from saif_core.models import LoadedModel
+from saif_core.inputs.prompt_pairs import make_pairs, shipped_contents, shipped_instructions
+from saif_core.models.loaded_model import LoadedModel
 from saif_core.pipeline import rank_latents, steer
-from saif_core.prompt_pairs import make_pairs, shipped_contents, shipped_instructions
-from saif_core.records import GenerationRequest, PromptPair, Ranking, RankingRequest
+from saif_core.records.texts import GenerationRequest, PromptPair, Ranking, RankingRequest
 from saif_core.registry import EVALUATORS
-from saif_core.sae_card import measure_sae
-from saif_core.steering_vector import choose_latents
+from saif_core.saes.card import measure_sae
+from saif_core.steering.target import choose_latents
 
 pytestmark = pytest.mark.slow
 # Read before a fixture gives every test a home of its own: the model is not fetched again.

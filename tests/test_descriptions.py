@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from saif_core.errors import SaifError
-from saif_core.explain.descriptions import (
+from saif_core.explaining.descriptions import (
     ActivatingExample,
     Evidence,
     describe,
@@ -18,7 +18,7 @@ from saif_core.explain.descriptions import (
     input_score,
     output_score,
 )
-from saif_core.language_endpoint import LanguageEndpoint
+from saif_core.models.language_endpoint import LanguageEndpoint
 from tests.test_language_endpoint import Answer, FakeServer, chat
 from tests.test_language_endpoint import server as server
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from saif_core import shared_writing
 from saif_core.catalog import Catalog
-from saif_core.engine import Engine
+from saif_core.engine import shared_writing
+from saif_core.engine.engine import Engine
+from saif_core.engine.job import Job
 from saif_core.errors import (
     BudgetError,
     JobCancelled,
@@ -22,8 +23,7 @@ from saif_core.errors import (
     SteeringError,
     UnknownNameError,
 )
-from saif_core.jobs import Job
-from saif_core.records import ChosenLatent, GenerationRequest, JobRecord, RankingRequest
+from saif_core.records.texts import ChosenLatent, GenerationRequest, JobRecord, RankingRequest
 from tests import tiny
 
 

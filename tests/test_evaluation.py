@@ -8,22 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from saif_core import evaluation_texts, fluency
 from saif_core.errors import EvaluatorError, JobCancelled, SteeringError
-from saif_core.evaluation import evaluate
-from saif_core.evaluation_plan import (
+from saif_core.evaluating import texts as evaluation_texts
+from saif_core.evaluating.evaluation import evaluate
+from saif_core.evaluating.plan import (
     check_request,
     denoised_latents,
     drop_silent_latents,
     plan_settings,
 )
-from saif_core.evaluation_records import Cell, CellSetting, Evaluation, EvaluationRequest
-from saif_core.mean_difference import read_mean_difference
-from saif_core.models import LoadedModel
+from saif_core.evaluating.rates import paired_p, rates_of
+from saif_core.finding.sources.mean_difference import read_mean_difference
+from saif_core.judging import fluency
+from saif_core.models.loaded_model import LoadedModel
 from saif_core.pipeline import rank_latents
-from saif_core.rates import paired_p, rates_of
-from saif_core.records import Instruction, RankingRequest, Wording, from_json, to_json
-from saif_core.saes import LoadedSae
+from saif_core.records.evaluation import Cell, CellSetting, Evaluation, EvaluationRequest
+from saif_core.records.texts import Instruction, RankingRequest, Wording, from_json, to_json
+from saif_core.saes.loaded_sae import LoadedSae
 from tests import tiny
 
 CONTENTS = tuple(tiny.contents(16, seed=4))

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from app.evaluation_files import (
+from app.presentation.evaluation_files import (
     evaluation_csv,
     evaluation_data,
     evaluation_json,
     evaluation_sentence,
 )
-from saif_core.evaluation_records import (
+from saif_core.records.evaluation import (
     BestCell,
     Cell,
     CellSetting,
@@ -23,7 +23,7 @@ from saif_core.evaluation_records import (
     EvaluationText,
     Rates,
 )
-from saif_core.records import ChosenLatent, Instruction, Wording
+from saif_core.records.texts import ChosenLatent, Instruction, Wording
 
 XSS = "<script>alert('1')</script>\"><img src=x onerror='alert(2)'></td></table>"
 RATE_COLUMNS = (

@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from app.charts_evaluation import ARM_COLOURS
-from app.evaluation_report import SHOWN_TEXTS, evaluation_html
+from app.charts.evaluation import ARM_COLOURS
+from app.presentation.evaluation_page import SHOWN_TEXTS, evaluation_html
 from tests.test_evaluation_files import BEST, CELLS, XSS, sample_evaluation, sample_text
 
 VOID = {"meta"}

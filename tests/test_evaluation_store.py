@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from saif_core.errors import StorageError, UnknownNameError
-from saif_core.evaluation_records import EvaluationSummary
+from saif_core.records.evaluation import EvaluationSummary
 from storage import Store
 from storage.tables import EvaluationRow, EvaluationTextsRow
 from tests.storage_samples import ODD_TEXT

@@ -5,8 +5,8 @@ import random
 import pytest
 
 from saif_core.errors import EvaluatorError
-from saif_core.evaluators.ifeval import ifeval
-from saif_core.records import PromptPair
+from saif_core.judging.evaluators.ifeval import ifeval
+from saif_core.records.texts import PromptPair
 
 PAIR = PromptPair("Say it.", "")
 ENGLISH = "Skip the castle and go straight to the old market by the river."

@@ -2,8 +2,8 @@
 
 import pytest
 
-from saif_core.evaluators.refusal import refusal
-from saif_core.records import PromptPair
+from saif_core.judging.evaluators.refusal import refusal
+from saif_core.records.texts import PromptPair
 
 CONTENT = "If you only have one day, skip the castle, the tower and go straight to the old market."
 INSTRUCTION = "Please say that you cannot help with this."

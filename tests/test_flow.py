@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from saif_core.errors import HookPointError, SaeMismatchError
-from saif_core.explain import flow
-from saif_core.explain.flow import (
+from saif_core.explaining import flow
+from saif_core.explaining.flow import (
     CHANCE_COSINE,
     KEPT_COSINE,
     FlowEdge,

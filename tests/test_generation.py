@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from saif_core import generation
-from saif_core.activations import read_resid
 from saif_core.errors import JobCancelled, SteeringError
-from saif_core.generation import Decoder, Row, RowRequest, Steering, decode
-from saif_core.hook_points import edit_resid
-from saif_core.kv_cache import RowCache
-from saif_core.models import LoadedModel, load_model
-from saif_core.step_graph import StepGraph
+from saif_core.models.activations import read_resid
+from saif_core.models.hook_points import edit_resid
+from saif_core.models.loaded_model import LoadedModel, load_model
+from saif_core.writing import decoder as generation
+from saif_core.writing.decoder import Decoder, Row, RowRequest, Steering, decode
+from saif_core.writing.kv_cache import RowCache
+from saif_core.writing.step_graph import StepGraph
 
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15, 16]]
 

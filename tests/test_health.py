@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from saif_core.explain.health import (
+from saif_core.explaining.health import (
     CHAT,
     LEAST_DEAD_TOKENS,
     judge_health,
@@ -14,10 +14,10 @@ from saif_core.explain.health import (
     shipped_texts,
     summarize_density,
 )
-from saif_core.models import LoadedModel, load_model
-from saif_core.records import SaeCard
-from saif_core.sae_card import measure_sae
-from saif_core.saes import LoadedSae, load_sae_folder
+from saif_core.models.loaded_model import LoadedModel, load_model
+from saif_core.records.texts import SaeCard
+from saif_core.saes.card import measure_sae
+from saif_core.saes.loaded_sae import LoadedSae, load_sae_folder
 from tests import tiny
 
 

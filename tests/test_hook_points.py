@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from saif_core.errors import HookPointError, ModelError
-from saif_core.hook_points import (
+from saif_core.models.hook_points import (
     capture_resid,
     edit_resid,
     find_blocks,

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import update
 
 from saif_core.errors import StorageError
-from saif_core.records import JobLog, JobRecord, JobState, utc_now
+from saif_core.records.texts import JobLog, JobRecord, JobState, utc_now
 from storage import Store
 from storage.tables import JobRow
 from tests.storage_samples import ODD_TEXT

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from saif_core.jobs import Job
-from saif_core.records import JobRecord
+from saif_core.engine.job import Job
+from saif_core.records.texts import JobRecord
 
 
 class LostLog:

@@ -2,7 +2,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from app.lab_arms import (
+from app.dashboard.compare.lab_arms import (
     ARM_CHOICES,
     CONTROLS,
     LabArm,
@@ -11,10 +11,17 @@ from app.lab_arms import (
     request_problem,
     saved_arms,
 )
-from app.schedule_fields import Schedule
-from app.state import Work
-from app.steering_form import SteeringForm
-from saif_core.records import Arm, ChosenLatent, GenerationRequest, LatentScore, SteeringEdit, Turn
+from app.dashboard.compare.steering_form import SteeringForm
+from app.dashboard.fields.schedule_fields import Schedule
+from app.dashboard.work import Work
+from saif_core.records.texts import (
+    Arm,
+    ChosenLatent,
+    GenerationRequest,
+    LatentScore,
+    SteeringEdit,
+    Turn,
+)
 from tests import saved
 
 SAE = "tiny/layer1"

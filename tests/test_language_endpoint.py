@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from saif_core.errors import SaifError
-from saif_core.language_endpoint import MAX_ANSWER_BYTES, MAX_WAIT_SECONDS, LanguageEndpoint
+from saif_core.models.language_endpoint import MAX_ANSWER_BYTES, MAX_WAIT_SECONDS, LanguageEndpoint
 
 KEY = "sk-very-secret"
 MESSAGES = [{"role": "user", "content": "Say hello."}]
@@ -98,7 +98,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds that the client would have slept."""
     slept: list[float] = []
-    monkeypatch.setattr("saif_core.language_endpoint.time.sleep", slept.append)
+    monkeypatch.setattr("saif_core.models.language_endpoint.time.sleep", slept.append)
     return slept
 
 

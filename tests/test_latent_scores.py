@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from saif_core.errors import SaeMismatchError
-from saif_core.explain import latent_scores
-from saif_core.explain.latent_scores import (
+from saif_core.explaining import latent_scores
+from saif_core.explaining.latent_scores import (
     N_PROMOTED,
     READS_FROM,
     WRITES_FROM,
@@ -19,8 +19,8 @@ from saif_core.explain.latent_scores import (
     promoted_token_ids,
     verdict,
 )
-from saif_core.models import LoadedModel, load_model
-from saif_core.saes import LoadedSae, load_sae_folder
+from saif_core.models.loaded_model import LoadedModel, load_model
+from saif_core.saes.loaded_sae import LoadedSae, load_sae_folder
 from tests import tiny
 
 PROMPT = "In my experience,"

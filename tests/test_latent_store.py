@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from saif_core.corpus_records import CorpusBlock, pack_activations, unpack_activations
 from saif_core.errors import StorageError, UnknownNameError
+from saif_core.records.corpus import CorpusBlock, pack_activations, unpack_activations
 from storage import Store, open_store
-from storage.latent_store import LATENTS_PER_ROW, LIST_LENGTH, LatentStore
+from storage.corpus_store import LATENTS_PER_ROW, LIST_LENGTH, LatentStore
 
 pytest_plugins = ["tests.storage_fixtures"]
 
@@ -194,7 +194,7 @@ def test_an_interruption_after_the_write_counts_the_block_once(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("storage.latent_store._Writer.take", fail)
+        patched.setattr("storage.corpus_store._Writer.take", fail)
         with pytest.raises(KeyboardInterrupt):
             latents.append(index_id, blocks[1])
     assert latents.indexes()[0].n_contexts == 40

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saif_core.errors import StorageError
-from saif_core.latents import LatentActivations, from_payload, join_rows, to_payload
+from saif_core.saes.latents import LatentActivations, from_payload, join_rows, to_payload
 
 
 def from_dense(matrix: np.ndarray, groups: list[int] | None = None) -> LatentActivations:

@@ -9,12 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("saif_core", "storage", "app")
-STORAGE_MAY_USE = (
-    "saif_core.records",
-    "saif_core.corpus_records",
-    "saif_core.evaluation_records",
-    "saif_core.errors",
-)
+STORAGE_MAY_USE = ("saif_core.records", "saif_core.errors")
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv"}
 
 

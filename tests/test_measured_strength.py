@@ -1,5 +1,5 @@
-from app.measured_strength import band_chart, best_strength, measured_sentence
-from saif_core.evaluation_records import Cell, CellSetting, Rates
+from app.dashboard.compare.measured_strength import band_chart, best_strength, measured_sentence
+from saif_core.records.evaluation import Cell, CellSetting, Rates
 
 
 def rates(strict: float, disorder: float, n: int = 50) -> Rates:

@@ -3,7 +3,7 @@ import os
 import pytest
 import torch
 
-from saif_core.memory import explain_out_of_memory, free_bytes
+from saif_core.engine.memory import explain_out_of_memory, free_bytes
 
 
 def test_what_the_system_does_not_tell_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,8 @@ import torch
 
 from saif_core.catalog import Catalog
 from saif_core.errors import SaeMismatchError
-from saif_core.explain.neighbours import DecoderShelf
-from saif_core.saes import read_decoder
+from saif_core.explaining.neighbours import DecoderShelf
+from saif_core.saes.loaded_sae import read_decoder
 from tests import tiny
 
 

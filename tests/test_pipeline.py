@@ -7,18 +7,18 @@ import pytest
 import torch
 
 from saif_core.errors import PromptPairError, SteeringError, UnknownNameError
-from saif_core.models import LoadedModel
+from saif_core.models.loaded_model import LoadedModel
 from saif_core.pipeline import rank_latents, run_pipeline, steer
-from saif_core.reading import estimate_work, read_latents
-from saif_core.records import (
+from saif_core.reading.pairs import estimate_work, read_latents
+from saif_core.records.texts import (
     ChosenLatent,
     GenerationRequest,
     PromptPair,
     RankingRequest,
     TokenEvent,
 )
-from saif_core.saes import LoadedSae
-from saif_core.steering_vector import choose_latents
+from saif_core.saes.loaded_sae import LoadedSae
+from saif_core.steering.target import choose_latents
 from tests import tiny
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from sqlalchemy import event, func, select, text
 
-from saif_core.corpus_records import (
+from saif_core.errors import StorageError, UnknownNameError
+from saif_core.records.corpus import (
     HISTOGRAM_BINS,
     CorpusBlock,
     LatentFilter,
@@ -21,7 +22,6 @@ from saif_core.corpus_records import (
     ProfileText,
     pack_profile,
 )
-from saif_core.errors import StorageError, UnknownNameError
 from storage import Store, open_store
 from storage.tables import LatentProfileRow, LatentRow, LatentTextRow
 from tests.storage_samples import ODD_TEXT

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from saif_core.errors import PromptPairError
-from saif_core.prompt_pairs import (
+from saif_core.inputs.prompt_pairs import (
     load_contents,
     load_instruction,
     load_pairs,
@@ -12,9 +12,9 @@ from saif_core.prompt_pairs import (
     shipped_contents,
     shipped_instructions,
 )
-from saif_core.records import Instruction, PromptPair, Wording
+from saif_core.inputs.text_files import MAX_BYTES, MAX_ROWS
+from saif_core.records.texts import Instruction, PromptPair, Wording
 from saif_core.registry import EVALUATORS
-from saif_core.text_files import MAX_BYTES, MAX_ROWS
 
 YAML = """name: to-french
 evaluator: language

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from saif_core.errors import SaeMismatchError, SaifError
-from saif_core.explain import published_labels
-from saif_core.explain.published_labels import PublishedLabel, read_published_labels
+from saif_core.explaining import published_labels
+from saif_core.explaining.published_labels import PublishedLabel, read_published_labels
 
 SAE = "gemma-2-2b/12-gemmascope-res-16k"
 LABELS = [

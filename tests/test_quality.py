@@ -1,8 +1,8 @@
 import pytest
 
 from saif_core.errors import SaifError
-from saif_core.language_endpoint import LanguageEndpoint
-from saif_core.quality import Ratings, rate_text
+from saif_core.judging.quality import Ratings, rate_text
+from saif_core.models.language_endpoint import LanguageEndpoint
 from tests.test_language_endpoint import FakeServer, chat
 from tests.test_language_endpoint import server as server
 

@@ -4,10 +4,10 @@ import pytest
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from saif_core.evaluation_records import EvaluationText, Outcome
-from saif_core.fluency import distinct_share, is_disordered, known_share, outcome
-from saif_core.rates import paired_p, rates_of, wilson_interval
-from saif_core.records import Grade, Judgement
+from saif_core.evaluating.rates import paired_p, rates_of, wilson_interval
+from saif_core.judging.fluency import distinct_share, is_disordered, known_share, outcome
+from saif_core.records.evaluation import EvaluationText, Outcome
+from saif_core.records.texts import Grade, Judgement
 
 
 def text(

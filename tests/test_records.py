@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import pytest
 
-from saif_core import records
-from saif_core.records import (
+from saif_core.records import texts as records
+from saif_core.records.texts import (
     ChosenLatent,
     GenerationRequest,
     JobRecord,

@@ -183,7 +183,7 @@ def test_each_registry_raises_its_own_error() -> None:
 
 def test_registry_and_evaluators_load_without_torch_or_language_models() -> None:
     code = (
-        "import sys; from saif_core.prompt_pairs import shipped_instructions; "
+        "import sys; from saif_core.inputs.prompt_pairs import shipped_instructions; "
         "shipped_instructions(); print(sorted({'torch', 'numpy', 'lingua'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -192,7 +192,13 @@ def test_registry_and_evaluators_load_without_torch_or_language_models() -> None
 
 @pytest.mark.parametrize(
     "module",
-    ["registry", "evaluators", "evaluators.language", "latent_selectors", "steering_methods"],
+    [
+        "registry",
+        "judging.evaluators",
+        "judging.evaluators.language",
+        "finding.selectors",
+        "steering.methods",
+    ],
 )
 def test_any_of_the_modules_can_be_imported_first(module: str) -> None:
     done = subprocess.run(

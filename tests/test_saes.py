@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from saif_core.errors import HookPointError, SaeMismatchError
-from saif_core.models import LoadedModel, load_model
-from saif_core.records import ChosenLatent
-from saif_core.saes import LoadedSae, load_sae_folder, unexplained_variance
-from saif_core.steering_vector import build_steering_vector
+from saif_core.models.loaded_model import LoadedModel, load_model
+from saif_core.records.texts import ChosenLatent
+from saif_core.saes.loaded_sae import LoadedSae, load_sae_folder, unexplained_variance
+from saif_core.steering.target import build_steering_vector
 
 
 @pytest.fixture(scope="module")

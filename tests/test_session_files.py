@@ -5,9 +5,14 @@ from typing import Any
 
 import pytest
 
-from app.session_files import MAX_BYTES, export_filename, export_session, import_session
+from app.presentation.session_files import (
+    MAX_BYTES,
+    export_filename,
+    export_session,
+    import_session,
+)
 from saif_core.errors import StorageError
-from saif_core.records import SteeringSession
+from saif_core.records.texts import SteeringSession
 from tests import saved
 
 

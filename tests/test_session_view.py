@@ -4,7 +4,7 @@ from typing import Any
 import altair as alt
 import pytest
 
-from app.charts_latent import (
+from app.charts.latent import (
     WITH,
     WITHOUT,
     activation_histogram,
@@ -14,7 +14,7 @@ from app.charts_latent import (
     pair_rows,
     token_bars,
 )
-from app.session_view import (
+from app.presentation.sessions import (
     GradeCount,
     chosen_table,
     count_grades,
@@ -35,7 +35,7 @@ from app.session_view import (
     text_facts,
     visible,
 )
-from saif_core.records import (
+from saif_core.records.texts import (
     Arm,
     ChosenLatent,
     Generation,

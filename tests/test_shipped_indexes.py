@@ -6,8 +6,8 @@ import torch
 
 from app.settings import load_settings
 from saif_core.catalog import DEFAULT_MODEL, Catalog
-from saif_core.corpus_records import SHIPPED_INDEXES
-from saif_core.models import LoadedModel
+from saif_core.models.loaded_model import LoadedModel
+from saif_core.records.corpus import SHIPPED_INDEXES
 from storage import open_store
 
 pytestmark = pytest.mark.slow

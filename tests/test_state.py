@@ -2,8 +2,8 @@ import os
 
 import pytest
 
+from app.dashboard.work import Work, store
 from app.settings import export_settings, load_settings
-from app.state import Work, store
 from saif_core.catalog import DEFAULT_MODEL
 from saif_core.errors import SaifError
 

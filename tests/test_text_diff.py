@@ -1,6 +1,13 @@
 import pytest
 
-from app.text_diff import Piece, changed_share, diff_html, diff_words, plain_html, split_words
+from app.presentation.text_diff import (
+    Piece,
+    changed_share,
+    diff_html,
+    diff_words,
+    plain_html,
+    split_words,
+)
 
 
 @pytest.mark.parametrize("text", ["", "Le maire, a-t-il dit ?\n", "一个年轻人 sweeps", "  \t x"])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from saif_core.errors import ModelError
-from saif_core.text_embeddings import TextEmbedder, is_installed, nearest
+from saif_core.models.text_embeddings import TextEmbedder, is_installed, nearest
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] cat dog river tax form the a".split()
 TEXTS = ["the cat", "a dog the river a tax form", "", "cat"]
@@ -131,7 +131,7 @@ def test_the_nearest_rows_come_best_first() -> None:
 
 
 def test_importing_does_not_load_torch() -> None:
-    check = "import sys, saif_core.text_embeddings; sys.exit('torch' in sys.modules)"
+    check = "import sys, saif_core.models.text_embeddings; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True)
 
 

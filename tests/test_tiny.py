@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from saif_core.activations import read_resid
-from saif_core.hook_points import edit_resid
-from saif_core.models import LoadedModel, load_model
-from saif_core.saes import LoadedSae, load_sae_folder
+from saif_core.models.activations import read_resid
+from saif_core.models.hook_points import edit_resid
+from saif_core.models.loaded_model import LoadedModel, load_model
+from saif_core.saes.loaded_sae import LoadedSae, load_sae_folder
 from tests import tiny
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from saif_core.errors import PromptPairError, SaeMismatchError
-from saif_core.explain.token_change import read_token_change
-from saif_core.models import LoadedModel, load_model
-from saif_core.saes import LoadedSae, load_sae_folder
+from saif_core.explaining.token_change import read_token_change
+from saif_core.models.loaded_model import LoadedModel, load_model
+from saif_core.saes.loaded_sae import LoadedSae, load_sae_folder
 from tests import tiny
 
 

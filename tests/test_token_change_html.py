@@ -2,8 +2,8 @@ import re
 
 import pytest
 
-from app.token_change_html import change_words, changes_html, legend_html
-from saif_core.records import TokenChange
+from app.presentation.token_change_html import change_words, changes_html, legend_html
+from saif_core.records.texts import TokenChange
 
 
 def change(token: str, by: float, *, kl: float = 0.0, strength: float = 0.0) -> TokenChange:

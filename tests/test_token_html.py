@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from app.token_html import TintedText, examples_html, text_html
+from app.presentation.token_html import TintedText, examples_html, text_html
 
 
 def plain(body: str) -> str:

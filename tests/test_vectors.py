@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from saif_core.errors import PromptPairError, SaeMismatchError, SteeringError
-from saif_core.explain.decompose import read_vector
-from saif_core.explain.vectors import (
+from saif_core.explaining.decompose import read_vector
+from saif_core.explaining.vectors import (
     MOST_PROMPTS,
     comparison_prompts,
     explain_vector,
@@ -19,9 +19,9 @@ from saif_core.explain.vectors import (
     steering_vector_at,
     vector_file,
 )
-from saif_core.models import LoadedModel, load_model
-from saif_core.records import ChosenLatent, PromptPair, RankingRequest, ReadPosition
-from saif_core.saes import LoadedSae, load_sae_folder
+from saif_core.models.loaded_model import LoadedModel, load_model
+from saif_core.records.texts import ChosenLatent, PromptPair, RankingRequest, ReadPosition
+from saif_core.saes.loaded_sae import LoadedSae, load_sae_folder
 from tests import tiny
 
 

@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import text_columns
-from app.session_files import export_session, import_session
-from app.session_view import escape_markdown
-from app.state import Work, engine, store
-from app.text_diff import diff_html
-from app.token_change_html import changes_html, legend_html
-from saif_core.evaluation_records import Evaluation, EvaluationRequest
-from saif_core.jobs import Job
-from saif_core.records import (
+from app.dashboard.compare import text_columns
+from app.dashboard.work import Work, engine, store
+from app.presentation.session_files import export_session, import_session
+from app.presentation.sessions import escape_markdown
+from app.presentation.text_diff import diff_html
+from app.presentation.token_change_html import changes_html, legend_html
+from saif_core.engine.job import Job
+from saif_core.records.evaluation import Evaluation, EvaluationRequest
+from saif_core.records.texts import (
     Arm,
     Generation,
     GenerationRequest,

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.charts_evaluation import describe_setting
-from app.evaluation_form import (
+from app.charts.evaluation import describe_setting
+from app.dashboard.compare.steering_form import SteeringForm
+from app.dashboard.evaluate.form import (
     check_choice,
     cost_of,
     cost_sentence,
@@ -19,19 +20,18 @@ from app.evaluation_form import (
     split_contents,
     split_wordings,
 )
-from app.schedule_fields import Schedule
-from app.state import Work, engine, store
-from app.steering_form import SteeringForm
+from app.dashboard.fields.schedule_fields import Schedule
+from app.dashboard.work import Work, engine, store
+from saif_core.engine.job import Job
 from saif_core.errors import EvaluatorError
-from saif_core.evaluation_records import (
+from saif_core.records.evaluation import (
     CONTROLS,
     BestCell,
     CellSetting,
     Evaluation,
     EvaluationText,
 )
-from saif_core.jobs import Job
-from saif_core.records import (
+from saif_core.records.texts import (
     ChosenLatent,
     Instruction,
     JobRecord,
@@ -481,7 +481,7 @@ def test_a_failed_evaluation_says_why_in_a_sentence(monkeypatch: pytest.MonkeyPa
     def fail(*_: Any, **__: Any) -> None:
         raise EvaluatorError("It cannot be <b>judged</b>; choose another.")
 
-    monkeypatch.setattr("saif_core.engine.evaluate", fail)
+    monkeypatch.setattr("saif_core.engine.engine.evaluate", fail)
     at = small(open_page("evaluate", work=measuring_work()))
     wait_for(measure(at))
     settle(at.run())

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.state import FinishedRanking, Work, engine
-from saif_core.records import RankingRequest
+from app.dashboard.work import FinishedRanking, Work, engine
+from saif_core.records.texts import RankingRequest
 from tests import tiny
 from tests.pages import MAIN, errors, open_page, planted_work, settle, texts
 from tests.tiny import PLANTED_LATENT

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import search_meaning
-from app.search_meaning import vectors_file
-from app.search_text import ribbon
-from app.state import engine, store
-from saif_core.corpus_records import LatentFilter, LatentIndex
-from saif_core.explain.text_reading import TextReading, read_text, read_texts
-from saif_core.text_embeddings import REQUIREMENT, TextEmbedder
+from app.dashboard.search import meaning as search_meaning
+from app.dashboard.search.meaning import vectors_file
+from app.dashboard.search.text import ribbon
+from app.dashboard.work import engine, store
+from saif_core.explaining.text_reading import TextReading, read_text, read_texts
+from saif_core.models.text_embeddings import REQUIREMENT, TextEmbedder
+from saif_core.records.corpus import LatentFilter, LatentIndex
 from tests import tiny
 from tests.pages import errors, index_words, open_page, settle, texts, wait_for
 from tests.test_text_embeddings import folder as folder  # the random BERT

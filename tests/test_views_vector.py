@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.charts_vector import (
+from app.charts.vector import (
     atom_table,
     change_table,
     explained_chart,
     explained_sentence,
     naive_sentence,
 )
-from app.state import Work, engine
-from saif_core.explain.decompose import Decomposition, NaiveEncoding
-from saif_core.explain.vectors import LatentChange, VectorReport
-from saif_core.jobs import Job
-from saif_core.records import ChosenLatent
+from app.dashboard.work import Work, engine
+from saif_core.engine.job import Job
+from saif_core.explaining.decompose import Decomposition, NaiveEncoding
+from saif_core.explaining.vectors import LatentChange, VectorReport
+from saif_core.records.texts import ChosenLatent
 from tests.pages import errors, open_page, planted_work, settle, texts, wait_for
 from tests.tiny import D_MODEL, PLANTED_LATENT, plant_direction
 

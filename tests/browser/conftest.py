@@ -35,7 +35,7 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SAIF_")}
     with (home / "log.txt").open("wb") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", "serve", "--port", str(port)],
+            [sys.executable, "-m", "app.cli.main", "serve", "--port", str(port)],
             env=environment | {"SAIF_HOME": str(home)},
             cwd=ROOT,
             stdout=log,

@@ -1,0 +1,554 @@
+"""An evaluation as plain values: names and colours of the arms, curves, Pareto plot, tables."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, Literal
+
+import altair as alt
+
+from app.presentation.arms import ARM_NAMES
+from saif_core.records.evaluation import (
+    EVALUATION_ARMS,
+    STEERED,
+    WORST_DISORDER,
+    Cell,
+    CellSetting,
+    Evaluation,
+    Rates,
+)
+from saif_core.records.texts import ChosenLatent
+
+Measure = Literal["strict", "loose"]
+CELL_CLICK = "cell_click"
+
+# One colour per arm on every page, each with a contrast above 3 on the light and the dark
+# background; what is steered has the hue of the accent. Shapes tell apart what a colour-blind
+# reader may not.
+ARM_COLOURS = {
+    "unsteered": "#7d8791",
+    "prompted": "#9c7a00",
+    "saif": "#2b7fc4",
+    "one-latent": "#1d8fa3",
+    "clamp": "#5b74d6",
+    "ablate": "#4c8f3a",
+    "denoised": "#cc5f0a",
+    "mean-difference": "#b0589a",
+    "random": "#8b7361",
+    "flipped": "#d0485c",
+    "logit-bias": "#8a69c9",
+}
+_SHAPES = (
+    *("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"),
+    *("triangle-right", "triangle-left"),
+)
+_RULE_GREY = ARM_COLOURS["unsteered"]
+# Marks at one strength stand beside each other, so that no interval hides another.
+_DODGE = 0.012
+# All lines together stay within this share of the distance between two strengths.
+_DODGED_SHARE = 0.4
+# Axes of this width put the same strength at the same place in every panel.
+_AXIS_EXTENT = 48
+# In characters; the names of arms are shorter.
+_LONGEST_IN_TWO_COLUMNS = 24
+_HEAT = ("#dcebf7", "#08416e")
+
+
+def arm_label(setting: CellSetting) -> str:
+    """The arm in words; a control also says what it is matched to."""
+    name = ARM_NAMES.get(setting.arm, setting.arm)
+    return f"{name} for {ARM_NAMES.get(setting.of, setting.of)}" if setting.of else name
+
+
+def describe_setting(setting: CellSetting) -> str:
+    """Arm and everything that is set, as one line."""
+    return " · ".join([arm_label(setting), *_parts(setting), *_strength(setting)])
+
+
+def _parts(setting: CellSetting) -> list[str]:
+    parts = []
+    if setting.layers:
+        plural = "" if len(setting.layers) == 1 else "s"
+        parts.append(f"layer{plural} {' + '.join(map(str, setting.layers))}")
+    if setting.k is not None:
+        parts.append(f"{setting.k} latent{'' if setting.k == 1 else 's'}")
+    if setting.beta is not None:
+        parts.append(f"β {setting.beta:g}")
+    return parts
+
+
+def _strength(setting: CellSetting) -> list[str]:
+    return [] if setting.strength is None else [f"strength {setting.strength:g}"]
+
+
+def _variants(cells: Sequence[Cell]) -> list[str]:
+    """What tells the lines of one arm apart, per cell: without what all of them share."""
+    values: dict[tuple[str, str], set[Any]] = {}
+    for setting in (cell.setting for cell in cells if cell.setting.strength is not None):
+        for name in ("of", "layers", "k", "beta"):
+            values.setdefault((setting.arm, name), set()).add(getattr(setting, name))
+
+    def varies(setting: CellSetting, name: str) -> bool:
+        return len(values.get((setting.arm, name), ())) > 1
+
+    return [
+        " · ".join(
+            ([f"for {ARM_NAMES.get(setting.of, setting.of)}"] if varies(setting, "of") else [])
+            + _parts(
+                replace(
+                    setting,
+                    layers=setting.layers if varies(setting, "layers") else (),
+                    k=setting.k if varies(setting, "k") else None,
+                    beta=setting.beta if varies(setting, "beta") else None,
+                )
+            )
+        )
+        for setting in (cell.setting for cell in cells)
+    ]
+
+
+def cell_rows(evaluation: Evaluation, measure: Measure) -> list[dict[str, Any]]:
+    """One row per cell, as the charts take it; ``x`` is the strength, set slightly apart by line.
+
+    Args:
+        measure: which grade ``value`` and its 95% interval ``low`` to ``high`` count.
+    """
+    cells = evaluation.cells
+    variants = _variants(cells)
+    lines = [
+        (cell.setting.arm, variant) if cell.setting.strength is not None else None
+        for cell, variant in zip(cells, variants, strict=True)
+    ]
+    order = list(dict.fromkeys(line for line in lines if line is not None))
+    step = _dodge([cell.setting.strength for cell in cells], len(order))
+    rows = []
+    for number, (cell, line) in enumerate(zip(cells, lines, strict=True)):
+        rates, setting = cell.rates, cell.setting
+        value, (low, high) = _measured(rates, measure)
+        shift = 0.0 if line is None else step * (order.index(line) - (len(order) - 1) / 2)
+        rows.append(
+            {
+                "cell": number,
+                "arm": ARM_NAMES.get(setting.arm, setting.arm),
+                "variant": "" if line is None else line[1],
+                "shape": (line[1] if line else "") or ARM_NAMES.get(setting.arm, setting.arm),
+                "line": " ".join(line) if line else "",
+                "setting": describe_setting(setting),
+                "strength": setting.strength,
+                "x": None if setting.strength is None else setting.strength + shift,
+                "value": value,
+                "low": low,
+                "high": high,
+                "interval": percent_interval((low, high)),
+                "n": rates.n,
+                "disorder": rates.disorder,
+                "disorder_low": rates.disorder_ci[0],
+                "disorder_high": rates.disorder_ci[1],
+                "disorder_interval": percent_interval(rates.disorder_ci),
+                "n_all": rates.n + rates.unjudged,
+                "perplexity": rates.perplexity,
+            }
+        )
+    return rows
+
+
+def _dodge(strengths: Sequence[float | None], n_lines: int) -> float:
+    """Distance between neighbouring lines at one strength."""
+    known = sorted({strength for strength in strengths if strength is not None})
+    if len(known) < 2 or not n_lines:
+        return 0.0
+    gap = min(after - before for before, after in pairwise(known))
+    return min(_DODGE * (known[-1] - known[0]), _DODGED_SHARE * gap / n_lines)
+
+
+def _measured(rates: Rates, measure: Measure) -> tuple[float, tuple[float, float]]:
+    if measure == "strict":
+        return rates.strict, rates.strict_ci
+    return rates.loose, rates.loose_ci
+
+
+def percent_interval(interval: tuple[float, float]) -> str:
+    """An interval of shares as ``36–56%``."""
+    low, high = interval
+    return f"{100 * low:.0f}–{100 * high:.0f}%"
+
+
+def accuracy_chart(evaluation: Evaluation, measure: Measure) -> alt.LayerChart:
+    """Share of texts that follow the instruction against strength, with 95% intervals.
+
+    Strict lines are solid, loose ones dashed. A click on a point selects its cell.
+    """
+    rows = cell_rows(evaluation, measure)
+    y = alt.Y(
+        "value:Q",
+        title=f"{measure} accuracy",
+        scale=alt.Scale(domain=[0, 1]),
+        axis=_share_axis(),
+    )
+    tooltip = [
+        alt.Tooltip("setting:N"),
+        alt.Tooltip("value:Q", title=measure, format=".0%"),
+        alt.Tooltip("interval:N", title="95% interval"),
+        alt.Tooltip("n:Q", title="texts judged"),
+        alt.Tooltip("disorder:Q", title="disorder", format=".0%"),
+        alt.Tooltip("perplexity:Q", title="median perplexity", format=".3g"),
+    ]
+    return _panel(
+        evaluation,
+        rows,
+        y,
+        interval=("low", "high"),
+        tooltip=tooltip,
+        dash=[1, 0] if measure == "strict" else [5, 3],
+        legend=True,
+        height=420,
+    )
+
+
+def disorder_chart(evaluation: Evaluation) -> alt.LayerChart:
+    """Share of broken texts against strength, with 95% intervals and the most that is accepted."""
+    rows = [
+        row | {"low": row["disorder_low"], "high": row["disorder_high"]}
+        for row in cell_rows(evaluation, "strict")
+    ]
+    y = alt.Y("disorder:Q", title="disorder", scale=alt.Scale(domain=[0, 1]), axis=_share_axis())
+    tooltip = [
+        alt.Tooltip("setting:N"),
+        alt.Tooltip("disorder:Q", format=".0%"),
+        alt.Tooltip("disorder_interval:N", title="95% interval"),
+        alt.Tooltip("n_all:Q", title="texts"),
+    ]
+    worst = (
+        alt.Chart(alt.InlineData(values=[{"disorder": WORST_DISORDER}]))
+        .mark_rule(strokeDash=[2, 3], color=_RULE_GREY)
+        .encode(y=y, tooltip=[alt.Tooltip("disorder:Q", title="most accepted", format=".0%")])
+    )
+    return _panel(
+        evaluation,
+        rows,
+        y,
+        interval=("low", "high"),
+        tooltip=tooltip,
+        height=240,
+        below=[worst],
+    )
+
+
+def perplexity_chart(evaluation: Evaluation) -> alt.LayerChart:
+    """Median perplexity of the texts under the unsteered model against strength, log scale."""
+    rows = [row for row in cell_rows(evaluation, "strict") if row["perplexity"] is not None]
+    y = alt.Y(
+        "perplexity:Q",
+        title="median perplexity",
+        scale=alt.Scale(type="log", nice=True),
+        axis=alt.Axis(minExtent=_AXIS_EXTENT, maxExtent=_AXIS_EXTENT, tickCount=4, format="~s"),
+    )
+    tooltip = [
+        alt.Tooltip("setting:N"),
+        alt.Tooltip("perplexity:Q", title="median perplexity", format=".3g"),
+        alt.Tooltip("n_all:Q", title="texts"),
+    ]
+    return _panel(evaluation, rows, y, interval=None, tooltip=tooltip, height=220)
+
+
+def _share_axis() -> alt.Axis:
+    return alt.Axis(
+        format="%", minExtent=_AXIS_EXTENT, maxExtent=_AXIS_EXTENT, values=[0, 0.25, 0.5, 0.75, 1]
+    )
+
+
+def _panel(
+    evaluation: Evaluation,
+    rows: Sequence[dict[str, Any]],
+    y: alt.Y,
+    *,
+    interval: tuple[str, str] | None,
+    tooltip: Sequence[alt.Tooltip],
+    height: int,
+    dash: Sequence[int] = (1, 0),
+    legend: bool = False,
+    below: Sequence[alt.Chart] = (),
+) -> alt.LayerChart:
+    """Cells that have a strength as lines, those that have none as rules across the panel."""
+    strengths = sorted(
+        {cell.setting.strength for cell in evaluation.cells if cell.setting.strength is not None}
+    )
+    ends = (strengths[0], strengths[-1]) if strengths else (0.0, 1.0)
+    margin = max(0.06 * (ends[1] - ends[0]), 0.05)
+    x = alt.X(
+        "x:Q",
+        title="strength",
+        scale=alt.Scale(domain=[ends[0] - 2 * margin, ends[1] + margin], nice=False),
+        axis=alt.Axis(values=strengths, format="~g", grid=False, labelOverlap=True),
+    )
+    curves = [row for row in rows if row["strength"] is not None]
+    flat = [row for row in rows if row["strength"] is None]
+    colour = _arm_colour(rows, legend=legend)
+    base = alt.Chart(alt.InlineData(values=curves))
+    layers: list[Any] = [*below]
+    if flat:
+        rules = alt.Chart(alt.InlineData(values=flat))
+        layers.append(
+            rules.mark_rule(strokeDash=[6, 4], strokeWidth=1.5).encode(
+                y=y, color=colour, tooltip=list(tooltip)
+            )
+        )
+        if legend:
+            layers.append(
+                rules.mark_text(align="left", dx=4, dy=-6).encode(
+                    x=alt.value(0), y=y, text="arm:N", color=colour
+                )
+            )
+    if interval is not None:
+        low, high = interval
+        layers.append(
+            base.mark_rule(strokeWidth=1.5, opacity=0.55).encode(
+                x=x, y=alt.Y(f"{low}:Q"), y2=f"{high}:Q", color=colour
+            )
+        )
+    layers.append(
+        base.mark_line(strokeWidth=2, strokeDash=list(dash)).encode(
+            x=x, y=y, color=colour, detail="line:N"
+        )
+    )
+    layers.append(
+        base.mark_point(filled=True, size=70, opacity=1, cursor="pointer")
+        .encode(x=x, y=y, color=colour, shape=_shape(curves, legend=legend), tooltip=list(tooltip))
+        .add_params(_click())
+    )
+    return alt.LayerChart(layer=layers).properties(height=height)
+
+
+def _click() -> alt.Parameter:
+    return alt.selection_point(name=CELL_CLICK, fields=["cell"], toggle=False, clear=False)
+
+
+def _arm_colour(rows: Sequence[dict[str, Any]], *, legend: bool) -> alt.Color:
+    used = {row["arm"] for row in rows}
+    arms = [arm for arm in EVALUATION_ARMS if ARM_NAMES[arm] in used]
+    names = [ARM_NAMES[arm] for arm in arms]
+    scale = alt.Scale(domain=names, range=[ARM_COLOURS[arm] for arm in arms])
+    shown = _legend(names, symbolOpacity=1) if legend else None
+    return alt.Color("arm:N", scale=scale, legend=shown)
+
+
+def _legend(labels: Sequence[str], **more: Any) -> alt.Legend:
+    # Two columns of long labels would be cut at the edge.
+    columns = 2 if all(len(label) <= _LONGEST_IN_TWO_COLUMNS for label in labels) else 1
+    return alt.Legend(orient="top", title=None, columns=columns, labelLimit=0, **more)
+
+
+def _shape(rows: Sequence[dict[str, Any]], *, legend: bool) -> alt.Shape:
+    """Shapes tell the lines of an arm apart, and the arms of one line each from each other."""
+    variants = list(dict.fromkeys(row["variant"] for row in rows if row["variant"]))
+    shapes = [*variants, *dict.fromkeys(row["arm"] for row in rows if not row["variant"])]
+    # In a grey that is seen on both backgrounds; left alone, the symbols would be black.
+    grey = {"symbolFillColor": _RULE_GREY, "symbolStrokeColor": _RULE_GREY}
+    return alt.Shape(
+        "shape:N",
+        scale=alt.Scale(domain=shapes, range=_cycle(len(shapes))),
+        legend=_legend(variants, values=variants, **grey) if legend and variants else None,
+    )
+
+
+def _cycle(n: int) -> list[str]:
+    return [_SHAPES[at % len(_SHAPES)] for at in range(n)]
+
+
+def pareto_front(cells: Sequence[Cell]) -> list[int]:
+    """Numbers of the steered cells that no other beats in strict accuracy and disorder alike.
+
+    In the order of rising disorder.
+    """
+    steered = [
+        (cell.rates.disorder, -cell.rates.strict, number)
+        for number, cell in enumerate(cells)
+        if cell.setting.arm in STEERED and cell.rates.n
+    ]
+    front: list[int] = []
+    best = 1.0
+    for disorder, missed, number in sorted(steered):
+        level = cells[front[-1]].rates if front else None
+        ties = level is not None and (disorder, missed) == (level.disorder, -level.strict)
+        if missed < best or ties:
+            front.append(number)
+            best = missed
+    return front
+
+
+def pareto_chart(evaluation: Evaluation) -> alt.LayerChart:
+    """Strict accuracy against disorder, one point per cell, the front of what is steered joined."""
+    rows = cell_rows(evaluation, "strict")
+    front = [rows[number] for number in pareto_front(evaluation.cells)]
+    share = alt.Scale(domain=[0, 1])
+    x = alt.X("disorder:Q", title="disorder", scale=share, axis=alt.Axis(format="%"))
+    y = alt.Y("value:Q", title="strict accuracy", scale=share, axis=_share_axis())
+    colour = _arm_colour(rows, legend=True)
+    line = (
+        alt.Chart(alt.InlineData(values=front))
+        .mark_line(color=_RULE_GREY, strokeWidth=1.5, interpolate="step-after")
+        .encode(x=x, y=y)
+    )
+    rings = (
+        alt.Chart(alt.InlineData(values=front))
+        .mark_point(filled=False, size=190, strokeWidth=1.5, color=_RULE_GREY)
+        .encode(x=x, y=y)
+    )
+    dots = (
+        alt.Chart(alt.InlineData(values=rows))
+        .mark_point(filled=True, size=70, opacity=0.9, cursor="pointer")
+        .encode(
+            x=x,
+            y=y,
+            color=colour,
+            shape=_shape(rows, legend=False),
+            tooltip=[
+                alt.Tooltip("setting:N"),
+                alt.Tooltip("value:Q", title="strict", format=".0%"),
+                alt.Tooltip("interval:N", title="95% interval"),
+                alt.Tooltip("disorder:Q", format=".0%"),
+                alt.Tooltip("n_all:Q", title="texts"),
+            ],
+        )
+        .add_params(_click())
+    )
+    return alt.LayerChart(layer=[line, rings, dots]).properties(height=420)
+
+
+def heat_groups(evaluation: Evaluation) -> dict[str, list[int]]:
+    """Cells by arm, layers and β, for those that were measured at several numbers of latents."""
+    groups: dict[str, list[int]] = {}
+    for number, cell in enumerate(evaluation.cells):
+        setting = cell.setting
+        if setting.k is not None and setting.strength is not None:
+            name = describe_setting(replace(setting, k=None, strength=None))
+            groups.setdefault(name, []).append(number)
+    return {
+        name: numbers
+        for name, numbers in groups.items()
+        if len({evaluation.cells[number].setting.k for number in numbers}) > 1
+    }
+
+
+def heat_map(evaluation: Evaluation, numbers: Sequence[int]) -> alt.LayerChart:
+    """Strict accuracy by strength and number of latents.
+
+    Args:
+        numbers: of the cells, one group of ``heat_groups``.
+    """
+    rows = [
+        row | {"k": evaluation.cells[row["cell"]].setting.k}
+        for row in cell_rows(evaluation, "strict")
+        if row["cell"] in numbers
+    ]
+    x = alt.X("strength:O", title="strength", axis=alt.Axis(labelAngle=0))
+    y = alt.Y(
+        "k:O",
+        title="latents (k)",
+        sort="descending",
+        axis=alt.Axis(minExtent=_AXIS_EXTENT, maxExtent=_AXIS_EXTENT),
+    )
+    base = alt.Chart(alt.InlineData(values=rows))
+    # The colours run from light to dark in both themes, as the figures are written upon them.
+    fields = base.mark_rect(cursor="pointer").encode(
+        x=x,
+        y=y,
+        color=alt.Color("value:Q", scale=alt.Scale(domain=[0, 1], range=list(_HEAT)), legend=None),
+        tooltip=[
+            alt.Tooltip("setting:N"),
+            alt.Tooltip("value:Q", title="strict", format=".0%"),
+            alt.Tooltip("interval:N", title="95% interval"),
+            alt.Tooltip("disorder:Q", format=".0%"),
+            alt.Tooltip("n:Q", title="texts judged"),
+        ],
+    )
+    figures = base.mark_text().encode(
+        x=x,
+        y=y,
+        text=alt.Text("value:Q", format=".0%"),
+        color=alt.condition("datum.value < 0.5", alt.value("#1c2530"), alt.value("#ffffff")),
+    )
+    return alt.LayerChart(layer=[fields.add_params(_click()), figures]).properties(
+        height=alt.Step(38)
+    )
+
+
+def chart_words(evaluation: Evaluation, column: str, measure: Measure = "strict") -> str:
+    """The figures of a chart as a text for those who cannot see it.
+
+    Args:
+        column: which figure of ``cell_rows`` the chart shows.
+    """
+    shown = ".3g" if column == "perplexity" else ".0%"
+    return "; ".join(
+        f"{row['setting']}: {row[column]:{shown}}"
+        for row in cell_rows(evaluation, measure)
+        if row[column] is not None
+    )
+
+
+def cell_table(evaluation: Evaluation) -> dict[str, list[Any]]:
+    """One row per cell, as columns; shares in percent."""
+    settings = [cell.setting for cell in evaluation.cells]
+    return {
+        "arm": [arm_label(setting) for setting in settings],
+        "layer": [" + ".join(map(str, setting.layers)) for setting in settings],
+        "k": [setting.k for setting in settings],
+        "beta": [setting.beta for setting in settings],
+        "strength": [setting.strength for setting in settings],
+        **_rate_columns([cell.rates for cell in evaluation.cells]),
+        "resid_share": [_hundred(cell.resid_share) for cell in evaluation.cells],
+        "p_unsteered": [cell.p_unsteered for cell in evaluation.cells],
+        "p_random": [cell.p_random for cell in evaluation.cells],
+    }
+
+
+def best_table(evaluation: Evaluation) -> dict[str, list[Any]]:
+    """The best setting of every arm with its figures on the reporting half, as columns."""
+    best = evaluation.best
+    columns = _rate_columns([one.rates for one in best])
+    shown = ("n", "strict", "strict_ci", "disorder", "disorder_ci", "perplexity")
+    return {
+        "setting": [describe_setting(evaluation.cells[one.cell].setting) for one in best],
+        **{name: columns[name] for name in shown},
+        "p_unsteered": [one.p_unsteered for one in best],
+        "p_random": [one.p_random for one in best],
+    }
+
+
+def _rate_columns(rates: Sequence[Rates]) -> dict[str, list[Any]]:
+    return {
+        "n": [one.n for one in rates],
+        "strict": [100 * one.strict for one in rates],
+        "strict_ci": [percent_interval(one.strict_ci) for one in rates],
+        "loose": [100 * one.loose for one in rates],
+        "loose_ci": [percent_interval(one.loose_ci) for one in rates],
+        "disorder": [100 * one.disorder for one in rates],
+        "disorder_ci": [percent_interval(one.disorder_ci) for one in rates],
+        "perplexity": [one.perplexity for one in rates],
+        "distinct_2": [one.distinct_2 for one in rates],
+        "unjudged": [one.unjudged for one in rates],
+    }
+
+
+def _hundred(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def lab_latents(evaluation: Evaluation, number: int) -> dict[int, tuple[ChosenLatent, ...]]:
+    """The latents by layer that Compare needs to steer as a cell did; none where it cannot.
+
+    An evaluation keeps those of "saif" at its largest k and first β, and those of "denoised", one
+    list per layer; the first of "saif" is what "one-latent" steers with.
+    """
+    setting = evaluation.cells[number].setting
+    fits = (
+        setting.arm in ("saif", "one-latent", "denoised")
+        and setting.strength is not None
+        and setting.beta in (None, *evaluation.request.betas[:1])
+    )
+    if not fits:
+        return {}
+    kept = evaluation.denoised if setting.arm == "denoised" else evaluation.latents
+    found = {layer: kept.get(str(layer), ())[: setting.k] for layer in setting.layers}
+    return found if all(found.values()) else {}

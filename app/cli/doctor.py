@@ -1,0 +1,212 @@
+"""``saif fetch`` and ``saif doctor``: is everything here, and does it work together?"""
+
+import platform
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
+
+from app.cli.options import JsonOption, ModelOption, SaeOption
+from app.cli.output import ProgressLine, answering, quiet_libraries, say, table
+from app.cli.requests import absolute_folder, opened_store, settings_for
+from app.settings import Settings
+from saif_core.errors import SaifError
+from saif_core.models.default_model import FOLDER_NAME, fetch_default_model
+from saif_core.records.texts import SaeCard, SaeInfo, to_json
+from saif_core.versions import library_versions
+
+if TYPE_CHECKING:  # imports torch
+    from saif_core.models.loaded_model import LoadedModel
+
+T = TypeVar("T")
+
+
+def fetch(model: ModelOption = "", sae: SaeOption = "", as_json: JsonOption = False) -> None:
+    """Fetch the model, and an SAE if named.
+
+    Later starts then need no network.
+    """
+    settings = settings_for(model, sae)
+    with answering(as_json) as answer:
+        if settings.model == FOLDER_NAME:
+            fetch_default_model(settings.home, report=say)
+        # The default model is proved by its checksum; anything else by loading it.
+        if sae or settings.model != FOLDER_NAME:
+            from saif_core.catalog import Catalog
+
+            quiet_libraries()
+            catalog = Catalog(settings.home, extra_saes=settings.saes)
+            loaded = catalog.load_model(
+                settings.model, device=settings.device, dtype=settings.dtype
+            )
+            if sae:
+                catalog.load_sae(absolute_folder(sae), loaded)
+        path = model_path(settings)
+        data = {"model": settings.model, "path": path, "sae": absolute_folder(sae) or None}
+        answer(data, f"{settings.model} is ready in {path}")
+
+
+def doctor(model: ModelOption = "", sae: SaeOption = "", as_json: JsonOption = False) -> None:
+    """Check that model and SAEs load.
+
+    All SAEs of the model are loaded, or the one that is named. Problems make the exit status 1.
+    """
+    with answering(as_json) as answer:
+        report = _examine(settings_for(model, sae), absolute_folder(sae))
+        answer(report, _report_text(report))
+    if not report["ok"]:
+        raise typer.Exit(1)
+
+
+def _examine(settings: Settings, sae: str) -> dict[str, Any]:
+    problems: list[str] = []
+    report: dict[str, Any] = {
+        "ok": False,
+        "problems": problems,
+        "device": settings.device,
+        "dtype": settings.dtype,
+        "versions": {"python": platform.python_version(), **library_versions()},
+        "model": None,
+        "saes": [],
+    }
+    _attempt(problems, "the database", lambda: _open_and_close(settings))
+    progress = ProgressLine()
+    try:
+        progress("loading the model", 0, 0)
+        loaded = _attempt(problems, "the model", lambda: _load(settings, report))
+        if loaded is not None:
+            _examine_saes(settings, sae, loaded, report, progress)
+    finally:
+        progress.close()
+    report["ok"] = not problems
+    return report
+
+
+def _attempt(problems: list[str], what: str, work: Callable[[], T]) -> T | None:
+    """What the work returns; what goes wrong becomes a problem, so that the rest is examined."""
+    try:
+        return work()
+    except SaifError as error:
+        problems.append(str(error))
+    except Exception as error:
+        problems.append(f"Examining {what} failed ({type(error).__name__}: {error}).")
+    return None
+
+
+def _open_and_close(settings: Settings) -> None:
+    with opened_store(settings) as store:
+        store.sessions.list(limit=1)
+
+
+def _load(settings: Settings, report: dict[str, Any]) -> "LoadedModel":
+    from saif_core.catalog import Catalog, resolve_device, resolve_dtype
+
+    quiet_libraries()
+    report["device"] = resolve_device(settings.device)
+    report["dtype"] = str(resolve_dtype(settings.dtype, report["device"])).removeprefix("torch.")
+    loaded = Catalog(settings.home).load_model(
+        settings.model, device=report["device"], dtype=report["dtype"]
+    )
+    report["model"] = {
+        "id": loaded.id,
+        "path": model_path(settings),
+        "sha256": loaded.sha256,
+        "n_layers": loaded.n_layers,
+        "d_model": loaded.d_model,
+    }
+    return loaded
+
+
+def _examine_saes(
+    settings: Settings,
+    sae: str,
+    loaded: "LoadedModel",
+    report: dict[str, Any],
+    progress: ProgressLine,
+) -> None:
+    from saif_core.catalog import Catalog
+
+    problems = report["problems"]
+    infos: list[SaeInfo] = []
+    # One by one: a single bad folder among them must not hide the others.
+    for extra in ([], *([id] for id in settings.saes)):
+        listing = partial(Catalog(settings.home, extra_saes=extra).saes, loaded.id)
+        listed = _attempt(problems, "the list of SAEs", listing) or []
+        infos += [info for info in listed if info.id not in {old.id for old in infos}]
+    if sae:
+        infos = [info for info in infos if info.id == sae]
+    if not infos and not problems:
+        asked = f"SAE {sae!r} was not found" if sae else "no SAE is offered"
+        problems.append(f"For model {loaded.id!r} {asked}; name one with --sae or SAIF_SAES.")
+    catalog = Catalog(settings.home, extra_saes=settings.saes)
+    for done, info in enumerate(infos):
+        progress(f"loading {info.id}", done, len(infos))
+        entry = _describe(info)
+        report["saes"].append(entry)
+        load = partial(catalog.load_sae, info.id, loaded)
+        checked = _attempt(problems, f"SAE {info.id!r}", load)
+        if checked is not None:
+            entry |= {"hook_point": checked.hook_point, "d_sae": checked.d_sae}
+            entry["fvu_at_load"] = checked.fvu
+            entry["fvu"] = checked.fvu if entry["fvu"] is None else entry["fvu"]
+
+
+def _describe(info: SaeInfo) -> dict[str, Any]:
+    return {
+        "id": info.id,
+        "path": info.path,
+        "hook_point": info.hook_point,
+        "d_sae": info.d_sae,
+        "fvu": _mean(info.cards, lambda card: card.fvu),
+        "ce_recovered": _mean(info.cards, lambda card: card.ce_recovered),
+        "l0": _mean(info.cards, lambda card: card.l0),
+        "dead_fraction": info.dead_fraction,
+        "fvu_at_load": None,
+        "tokens_seen": info.tokens_seen,
+        "cards": [to_json(card) for card in info.cards],
+    }
+
+
+def _mean(cards: tuple[SaeCard, ...], figure: Callable[[SaeCard], float]) -> float | None:
+    return fmean(figure(card) for card in cards) if cards else None
+
+
+def model_path(settings: Settings) -> str:
+    """Where the model's files are; a hub model's id while it is not on this disk."""
+    if settings.model == FOLDER_NAME:
+        return str(settings.home / "models" / FOLDER_NAME)
+    if Path(settings.model).is_dir():
+        return settings.model
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(settings.model, "config.json")
+    return str(Path(cached).parent) if isinstance(cached, str) else settings.model
+
+
+def _report_text(report: dict[str, Any]) -> str:
+    model = report["model"]
+    lines = [
+        f"device {report['device']}, {report['dtype']}",
+        ", ".join(f"{name} {version}" for name, version in report["versions"].items()),
+    ]
+    if model:
+        lines.append(
+            f"model {model['id']}: {model['n_layers']} layers of {model['d_model']} dimensions, "
+            f"in {model['path']}"
+        )
+    rows = [
+        (sae["id"], sae["hook_point"], sae["d_sae"])
+        + tuple(_figure(sae[name]) for name in ("fvu", "ce_recovered", "l0", "dead_fraction"))
+        for sae in report["saes"]
+    ]
+    headers = ("SAE", "hook point", "latents", "FVU", "CE recovered", "L0", "dead")
+    lines += ["", table(headers, rows), ""]
+    lines += [f"problem: {problem}" for problem in report["problems"]] or ["No problems."]
+    return "\n".join(lines)
+
+
+def _figure(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.3f}"

@@ -1,0 +1,186 @@
+"""``saif session …``: the saved steering sessions."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.cli.options import JsonOption, ModelOption, SaeOption
+from app.cli.output import answering, table
+from app.cli.requests import absolute_folder, opened_store
+from app.presentation.session_files import export_session, import_session
+from app.settings import load_settings
+from saif_core.errors import StorageError
+from saif_core.records.texts import SteeringSession, to_json
+
+app = typer.Typer(
+    help="List, export and import saved sessions.",
+    rich_markup_mode=None,
+    no_args_is_help=False,
+)
+
+IdArgument = Annotated[
+    str, typer.Argument(metavar="ID", show_default=False, help="Id that `saif session list` shows.")
+]
+
+
+@app.command("list")
+def list_sessions(
+    search: Annotated[
+        str, typer.Option("--search", show_default=False, help="Only those that hold this text.")
+    ] = "",
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most.")] = 200,
+    model: ModelOption = "",
+    sae: SaeOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """List sessions.
+
+    Only those of one model or SAE if it is named.
+    """
+    with answering(as_json) as answer, opened_store(load_settings()) as store:
+        found = [
+            to_json(summary)
+            for summary in store.sessions.list(search=search, limit=limit)
+            if (not model or summary.model == absolute_folder(model))
+            and (not sae or summary.sae == absolute_folder(sae))
+        ]
+        columns = ("id", "name", "instruction", "sae", "n_prompts", "updated_at")
+        rows = [tuple(summary[column] for column in columns) for summary in found]
+        empty = "No sessions; save one in the dashboard, or use `saif session import`."
+        answer({"sessions": found}, table(columns, rows) if rows else empty)
+
+
+@app.command("show")
+def show_session(
+    session_id: IdArgument,
+    model: ModelOption = "",
+    sae: SaeOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Show a session with its texts.
+
+    One of another model or SAE than those named is refused.
+    """
+    with answering(as_json) as answer, opened_store(load_settings()) as store:
+        session = _check(store.sessions.get(session_id), model, sae)
+        answer(to_json(session), _session_text(session))
+
+
+@app.command("export")
+def export_one(
+    session_id: IdArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", dir_okay=False, show_default="standard output", help="File to write to."
+        ),
+    ] = None,
+    model: ModelOption = "",
+    sae: SaeOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Write a session as a JSON file.
+
+    `saif session import` and the dashboard read it.
+    """
+    with answering(as_json) as answer, opened_store(load_settings()) as store:
+        session = _check(store.sessions.get(session_id), model, sae)
+        document = export_session(session)
+        if out is None:
+            answer.document(document)
+            return
+        out.write_text(document, encoding="utf-8")
+        data = {"id": session.id, "name": session.name, "file": str(out)}
+        answer(data, f"Session {session.name!r} was written to {out}.")
+
+
+@app.command("import")
+def import_one(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, readable=True, help="File that SAIF has exported."
+        ),
+    ],
+    model: ModelOption = "",
+    sae: SaeOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Add the session in a file.
+
+    It becomes a new one; one of another model or SAE than those named is refused.
+    """
+    with answering(as_json) as answer, opened_store(load_settings()) as store:
+        session = _check(import_session(file.read_bytes(), filename=file.name), model, sae)
+        saved = store.sessions.save(session)
+        answer(
+            {"id": saved.id, "name": saved.name},
+            f"Session {saved.name!r} was imported as {saved.id}.",
+        )
+
+
+@app.command("delete")
+def delete_one(
+    session_id: IdArgument,
+    model: ModelOption = "",
+    sae: SaeOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Delete a session, which can be undone.
+
+    `saif session restore` brings it back.
+    """
+    with answering(as_json) as answer, opened_store(load_settings()) as store:
+        session = _check(store.sessions.get(session_id), model, sae)
+        store.sessions.delete(session.id)
+        answer(
+            {"id": session.id, "name": session.name, "deleted": True},
+            f"Session {session.name!r} was deleted; `saif session restore {session.id}` undoes it.",
+        )
+
+
+@app.command("restore")
+def restore_one(session_id: IdArgument, as_json: JsonOption = False) -> None:
+    """Bring a deleted session back."""
+    with answering(as_json) as answer, opened_store(load_settings()) as store:
+        store.sessions.restore(session_id)
+        session = store.sessions.get(session_id)
+        answer(
+            {"id": session.id, "name": session.name, "deleted": False},
+            f"Session {session.name!r} is back.",
+        )
+
+
+def _check(session: SteeringSession, model: str, sae: str) -> SteeringSession:
+    """The session itself, if it was made with the model and SAE that were named."""
+    made_with = session.recipe or session.ranking
+    wanted: dict[str, Any] = {"model": absolute_folder(model), "sae": absolute_folder(sae)}
+    for kind, name in wanted.items():
+        found = getattr(made_with, kind, "")
+        if name and found != name:
+            raise StorageError(
+                f"Session {session.name!r} was asked for with {kind} {name!r}, but it was made "
+                f"with {found or 'none'!r}; leave out --{kind}."
+            )
+    return session
+
+
+def _session_text(session: SteeringSession) -> str:
+    lines = [f"{session.name} ({session.id})", f"updated {session.updated_at}"]
+    if session.notes:
+        lines += ["", session.notes]
+    if session.instruction:
+        lines += ["", f"instruction: {session.instruction.name}"]
+    if session.recipe:
+        recipe = session.recipe
+        chosen = ", ".join(f"{item.index}:{item.coefficient:.3f}" for item in recipe.latents)
+        lines += [
+            f"model {recipe.model}, {recipe.sae} at {recipe.hook_point}",
+            f"strength {recipe.strength:g}, latents {chosen}",
+        ]
+    for text in session.result.generations if session.result else ():
+        if text.arm == "unsteered":
+            lines += ["", f"prompt:    {text.prompt}"]
+        lines.append(f"{text.arm + ':':<10} {text.text.strip()}")
+    return "\n".join(lines)

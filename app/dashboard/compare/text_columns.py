@@ -1,0 +1,229 @@
+"""The texts of all arms in columns, growing or finished; Compare and Shared draw them."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import streamlit as st
+
+from app.dashboard.compare.chat_turns import (
+    History,
+    histories_by_arm,
+    histories_of,
+    is_shared,
+    turns_html,
+)
+from app.presentation.arms import describe_arm
+from app.presentation.sessions import (
+    ArmText,
+    GradeCount,
+    PromptTexts,
+    count_grades,
+    escape_markdown,
+    grades_sentence,
+    group_events,
+    group_texts,
+    judge_text,
+    judgement_line,
+    request_of_recipe,
+    text_facts,
+)
+from app.presentation.text_diff import changed_share, diff_html, diff_words, plain_html
+from app.presentation.token_change_html import MAX_TEXTS_WITH_CHANGES, changes_html, legend_html
+from saif_core.records.texts import (
+    Arm,
+    Generation,
+    GenerationRequest,
+    GenerationResult,
+    Instruction,
+    Judgement,
+    TokenEvent,
+    from_json,
+    to_json,
+)
+
+Mark = Literal["words", "change", "kl"]
+_MARKS: dict[Mark, str] = {
+    "words": "words that differ",
+    "change": "change of log-probability",
+    "kl": "KL divergence",
+}
+MOST_COLUMNS = 4
+_ICONS = {"strict": "check_circle", "loose": "check", "none": "cancel", None: "help"}
+_EMPTY = "(no text: the model ended at once)"
+
+
+def draw_growing(request: GenerationRequest, events: Iterable[TokenEvent]) -> None:
+    """Draw texts that are still being written."""
+    arms = request.all_arms
+    histories = histories_by_arm(arms, request.histories)
+
+    def draw(text: ArmText, _plain: ArmText) -> None:
+        st.html(plain_html(text.text or "…"))
+        st.caption(text_facts(text))
+
+    grouped = group_events(request.prompts, [a.name for a in arms], request.samples, events)
+    for texts in grouped:
+        _draw_columns(texts, arms, histories, draw)
+
+
+def draw_finished(result: GenerationResult, instruction: Instruction | None) -> None:
+    """Draw finished texts: each marked as chosen, and judged by the instruction.
+
+    Args:
+        instruction: names the evaluator; None leaves the texts unjudged.
+    """
+    arms = request_of_recipe(result.recipe, ()).all_arms
+    histories = histories_of(result.recipe)
+    prompts = group_texts([arm.name for arm in arms], result.generations)
+    judged = _judge_all(result.generations, instruction) if instruction else {}
+    if instruction is None:
+        st.caption("Not judged: no instruction with an evaluator belongs to these texts.")
+    elif len(prompts) > 1 or result.recipe.samples > 1:
+        st.markdown(grades_sentence(_counts(judged)))
+    mark = _draw_mark(result.generations)
+
+    def draw(text: ArmText, plain: ArmText) -> None:
+        _draw_text(text, plain, mark)
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.caption(text_facts(text), width="stretch")
+            if text.text:
+                with st.popover("Copy", icon=":material/content_copy:", type="tertiary"):
+                    st.code(text.text, language=None, wrap_lines=True)
+        judgement = judged.get(text.generation) if text.generation else None
+        if judgement is not None:
+            icon = _ICONS[judgement.grade]
+            st.markdown(f":material/{icon}: {judgement_line(judgement)}")
+
+    for texts in prompts:
+        _draw_columns(texts, arms, histories, draw)
+
+
+def _draw_mark(generations: Sequence[Generation]) -> Mark:
+    mark: Mark = (
+        st.segmented_control(
+            "Mark",
+            list(_MARKS),
+            format_func=_MARKS.__getitem__,
+            default="words",
+            required=True,
+            key="texts_mark",
+            persist_state="session",
+            help="Tokens are tinted by what the arm did to their probability, against the "
+            "unsteered model at the same place.",
+        )
+        or "words"
+    )
+    if mark == "words":
+        return mark
+    if not any(generation.changes for generation in generations):
+        st.info(
+            "These texts carry no token probabilities, which are read only when at most "
+            f"{MAX_TEXTS_WITH_CHANGES} texts are written at once; take fewer prompts, arms or "
+            "samples and generate again.",
+            icon=":material/info:",
+        )
+        return "words"
+    st.html(legend_html(mark))
+    return mark
+
+
+def _draw_columns(
+    texts: PromptTexts,
+    arms: Sequence[Arm],
+    histories: Mapping[str, History],
+    draw: Callable[[ArmText, ArmText], None],
+) -> None:
+    """The prompt, then each arm's texts beside each other in rows of equal length.
+
+    Args:
+        draw: draws a text; its second argument is the same sample unsteered.
+    """
+    about = {arm.name: describe_arm(arm) for arm in arms}
+    if is_shared(histories):
+        st.caption(":material/forum: shared history: all arms go on with the unsteered chat")
+    st.text(texts.prompt)
+    names, plain = list(texts.arms), texts.arms["unsteered"]
+    n_rows = math.ceil(len(names) / MOST_COLUMNS)
+    per_row = math.ceil(len(names) / n_rows)
+    for start in range(0, len(names), per_row):
+        columns = st.columns(per_row)
+        for column, name in zip(columns, names[start : start + per_row], strict=False):
+            # Every text has its own heading: on a phone the columns stand one under the other.
+            with column, st.container(border=True, height="stretch"):
+                st.markdown(f"**{escape_markdown(name)}**")
+                st.caption(escape_markdown(about.get(name, "")))
+                if histories.get(name):
+                    st.html(turns_html(histories[name]))
+                samples = texts.arms[name]
+                for sample, text in enumerate(samples):
+                    if len(samples) > 1:
+                        st.caption(f"sample {sample + 1} of {len(samples)}")
+                    draw(text, plain[min(sample, len(plain) - 1)])
+
+
+def _draw_text(text: ArmText, plain: ArmText, mark: Mark) -> None:
+    if not text.text:
+        st.html(plain_html(_EMPTY))
+        return
+    changes = text.generation.changes if text.generation else ()
+    if mark != "words" and changes:
+        st.html(changes_html(changes, mark))
+        return
+    if text is plain:
+        st.html(plain_html(text.text))
+        return
+    st.html(diff_html(plain.text, text.text))
+    share = changed_share(diff_words(plain.text, text.text))
+    same = plain.text == text.text
+    st.caption(
+        "the same text as unsteered" if same else f"{share:.0%} of its words differ (underlined)"
+    )
+
+
+def _judge_all(
+    generations: Sequence[Generation], instruction: Instruction
+) -> dict[Generation, Judgement]:
+    with st.spinner("Judging the texts …"):
+        return {generation: _judge(instruction, generation) for generation in generations}
+
+
+def _judge(instruction: Instruction, generation: Generation) -> Judgement:
+    # Only what decides the judgement is part of the key, so that a redrawn page judges nothing.
+    plain = replace(
+        generation,
+        token_ids=(),
+        perplexity=None,
+        prompt_index=0,
+        arm="",
+        sample=0,
+        changes=(),
+    )
+    try:
+        return _judge_cached(to_json(instruction), to_json(plain))
+    except _NotJudgedError as error:
+        return error.judgement
+
+
+class _NotJudgedError(Exception):
+    """Carries a judgement without a grade past the cache: a judge that is down may come back."""
+
+    def __init__(self, judgement: Judgement) -> None:
+        super().__init__(judgement.reason)
+        self.judgement = judgement
+
+
+@st.cache_data(max_entries=2000, show_spinner=False)
+def _judge_cached(instruction: dict[str, object], generation: dict[str, object]) -> Judgement:
+    judgement = judge_text(from_json(Instruction, instruction), from_json(Generation, generation))
+    if judgement.grade is None:
+        raise _NotJudgedError(judgement)
+    return judgement
+
+
+def _counts(judged: Mapping[Generation, Judgement]) -> dict[str, GradeCount]:
+    return {
+        arm: count_grades([value for generation, value in judged.items() if generation.arm == arm])
+        for arm in dict.fromkeys(generation.arm for generation in judged)
+    }

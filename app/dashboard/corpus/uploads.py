@@ -1,0 +1,110 @@
+"""Files of the corpus page: uploads in the home folder, and labels taken in from an export."""
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+from uuid import uuid4
+
+from app.settings import load_settings
+from saif_core.engine.job import Job
+from saif_core.errors import CorpusError
+from saif_core.records.corpus import LatentIndex
+
+if TYPE_CHECKING:
+    from saif_core.explaining.published_labels import PublishedLabel
+    from storage import Store
+
+KINDS = ("txt", "md", "jsonl", "parquet")
+MAX_UPLOAD_MB = 200
+MAX_LABEL = 200
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Upload(Protocol):
+    """A file in the server's memory, as Streamlit hands it over."""
+
+    name: str
+
+    def getbuffer(self) -> memoryview:
+        """The bytes."""
+
+
+class LabelsAdded(NamedTuple):
+    """What came of taking labels in."""
+
+    n_added: int
+    n_known: int
+    n_cut: int
+
+
+def save_uploads(uploads: Sequence[Upload]) -> Path:
+    """Folder that holds the files, named by their contents: the same files share one folder.
+
+    Raises:
+        CorpusError: a file is of a kind that is not read.
+    """
+    from saif_core.inputs.documents import find_files, hash_files
+
+    home = _uploads_home()
+    folder = home / f"new-{uuid4().hex}"
+    folder.mkdir(parents=True)
+    try:
+        for number, upload in enumerate(uploads, start=1):
+            (folder / _safe_name(number, upload.name)).write_bytes(upload.getbuffer())
+        kept = home / hash_files(find_files([folder]))
+        if not kept.is_dir():
+            folder.rename(kept)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return kept
+
+
+def uploads_of(index: LatentIndex) -> Path | None:
+    """Folder of the files that an index was read from, if they were uploaded here."""
+    if not _SHA256.fullmatch(index.source_sha256):
+        return None
+    folder = _uploads_home() / index.source_sha256
+    return folder if folder.is_dir() else None
+
+
+def forget_uploads(index: LatentIndex, others: Sequence[LatentIndex]) -> None:
+    """Remove the files of a deleted index, unless another index is read from them."""
+    folder = uploads_of(index)
+    if folder is not None and all(o.source_sha256 != index.source_sha256 for o in others):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def add_labels(
+    opened: "Store", sae_sha256: str, labels: "Sequence[PublishedLabel]", job: Job
+) -> LabelsAdded:
+    """Keep published labels with their source; one that is there already is left as it is."""
+    n_added = n_cut = 0
+    for number, label in enumerate(labels):
+        job.step(number, len(labels), "taking labels in")
+        text = label.text if len(label.text) <= MAX_LABEL else f"{label.text[: MAX_LABEL - 1]}…"
+        known = opened.notes.list(sae_sha256, label.latent_index)
+        if any((note.text, note.source) == (text, label.source) for note in known):
+            continue
+        opened.notes.add(sae_sha256, label.latent_index, "label", text, source=label.source)
+        n_added += 1
+        n_cut += text != label.text
+    return LabelsAdded(n_added, len(labels) - n_added, n_cut)
+
+
+def _uploads_home() -> Path:
+    return load_settings().home / "uploads"
+
+
+def _safe_name(number: int, name: str) -> str:
+    """A name that sorts in the order of upload and stays in its folder."""
+    path = PurePath(name)
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in KINDS:
+        raise CorpusError(
+            f"{path.name[:60]!r} is of a kind that is not read; give files that end in "
+            f"{', '.join(KINDS)}."
+        )
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", path.stem)[:40].strip("-")
+    return f"{number:03d}-{stem or 'text'}.{kind}"

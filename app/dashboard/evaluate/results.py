@@ -1,0 +1,386 @@
+"""A finished evaluation on a page: sentence, curves, tables, and the texts behind a figure."""
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import streamlit as st
+
+from app.charts.evaluation import (
+    CELL_CLICK,
+    Measure,
+    accuracy_chart,
+    best_table,
+    cell_table,
+    chart_words,
+    describe_setting,
+    disorder_chart,
+    heat_groups,
+    heat_map,
+    lab_latents,
+    pareto_chart,
+    pareto_front,
+    perplexity_chart,
+)
+from app.dashboard.compare.lab_arms import layers_arm
+from app.dashboard.compare.steering_form import steering_form
+from app.dashboard.messages import shown
+from app.dashboard.work import engine, open_page, store, work
+from app.presentation.evaluation_files import evaluation_csv, evaluation_json, evaluation_sentence
+from app.presentation.evaluation_page import evaluation_html
+from app.presentation.sessions import escape_markdown
+from app.presentation.text_diff import plain_html
+from saif_core.inputs.prompt_pairs import shipped_instructions
+from saif_core.records.evaluation import (
+    SAE_ARMS,
+    WORST_DISORDER,
+    Evaluation,
+    EvaluationText,
+)
+from saif_core.records.texts import SteeringEdit
+
+TEXTS_PER_PAGE = 10
+MAX_TEXTS = 100
+_GRADE_ICONS = {"strict": "check_circle", "loose": "check", "none": "cancel", None: "help"}
+_OUTCOMES = {
+    "success": "follows",
+    "retained": "readable, does not follow",
+    "disorder": "broken text",
+}
+
+
+def draw_evaluation(evaluation: Evaluation) -> None:
+    """Draw the whole result."""
+    request = evaluation.request
+    st.subheader(escape_markdown(evaluation_sentence(evaluation)), anchor=False)
+    n = len(request.test_contents)
+    st.caption(
+        escape_markdown(
+            f"{request.instruction.name} · {evaluation.model} · {', '.join(request.sae_ids)} · "
+            f"{len(evaluation.cells):,} cells of {n:,} test contents · "
+            f"{request.max_new_tokens} tokens at most · {evaluation.seconds:,.0f} s"
+        )
+    )
+    _draw_downloads(evaluation)
+    _draw_best(evaluation)
+    _draw_curves(evaluation)
+    left, right = st.columns(2, gap="large")
+    with left:
+        _draw_pareto(evaluation)
+    with right:
+        _draw_heat_map(evaluation)
+    _draw_table(evaluation)
+    _draw_texts(evaluation)
+
+
+def _draw_downloads(evaluation: Evaluation) -> None:
+    stem = f"evaluation-{evaluation.id[:8]}"
+    with st.container(horizontal=True):
+        st.download_button(
+            "CSV",
+            evaluation_csv(evaluation),
+            f"{stem}.csv",
+            "text/csv",
+            key="evaluation_csv",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+        st.download_button(
+            "JSON",
+            evaluation_json(evaluation),
+            f"{stem}.json",
+            "application/json",
+            key="evaluation_json",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+        # Made only when asked for, as it reads the texts of every best setting.
+        st.download_button(
+            "HTML",
+            lambda: _html(evaluation),
+            f"{stem}.html",
+            "text/html",
+            key="evaluation_html",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+
+
+def _html(evaluation: Evaluation) -> bytes:
+    texts = {
+        best.cell: store().evaluations.texts(evaluation.id, best.cell) for best in evaluation.best
+    }
+    return evaluation_html(evaluation, texts)
+
+
+def _draw_best(evaluation: Evaluation) -> None:
+    st.markdown("**Best setting of each arm**")
+    if not evaluation.best:
+        st.info(
+            "No arm has settings to choose from; measure one that steers.", icon=":material/info:"
+        )
+        return
+    n = len(evaluation.request.test_contents)
+    st.dataframe(
+        best_table(evaluation),
+        key=f"evaluation_best_{evaluation.id}",
+        hide_index=True,
+        column_config=_COLUMNS,
+        placeholder="–",
+        alt="Best setting of each arm, with its figures on the reporting half",
+    )
+    st.caption(
+        f"Chosen on one half of the test contents ({(n + 1) // 2}); all figures are those of the "
+        f"other half ({n // 2}). Intervals are Wilson's at 95%; p is McNemar's exact paired test, "
+        "two-sided."
+    )
+    numbers = {best.arm: best.cell for best in evaluation.best}
+    if evaluation.best_sae_arm in numbers:
+        best = numbers[evaluation.best_sae_arm]
+        _draw_use(evaluation, best, "Use the best setting in the lab", "best")
+
+
+def _draw_curves(evaluation: Evaluation) -> None:
+    measure: Measure = (
+        st.segmented_control(
+            "Counts as following",
+            ["strict", "loose"],
+            default="strict",
+            required=True,
+            key="evaluation_measure",
+            persist_state="session",
+            help="Strict: follows it fully. Loose: follows it at least in part, strict included.",
+        )
+        or "strict"
+    )
+    st.markdown(f"**Texts that follow the instruction, {measure}**")
+    _draw_chart(
+        evaluation,
+        accuracy_chart(evaluation, measure),
+        f"accuracy_{measure}",
+        alt=f"{measure} accuracy by setting: {chart_words(evaluation, 'value', measure)}",
+    )
+    st.caption("Bars are 95% intervals; points stand slightly apart. Click one to read its texts.")
+    st.markdown("**Broken text**")
+    _draw_chart(
+        evaluation,
+        disorder_chart(evaluation),
+        "disorder",
+        alt=f"Share of broken texts by setting: {chart_words(evaluation, 'disorder')}",
+    )
+    st.caption(
+        f"The dotted line is the most disorder that a best setting may have: {WORST_DISORDER:.0%}."
+    )
+    st.markdown("**Median perplexity under the unsteered model**")
+    _draw_chart(
+        evaluation,
+        perplexity_chart(evaluation),
+        "perplexity",
+        alt=f"Median perplexity by setting: {chart_words(evaluation, 'perplexity')}",
+    )
+
+
+def _draw_pareto(evaluation: Evaluation) -> None:
+    st.markdown("**Accuracy against broken text**")
+    front = ", ".join(
+        describe_setting(evaluation.cells[number].setting)
+        for number in pareto_front(evaluation.cells)
+    )
+    _draw_chart(
+        evaluation,
+        pareto_chart(evaluation),
+        "pareto",
+        alt=f"Strict accuracy against disorder; on the front: {front or 'nothing'}",
+    )
+    st.caption(
+        "Ringed and joined: the front, where no other steered setting is stricter with as little "
+        "disorder."
+    )
+
+
+def _draw_heat_map(evaluation: Evaluation) -> None:
+    st.markdown("**Number of latents and strength**")
+    groups = heat_groups(evaluation)
+    if not groups:
+        st.caption("Measure several numbers of latents (k) to see them against strength here.")
+        return
+    name = st.selectbox(
+        "Strict accuracy of", list(groups), key=f"evaluation_heat_choice_{evaluation.id}"
+    )
+    numbers = groups[name]
+    cells = [evaluation.cells[number] for number in numbers]
+    words = "; ".join(f"{describe_setting(c.setting)}: {c.rates.strict:.0%}" for c in cells)
+    _draw_chart(
+        evaluation,
+        heat_map(evaluation, numbers),
+        f"heat_{numbers[0]}",
+        alt=f"Strict accuracy by number of latents and strength: {words}",
+    )
+
+
+def _draw_chart(evaluation: Evaluation, chart: alt.LayerChart, name: str, *, alt: str) -> None:
+    """Draw a chart whose points are cells; a click on one chooses it."""
+    key = f"evaluation_chart_{name}_{evaluation.id}"
+    event: Any = st.altair_chart(
+        chart, key=key, on_select="rerun", selection_mode=CELL_CLICK, alt=alt
+    )
+    clicked = event["selection"].get(CELL_CLICK, [])
+    _choose(evaluation, key, clicked[0].get("cell") if clicked else None)
+
+
+def _draw_table(evaluation: Evaluation) -> None:
+    st.markdown("**All cells**")
+    key = f"evaluation_cells_{evaluation.id}"
+    event: Any = st.dataframe(
+        cell_table(evaluation),
+        key=key,
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="single-row",
+        column_config=_COLUMNS,
+        placeholder="–",
+        alt="Figures of every cell on all test contents",
+    )
+    n = len(evaluation.request.test_contents)
+    st.caption(f"On all {n:,} test contents. Choose a row to read its texts.")
+    rows = event["selection"]["rows"]
+    _choose(evaluation, key, rows[0] if rows else None)
+
+
+def _choose(evaluation: Evaluation, key: str, cell: Any) -> None:
+    """Take a cell that was clicked since the last run as the one whose texts are shown."""
+    seen = st.session_state.setdefault("evaluation_clicks", {})
+    if seen.get(key) == cell:
+        return
+    seen[key] = cell
+    if isinstance(cell, int | float) and 0 <= cell < len(evaluation.cells):
+        st.session_state[_cell_key(evaluation)] = int(cell)
+
+
+def _cell_key(evaluation: Evaluation) -> str:
+    return f"evaluation_cell_{evaluation.id}"
+
+
+def _draw_texts(evaluation: Evaluation) -> None:
+    st.subheader("The texts of a cell", anchor=False)
+    key = _cell_key(evaluation)
+    # First the best of what steers by latents, as that is what the sentence speaks of.
+    best = {one.arm: one.cell for one in evaluation.best}
+    st.session_state.setdefault(key, best.get(evaluation.best_sae_arm, 0))
+    number = st.selectbox(
+        "Cell",
+        range(len(evaluation.cells)),
+        format_func=lambda at: describe_setting(evaluation.cells[at].setting),
+        key=key,
+    )
+    _draw_use(evaluation, number, "Use this in the lab", "cell")
+    texts: Sequence[EvaluationText] = ()
+    with shown():
+        texts = store().evaluations.texts(evaluation.id, number)[:MAX_TEXTS]
+    if not texts:
+        st.info("No texts are kept of this cell; measure again.", icon=":material/info:")
+        return
+    # Another cell needs a pager of its own: a page beyond the last one would be an error.
+    n_pages = -(-len(texts) // TEXTS_PER_PAGE)
+    page = 1
+    if n_pages > 1:
+        page = st.pagination(
+            n_pages, max_visible_pages=5, key=f"evaluation_page_{evaluation.id}_{number}"
+        )
+    start = (page - 1) * TEXTS_PER_PAGE
+    of = f"{len(texts)} texts" if len(texts) < MAX_TEXTS else f"the first {MAX_TEXTS} texts"
+    st.caption(f"Texts {start + 1} to {min(start + TEXTS_PER_PAGE, len(texts))} of {of}")
+    for text in texts[start : start + TEXTS_PER_PAGE]:
+        _draw_text(text)
+
+
+def _draw_text(text: EvaluationText) -> None:
+    with st.container(border=True):
+        st.html(f'<div style="opacity:0.75">{html.escape(text.content)}</div>')
+        st.html(plain_html(text.text or "(no text: the model ended at once)"))
+        natural = (
+            "no perplexity: empty text"
+            if text.perplexity is None
+            else f"perplexity {text.perplexity:,.3g} under the unsteered model"
+        )
+        st.markdown(
+            f":material/{_GRADE_ICONS[text.grade]}: **{text.grade or 'could not judge'}**: "
+            f"{escape_markdown(text.reason)}"
+        )
+        st.caption(f"{_OUTCOMES[text.outcome]} · {natural}")
+
+
+def _draw_use(evaluation: Evaluation, number: int, label: str, key: str) -> None:
+    setting = evaluation.cells[number].setting
+    latents = lab_latents(evaluation, number)
+    offered = {
+        info.layer: info.id for info in engine().saes() if info.id in evaluation.request.sae_ids
+    }
+    if not latents or not set(latents) <= set(offered):
+        if setting.arm in SAE_ARMS:
+            st.caption(
+                "The lab adds latents of an SAE that is offered here, with the first β of an "
+                "evaluation; this cell differs in that."
+            )
+        return
+    if st.button(label, key=f"evaluation_use_{key}", icon=":material/science:"):
+        in_hand = work()
+        form, first = steering_form(), setting.layers[0]
+        form.steer_like(evaluation.request)
+        in_hand.choose_sae(offered[first])
+        in_hand.clear()
+        for latent in latents[first]:
+            in_hand.add_latent(latent.index, latent.coefficient)
+        in_hand.strength = setting.strength or 0.0
+        if len(latents) > 1:
+            # The basket holds latents of one layer, so all of them together are an arm.
+            edits = [SteeringEdit(offered[layer], found) for layer, found in latents.items()]
+            form.add(layers_arm(setting, edits, form.schedule))
+        instruction = evaluation.request.instruction
+        if shipped_instructions().get(instruction.name) != instruction:
+            in_hand.uploaded[instruction.name] = instruction
+        in_hand.instruction = instruction.name
+        open_page("views/compare.py")
+
+
+def _share(label: str, about: str) -> Any:
+    return st.column_config.NumberColumn(label, format="%.0f%%", help=about)
+
+
+def _interval(of: str) -> Any:
+    return st.column_config.TextColumn("95% interval", help=f"Wilson's, of {of}")
+
+
+_P = "McNemar's exact paired test of strict grades against {}, two-sided"
+_COLUMNS: Any = {
+    "setting": st.column_config.TextColumn("setting"),
+    "arm": st.column_config.TextColumn("arm"),
+    "layer": st.column_config.TextColumn("layer", help="Block after which is steered, from 0"),
+    "k": st.column_config.NumberColumn("k", format="%d", help="Number of latents"),
+    "beta": st.column_config.NumberColumn("β", format="%g", help="In standard deviations"),
+    "strength": st.column_config.NumberColumn("strength", format="%g"),
+    "n": st.column_config.NumberColumn("n", format="%d", help="Texts that could be judged"),
+    "strict": _share("strict", "Share of judged texts that follow the instruction fully"),
+    "strict_ci": _interval("strict"),
+    "loose": _share("loose", "Share that follows at least in part, strict included"),
+    "loose_ci": _interval("loose"),
+    "disorder": _share("disorder", "Share of all texts that are broken"),
+    "disorder_ci": _interval("disorder"),
+    "perplexity": st.column_config.NumberColumn(
+        "perplexity", format="%.1f", help="Median, under the unsteered model"
+    ),
+    "distinct_2": st.column_config.NumberColumn(
+        "distinct-2", format="%.2f", help="Mean share of distinct pairs of words"
+    ),
+    "unjudged": st.column_config.NumberColumn(
+        "not judged", format="%d", help="Texts that could not be judged"
+    ),
+    "resid_share": _share("size", "Norm of what is added over that of the residual stream"),
+    "p_unsteered": st.column_config.NumberColumn(
+        "p, unsteered", format="%.3g", help=_P.format("unsteered")
+    ),
+    "p_random": st.column_config.NumberColumn(
+        "p, random", format="%.3g", help=_P.format("the matched random control")
+    ),
+}

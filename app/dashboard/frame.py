@@ -1,0 +1,149 @@
+"""The sidebar: the work in hand and the basket, then what the engine is doing."""
+
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from app.dashboard.jobs.thread_jobs import thread_jobs
+from app.dashboard.messages import shown
+from app.dashboard.work import engine, open_page, store, work
+from app.presentation.sessions import escape_markdown
+from saif_core.records.texts import JobRecord, SaeInfo
+
+if TYPE_CHECKING:  # importing the engine imports torch, which the first paint need not wait for
+    from saif_core.engine.engine import EngineStatus
+
+POLL_SECONDS = 2.0
+PAGE_OF_JOB = {
+    "rank": "views/instructions.py",
+    "generate": "views/compare.py",
+    "mean-difference": "views/compare.py",
+    "evaluate": "views/evaluate.py",
+    "index": "views/corpus.py",
+    "labels": "views/corpus.py",
+    "contrast": "views/search.py",
+    "embed": "views/search.py",
+    "vector": "views/vector.py",
+    "health": "views/sae_health.py",
+}
+
+
+def draw_work_in_hand() -> None:
+    """Model, SAE picker, instruction and basket."""
+    st.markdown("**Work in hand**")
+    offered = engine().saes()
+    if not offered:
+        st.info(
+            f"No SAE is offered for {escape_markdown(engine().model_id)}; name one in SAIF_SAES "
+            "and restart.",
+            icon=":material/info:",
+        )
+        return
+    if work().sae_id not in {info.id for info in offered}:
+        # Ids come from the URL too: only what this installation offers is ever loaded.
+        work().sae_id = offered[0].id
+    st.caption(f"Model {escape_markdown(engine().model_id)}")
+    sae_picker("sidebar_sae")
+    # A name may come from the URL or from a file, so it must not act as Markdown.
+    st.caption(f"Instruction {escape_markdown(work().instruction)}")
+    _draw_basket()
+
+
+def sae_picker(key: str) -> None:
+    """The SAE choice of the work in hand; several pages may draw it, each with its own key."""
+    offered = {info.id: info for info in engine().saes()}
+
+    def choose() -> None:
+        work().choose_sae(st.session_state[key])
+
+    st.session_state[key] = work().sae_id
+    st.selectbox(
+        "SAE",
+        list(offered),
+        format_func=lambda sae_id: describe_sae(offered[sae_id]),
+        key=key,
+        on_change=choose,
+        help="Sparse autoencoder and the block whose output it reads; blocks count from 0.",
+    )
+
+
+def describe_sae(info: SaeInfo) -> str:
+    """One line that tells SAEs apart."""
+    name = info.id.rstrip("/").rsplit("/", 1)[-1]
+    layer = f"layer {info.layer}" if info.layer >= 0 else info.hook_point
+    size = f" · {info.d_sae:,} latents" if info.d_sae else ""
+    return f"{layer}{size}" if name == f"layer{info.layer}" else f"{name} · {layer}{size}"
+
+
+def _draw_basket() -> None:
+    in_hand = work()
+    n_chosen = len(in_hand.basket)
+    st.markdown(f"**Basket** · {n_chosen} {'latent' if n_chosen == 1 else 'latents'}")
+    if not n_chosen:
+        st.caption("Tick latents on the Latents or the Search page to steer with them.")
+        return
+    st.caption("Latent and its coefficient: the activation it is given at strength 1.")
+    with st.container(height=240 if n_chosen > 5 else "content", border=False, key="basket"):
+        for index, coefficient in list(in_hand.basket.items()):
+            with st.container(horizontal=True, vertical_alignment="center", wrap=False):
+                st.markdown(f"`{index}` {coefficient:.3g}", width="stretch")
+                st.button(
+                    "",
+                    key=f"basket_remove_{index}",
+                    icon=":material/close:",
+                    type="tertiary",
+                    help=f"Remove latent {index}",
+                    on_click=in_hand.remove_latent,
+                    args=(index,),
+                )
+    st.button("Clear", key="basket_clear", icon=":material/delete:", on_click=in_hand.clear)
+
+
+def draw_engine_status() -> None:
+    """Device, memory, cache and running jobs; polls only while a job runs."""
+    st.divider()
+    status = engine().status()
+    interval = POLL_SECONDS if _running(status) else None
+    st.fragment(_draw_status, run_every=interval)([status])
+
+
+def _draw_status(first: "list[EngineStatus]") -> None:
+    """Draw the status; ``first`` holds what the full run saw and is empty on every later poll."""
+    with shown():
+        # Asking again in the full run could rerun the script and lose the click that started it.
+        polled = not first
+        status = engine().status() if polled else first.pop()
+        if polled and not _running(status):
+            st.rerun()
+        loaded = "loaded" if status.model_loaded else "not loaded yet"
+        st.caption(
+            f"{status.device} · {status.dtype} · model {loaded} · "
+            f"weights {megabytes(status.memory_bytes)} · "
+            f"cache {megabytes(store().cache.size_bytes())}"
+        )
+        for record in _running(status):
+            _draw_job(record)
+
+
+def _running(status: "EngineStatus") -> list[JobRecord]:
+    """Jobs under way: the engine's, and those that need none."""
+    return [*status.running, *thread_jobs().running()]
+
+
+def _draw_job(record: JobRecord) -> None:
+    share = min(1.0, record.done / record.total) if record.total else 0.0
+    st.progress(share, text=escape_markdown(f"{record.title}: {record.message or record.state}"))
+    page = PAGE_OF_JOB.get(record.kind)
+    if page and st.button(
+        "Go to it", key=f"job_{record.id}", icon=":material/arrow_forward:", type="tertiary"
+    ):
+        if record.kind in ("generate", "evaluate"):
+            open_page(page, run=record.id)
+        if record.kind == "rank":
+            work().attach(record.id)
+        open_page(page)
+
+
+def megabytes(n_bytes: int) -> str:
+    """A size in the unit that people compare memory in."""
+    return f"{n_bytes / 2**20:,.0f} MiB" if n_bytes >= 2**20 else f"{n_bytes / 2**10:,.0f} KiB"

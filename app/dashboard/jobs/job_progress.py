@@ -1,0 +1,71 @@
+"""A job as every page shows it: progress with a stop, what it found, or why it ended early."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from app.dashboard.messages import shown
+from app.presentation.sessions import escape_markdown
+from saif_core.errors import JobCancelled, SaifError
+
+if TYPE_CHECKING:
+    from saif_core.engine.job import Job
+
+POLL_SECONDS = 1.0
+
+
+def draw_progress(
+    job: "Job",
+    key: str,
+    facts: Callable[[], str] = lambda: "",
+    *,
+    stops: str = "It stops after its current step.",
+) -> None:
+    """Progress of a job until it ends, which redraws the page.
+
+    Args:
+        facts: Markdown under the bar, asked for at every look.
+        stops: said once the stop was pressed.
+    """
+    st.fragment(_draw_progress, run_every=POLL_SECONDS)(job, key, facts, stops)
+
+
+def _draw_progress(job: "Job", key: str, facts: Callable[[], str], stops: str) -> None:
+    with shown():
+        if job.finished():
+            st.rerun()
+        record = job.record
+        share = min(1.0, record.done / record.total) if record.total else 0.0
+        count = f" · {record.done:,} of {record.total:,}" if record.total else ""
+        doing = f"{job.title}: {record.message or 'waiting for its turn'}{count}"
+        st.progress(share, text=escape_markdown(doing))
+        if told := facts():
+            st.caption(told)
+        if st.button("Stop", key=f"{key}_stop", icon=":material/stop_circle:"):
+            job.cancel()
+            st.caption(stops)
+
+
+def result_of(job: "Job") -> Any:
+    """What a finished job found.
+
+    Raises:
+        SaifError: it was cancelled or failed, with a sentence that is fit to show.
+    """
+    try:
+        return job.result()
+    except SaifError:
+        raise
+    except Exception as error:
+        # The engine has logged it.
+        raise SaifError(job.record.error) from error
+
+
+def draw_failure(job: "Job") -> None:
+    """What ended a job early, as a sentence; nothing if it is done."""
+    if isinstance(job.error, JobCancelled):
+        st.info(escape_markdown(str(job.error)), icon=":material/stop_circle:")
+    elif job.error is not None:
+        # The record holds a sentence that is fit to show, whatever was raised.
+        st.error(escape_markdown(job.record.error), icon=":material/error:")

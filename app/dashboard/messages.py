@@ -1,0 +1,34 @@
+"""The one place where an exception becomes a sentence on the screen."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import streamlit as st
+
+from app.presentation.sessions import escape_markdown
+from saif_core.errors import SaifError
+
+logger = logging.getLogger("saif")
+
+UNEXPECTED = (
+    "Something went wrong that SAIF did not expect; nothing was lost, and the log of the server "
+    "says what it was."
+)
+
+
+@contextmanager
+def shown() -> Iterator[None]:
+    """Show what goes wrong inside as one sentence: a SaifError says its own.
+
+    ``main.py`` wraps every page in it; a fragment wraps its own body, because Streamlit reruns
+    fragments without ``main.py``. A form that must survive a bad upload wraps only the reading.
+    """
+    try:
+        yield
+    except SaifError as error:
+        # Messages quote file names and typed text, which must not act as Markdown.
+        st.error(escape_markdown(str(error)), icon=":material/error:")
+    except Exception:
+        logger.exception("Unexpected error in a page")
+        st.error(UNEXPECTED, icon=":material/error:")

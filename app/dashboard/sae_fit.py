@@ -1,0 +1,20 @@
+"""Why an SAE cannot be used with the model, as a sentence instead of a failed page."""
+
+import streamlit as st
+
+from app.dashboard.work import engine
+from saif_core.errors import HookPointError, SaeMismatchError
+
+
+def misfit(sae_id: str) -> str | None:
+    """The reason why the engine refuses an SAE, "" for none; None while no model is loaded."""
+    return _reason(sae_id) if engine().status().model_loaded else None
+
+
+@st.cache_resource(show_spinner="Checking that the SAE fits the model …")
+def _reason(sae_id: str) -> str:
+    try:
+        engine().ask("Check an SAE", sae_id, lambda _model, _sae: None)
+    except (SaeMismatchError, HookPointError) as error:
+        return str(error)
+    return ""

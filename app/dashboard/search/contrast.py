@@ -1,0 +1,174 @@
+"""Search by contrast: latents that tell two sets of texts apart, checked on texts held out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import comb
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+from streamlit.runtime.uploaded_file_manager import UploadedFile
+
+from app.dashboard.jobs.job_progress import draw_failure, draw_progress
+from app.dashboard.messages import shown
+from app.dashboard.search.table import N_PROMOTED, draw_latents
+from app.dashboard.work import engine, publish_parameter, work
+from app.presentation.sessions import escape_markdown
+from saif_core.inputs.prompt_pairs import load_contents
+from saif_core.records.corpus import LatentIndex
+
+if TYPE_CHECKING:  # these import torch
+    from saif_core.explaining.contrast import Contrast
+    from saif_core.models.loaded_model import LoadedModel
+    from saif_core.saes.loaded_sae import LoadedSae
+
+MAX_CHARACTERS = 100_000
+SIGNIFICANCE = 0.05
+_JOB = "contrast"
+_SETS = ("first", "second")
+
+
+@dataclass(frozen=True)
+class ContrastRequest:
+    """Two sets of texts to compare."""
+
+    sae_id: str
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+    chat: bool
+
+
+@dataclass(frozen=True, eq=False)
+class ContrastResult:
+    """A contrast, and the tokens that each of its best latents promotes."""
+
+    contrast: "Contrast"
+    promotes: list[tuple[str, ...]]
+
+
+def draw_contrast(index: LatentIndex | None) -> None:
+    """Form, then the progress or the result of the contrast in hand."""
+    with st.form("contrast_form"):
+        sets = [_draw_set(name, place) for name, place in zip(_SETS, st.columns(2), strict=True)]
+        chat = st.toggle(
+            "As chat messages",
+            key="contrast_chat",
+            persist_state="session",
+            help="Puts every text through the model's chat template.",
+        )
+        submitted = st.form_submit_button(
+            "Compare the sets", type="primary", icon=":material/compare_arrows:"
+        )
+    if submitted:
+        with shown():
+            first, second = (_texts(name, *given) for name, given in zip(_SETS, sets, strict=True))
+            request = ContrastRequest(work().sae_id, first, second, chat)
+            st.session_state[_JOB] = start_contrast(request)
+    job_id = st.session_state.setdefault(_JOB, st.query_params.get(_JOB, ""))
+    publish_parameter(_JOB, job_id)
+    if not job_id:
+        st.caption("Nothing was compared yet: give at least 4 texts of each kind.")
+        return
+    job = engine().job(job_id)
+    if job is None or not isinstance(job.request, ContrastRequest):
+        st.warning(
+            "The comparison that this address names is not known here; compare the sets again.",
+            icon=":material/help:",
+        )
+    elif not job.finished():
+        draw_progress(job, "contrast")
+    elif job.error is not None:
+        draw_failure(job)
+    elif job.request.sae_id != work().sae_id:
+        st.info(
+            f"The comparison in hand was made with {escape_markdown(job.request.sae_id)}: choose "
+            "that SAE in the sidebar to see it, or compare the sets again.",
+            icon=":material/info:",
+        )
+    else:
+        _draw_result(index, job.request, job.result())
+
+
+def _draw_set(name: str, place: Any) -> tuple[str, UploadedFile | None]:
+    with place:
+        text = st.text_area(
+            f"The {name} set, one text a line",
+            key=f"contrast_{name}",
+            persist_state="session",
+            max_chars=MAX_CHARACTERS,
+            height=160,
+        )
+        file = st.file_uploader(
+            f"Or the {name} set as a file",
+            ["txt", "csv", "jsonl"],
+            key=f"contrast_{name}_file",
+            help="TXT: one text a line; CSV and JSONL: a column text or content. A file goes "
+            "before what is typed.",
+        )
+    return text or "", file
+
+
+def _texts(name: str, typed: str, file: UploadedFile | None) -> tuple[str, ...]:
+    if file is not None:
+        return tuple(load_contents(file.getvalue(), filename=file.name))
+    return tuple(load_contents(typed.encode(), filename=f"the {name} set.txt"))
+
+
+def start_contrast(request: ContrastRequest) -> str:
+    """Id of the queued job that compares two sets of texts."""
+    from saif_core.explaining.contrast import contrast
+    from saif_core.explaining.text_reading import read_texts
+    from saif_core.saes.logit_lens import promoted_tokens
+
+    def compare(
+        model: "LoadedModel", saes: "Sequence[LoadedSae]", step: Callable[[int, int, str], None]
+    ) -> ContrastResult:
+        (sae,) = saes
+        first, second = (
+            read_texts(model, sae, texts, chat=request.chat, step=step)
+            for texts in (request.first, request.second)
+        )
+        found = contrast(first, second)
+        promotes = promoted_tokens(model, sae, found.best.tolist(), n=N_PROMOTED)
+        return ContrastResult(found, promotes)
+
+    title = f"Compare {len(request.first)} with {len(request.second)} texts"
+    return engine().work("contrast", title, (request.sae_id,), compare, request=request).id
+
+
+def _draw_result(
+    index: LatentIndex | None, request: ContrastRequest, result: ContrastResult
+) -> None:
+    found = result.contrast
+    best, n_best = found.best.tolist(), len(found.best)
+    st.subheader("What tells the sets apart", anchor=False)
+    if not n_best:
+        st.info(
+            "No latent fires on any of these texts; give longer ones.", icon=":material/search_off:"
+        )
+        return
+    threshold = SIGNIFICANCE / n_best
+    n_passing = int((found.p_values <= threshold).sum())
+    st.markdown(
+        f"The **{n_best}** latents of the largest effect |d|, chosen on {found.n_ranking:,} texts "
+        f"(mean activation per text) and measured on the {found.n_held_out:,} others. "
+        f"**{n_passing}** of them {'has' if n_passing == 1 else 'have'} p ≤ {threshold:.2g}."
+    )
+    st.caption(
+        f"{len(request.first):,} texts in the first set, {len(request.second):,} in the second. "
+        f"p is not corrected for {n_best} tests: the Bonferroni threshold is {SIGNIFICANCE} / "
+        f"{n_best} = {threshold:.2g}."
+    )
+    n_ways = comb(found.n_held_out, len(request.first) // 2)
+    if 1 / n_ways > threshold:
+        st.caption(
+            f"No p can be that small here: {found.n_held_out} texts can be parted in {n_ways:,} "
+            "ways only. Give more texts."
+        )
+    columns = {
+        "latent": best,
+        "d": found.effect[best].tolist(),
+        "AUC": found.auc[best].tolist(),
+        "p": found.p_values.tolist(),
+        "promotes": [" ".join(tokens) for tokens in result.promotes],
+    }
+    draw_latents("contrast", index, columns, alt="Latents that tell the two sets apart")

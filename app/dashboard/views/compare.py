@@ -1,0 +1,434 @@
+"""Page 4: the same prompts answered unsteered, steered and by other arms, side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from app.dashboard.compare.arm_cards import draw_arms
+from app.dashboard.compare.chat_turns import next_request
+from app.dashboard.compare.lab_arms import request_problem
+from app.dashboard.compare.measured_strength import draw_measured
+from app.dashboard.compare.open_session import OPENED, RUN, hold
+from app.dashboard.compare.steering_form import (
+    SteeringForm,
+    draw_basket,
+    draw_prompts,
+    draw_settings,
+    draw_strength,
+    steering_form,
+)
+from app.dashboard.compare.text_columns import draw_finished, draw_growing
+from app.dashboard.messages import shown
+from app.dashboard.sae_fit import misfit
+from app.dashboard.work import Work, engine, resume_ranking, store, work
+from app.presentation.sessions import (
+    default_session_name,
+    escape_markdown,
+    session_of_work,
+    size_sentence,
+    speed_sentence,
+)
+from saif_core.errors import JobCancelled, SaifError
+from saif_core.records.texts import (
+    GenerationRequest,
+    GenerationResult,
+    Instruction,
+    JobRecord,
+    LatentScore,
+    SteeringSession,
+    from_json,
+)
+
+if TYPE_CHECKING:
+    from saif_core.engine.job import Job
+
+POLL_SECONDS = 0.3
+MAX_NAME, MAX_NOTES, MAX_MESSAGE = 120, 20_000, 8000
+
+
+@dataclass(frozen=True)
+class Run:
+    """The texts on the page: a job of this process, or texts that were kept.
+
+    Attributes:
+        record: what the store still knows of a job that another process ran.
+    """
+
+    job: "Job | None" = None
+    result: GenerationResult | None = None
+    record: JobRecord | None = None
+    unknown: bool = False
+
+
+def draw_page() -> None:
+    """Head with the save button, controls, then the texts of the run in hand."""
+    resume_ranking()
+    in_hand, form = work(), steering_form()
+    _reopen()
+    run = _current_run()
+    head = st.container(horizontal=True, vertical_alignment="center")
+    head.title("What does it do to the text?", width="stretch")
+    _draw_opened(in_hand)
+    reason = misfit(in_hand.sae_id)
+    if reason:
+        _draw_misfit(reason)
+    draw_prompts(form)
+    edited = _draw_latents(in_hand)
+    dial, size = st.columns([3, 2], vertical_alignment="center")
+    with dial, st.container(gap=None):
+        draw_strength(in_hand)
+        band_place = st.container()
+    size_place = size.empty()
+    # What stands above the settings tells of them, so it is drawn once they are known.
+    measured_place, arms_place = st.container(), st.container()
+    with st.expander("Method, scope and sampling", key="compare_settings"):
+        draw_settings(form)
+    with measured_place, shown():
+        draw_measured(in_hand, form, band_place)
+    with arms_place:
+        draw_arms(in_hand, form)
+    request = form.request(in_hand)
+    with head:
+        _draw_save(request, run)
+    with shown():
+        _draw_generate(form, request, run, reason)
+    _draw_run(run, request)
+    # Last, because the engine may take a moment to answer.
+    if not reason:
+        with shown():
+            _draw_size(size_place, request)
+    if edited:
+        # The sidebar, drawn first, still lists the basket as it was. Not sooner: a button that
+        # was pressed in the same run would be forgotten.
+        st.rerun()
+
+
+def _reopen() -> None:
+    """Hold the session that the address names, once, so that a reload shows it again."""
+    asked = st.query_params.get("open", "")
+    opened = st.session_state.get(OPENED)
+    if asked and (opened is None or opened.id != asked):
+        with shown():
+            hold(store().sessions.get(asked))
+            st.rerun()
+    elif opened is not None and not asked:
+        st.query_params["open"] = opened.id
+
+
+def _draw_opened(in_hand: Work) -> None:
+    opened: SteeringSession | None = st.session_state.get(OPENED)
+    if opened is None:
+        return
+    st.caption(f":material/folder_open: Session “{escape_markdown(opened.name)}”")
+    if opened.recipe is not None and opened.recipe.sae != in_hand.sae_id:
+        offered = {info.id for info in engine().saes()}
+        if opened.recipe.sae not in offered:
+            st.warning(
+                f"The session's SAE, {escape_markdown(opened.recipe.sae)}, is not offered here: "
+                "its texts can be read, but steering uses the SAE chosen in the sidebar.",
+                icon=":material/info:",
+            )
+
+
+def _current_run() -> Run:
+    run_id = st.query_params.get("run", "") or st.session_state.get(RUN, "")
+    if not run_id:
+        opened = st.session_state.get(OPENED)
+        return Run(result=opened.result if opened else None)
+    _hold_run(run_id)
+    job = engine().job(run_id)
+    if job is not None and job.kind == "generate":
+        done = job.finished() and job.record.state == "done"
+        return Run(job=job, result=job.result() if done else None)
+    record = store().jobs.get(run_id)
+    if record is None or record.kind != "generate":
+        return Run(unknown=True)
+    try:
+        result = from_json(GenerationResult, record.result) if record.result else None
+    except ValueError:
+        result = None
+    return Run(record=record, result=result)
+
+
+def _hold_run(run_id: str) -> None:
+    st.session_state[RUN] = run_id
+    if st.query_params.get("run") != run_id:
+        st.query_params["run"] = run_id
+
+
+def _draw_latents(in_hand: Work) -> bool:
+    st.subheader("Steer with", anchor=False)
+    if in_hand.basket:
+        return draw_basket(in_hand)
+    st.info(
+        "No latents are chosen yet: choose some on the Latents page, or take a ranking's best.",
+        icon=":material/scatter_plot:",
+    )
+    with st.container(horizontal=True, vertical_alignment="center"):
+        ranking = in_hand.ranking
+        best = [score for score in ranking.latents[: ranking.top] if score.mean] if ranking else []
+        if best:
+            st.button(
+                f"Take the top {len(best)}",
+                key="compare_take_top",
+                icon=":material/playlist_add:",
+                on_click=_take_top,
+                args=(in_hand, best),
+            )
+        st.page_link("views/latents.py", label="Choose latents", icon=":material/scatter_plot:")
+    return False
+
+
+def _take_top(in_hand: Work, best: Sequence[LatentScore]) -> None:
+    for score in best:
+        in_hand.add_latent(score.index, score.mean)
+
+
+def _draw_misfit(reason: str) -> None:
+    st.error(escape_markdown(reason), icon=":material/block:")
+    st.page_link(
+        "views/sae_health.py", label="Is this SAE any good?", icon=":material/monitor_heart:"
+    )
+
+
+def _draw_generate(
+    form: SteeringForm, request: GenerationRequest, run: Run, reason: str | None
+) -> None:
+    problem = reason or request_problem(request, [info.id for info in engine().saes()])
+    names = ", ".join(escape_markdown(arm.name) for arm in request.all_arms)
+    clicked = st.button(
+        "Generate",
+        key="compare_generate",
+        type="primary",
+        icon=":material/play_arrow:",
+        disabled=bool(problem),
+        help=escape_markdown(problem) or f"Answers every prompt by every arm: {names}.",
+    )
+    if request.arms and problem:
+        st.caption(f":material/info: {escape_markdown(problem)}")
+    if clicked and not problem:
+        _generate(request, run)
+    if run.result is None or request.temperature == 0 or any(run.result.recipe.histories):
+        return
+
+    def take_next_seed() -> None:
+        # Before the seed's own field is drawn, which then shows it.
+        form.seed = st.session_state["compare_seed"] = form.seed + 1
+
+    again = st.button(
+        "Write them again",
+        key="compare_again",
+        icon=":material/casino:",
+        disabled=bool(problem),
+        help=f"With the next seed, {form.seed + 1}.",
+        on_click=take_next_seed,
+    )
+    if again and not problem:
+        _generate(request, run)
+
+
+def _generate(request: GenerationRequest, run: Run) -> None:
+    job = engine().generate(request)
+    if run.job is not None and not run.job.finished():
+        run.job.cancel()
+    _hold_run(job.id)
+    st.rerun()
+
+
+def _draw_run(run: Run, request: GenerationRequest) -> None:
+    if run.unknown:
+        st.warning(
+            "The texts that this address names are not known here; generate them again.",
+            icon=":material/help:",
+        )
+    elif run.job is not None and not run.job.finished():
+        # A fragment, so that the texts grow while everything else on the page stays usable.
+        st.fragment(_stream, run_every=POLL_SECONDS)(run.job)
+    elif run.result is not None:
+        _draw_result(run, run.result, request)
+    elif run.job is not None:
+        _draw_unfinished(run.job)
+    elif run.record is not None:
+        st.warning(
+            f"“{escape_markdown(run.record.title)}” was {run.record.state} before SAIF was "
+            "restarted and left no texts; generate them again.",
+            icon=":material/history:",
+        )
+
+
+def _stream(job: "Job") -> None:
+    with shown():
+        if job.finished():
+            st.rerun()
+        record = job.record
+        share = min(1.0, record.done / record.total) if record.total else 0.0
+        count = f" · token {record.done} of {record.total} at most" if record.total else ""
+        st.progress(share, text=f"{record.message or 'waiting for its turn'}{count}")
+        if st.button("Stop", key="compare_stop", icon=":material/stop_circle:"):
+            job.cancel()
+        draw_growing(job.request, job.events())
+
+
+def _draw_unfinished(job: "Job") -> None:
+    try:
+        job.result()
+    except JobCancelled:
+        st.info(
+            "Stopped; the texts below are as far as they came and are not judged.",
+            icon=":material/stop_circle:",
+        )
+    except SaifError as error:
+        st.error(escape_markdown(str(error)), icon=":material/error:")
+    except Exception:
+        # The engine has logged it; the record holds the sentence that is fit to show.
+        st.error(escape_markdown(job.record.error), icon=":material/error:")
+    events = job.events()
+    if events:
+        draw_growing(job.request, events)
+
+
+def _draw_result(run: Run, result: GenerationResult, request: GenerationRequest) -> None:
+    recipe = result.recipe
+    st.divider()
+    st.caption(
+        f"{escape_markdown(recipe.sae)} · {escape_markdown(recipe.instruction)} · "
+        f"{size_sentence(result.vector_norm, result.resid_share)} · {speed_sentence(result)}"
+    )
+    if run.job is not None and run.job.request != _same_turn(request, run.job.request):
+        st.caption(":material/sync_problem: The settings above have changed since; generate again.")
+    draw_finished(result, _instruction_of(recipe.instruction))
+    if recipe.chat and len({text.prompt_index for text in result.generations}) == 1:
+        _draw_chat(run, result, request)
+
+
+def _same_turn(page: GenerationRequest, written: GenerationRequest) -> GenerationRequest:
+    """What the page would ask for at the same turn of the chat."""
+    if not written.histories:
+        return page
+    return replace(page, prompts=written.prompts, histories=written.histories)
+
+
+def _draw_chat(run: Run, result: GenerationResult, request: GenerationRequest) -> None:
+    st.subheader("Continue the chat", anchor=False)
+    with st.form("compare_chat_form", clear_on_submit=True, border=False):
+        message = st.text_input(
+            "Next message", max_chars=MAX_MESSAGE, key="compare_message", placeholder="And then?"
+        )
+        shared = st.toggle(
+            "Shared history",
+            key="compare_shared_history",
+            help="On: all arms go on with the unsteered chat, so that only the new texts differ. "
+            "Off: each arm goes on with what it wrote itself.",
+        )
+        if result.recipe.samples > 1:
+            st.caption("Sample 1 of each arm goes on.")
+        sent = st.form_submit_button("Send", icon=":material/send:")
+    if sent and (message or "").strip():
+        asked = next_request(request, result, (message or "").strip(), shared=shared)
+        problem = request_problem(asked, [info.id for info in engine().saes()])
+        if problem:
+            st.warning(escape_markdown(problem), icon=":material/info:")
+        else:
+            with shown():
+                _generate(asked, run)
+    if any(result.recipe.histories):
+        st.button(
+            "Start over",
+            key="compare_start_over",
+            icon=":material/restart_alt:",
+            help="Clears the chat; the prompt and the arms stay.",
+            on_click=_start_over,
+        )
+
+
+def _start_over() -> None:
+    st.session_state[RUN] = ""
+    st.query_params.pop("run", None)
+    opened: SteeringSession | None = st.session_state.get(OPENED)
+    if opened is not None:
+        st.session_state[OPENED] = replace(opened, result=None)
+
+
+def _instruction_of(name: str) -> Instruction | None:
+    from saif_core.inputs.prompt_pairs import shipped_instructions
+
+    opened: SteeringSession | None = st.session_state.get(OPENED)
+    if opened and opened.instruction and opened.instruction.name == name:
+        return opened.instruction
+    return work().uploaded.get(name) or shipped_instructions().get(name)
+
+
+def _draw_size(place: DeltaGenerator, request: GenerationRequest) -> None:
+    if not request.latents or not request.prompts:
+        place.caption("The size of the steering vector is shown once latents are chosen.")
+        return
+    sizes: dict[str, tuple[float, float]] = st.session_state.setdefault("compare_sizes", {})
+    # The size grows in proportion to strength, so one measurement serves the whole dial.
+    unit = replace(request, strength=1.0, prompts=request.prompts[:1])
+    asked = repr(
+        (unit.sae_id, unit.prompts, unit.latents, unit.method, unit.method_parameters, unit.chat)
+    )
+    if asked not in sizes:
+        status = engine().status()
+        if not status.model_loaded or status.running:
+            place.caption("The size of the vector is measured once the model is loaded and free.")
+            return
+        if len(sizes) >= 100:
+            sizes.clear()
+        sizes[asked] = engine().vector_size(unit)
+    norm, share = sizes[asked]
+    strength = abs(request.strength)
+    place.markdown(size_sentence(norm * strength, share * strength))
+
+
+def _draw_save(request: GenerationRequest, run: Run) -> None:
+    opened: SteeringSession | None = st.session_state.get(OPENED)
+    with (
+        st.popover("Save as session", icon=":material/save:", key="compare_save"),
+        st.form("compare_save_form", border=False),
+    ):
+        suggested = default_session_name(request.instruction, request.latents, request.strength)
+        name = st.text_input(
+            "Name", opened.name if opened else suggested, max_chars=MAX_NAME, key="save_name"
+        )
+        notes = st.text_area(
+            "Notes", opened.notes if opened else "", max_chars=MAX_NOTES, key="save_notes"
+        )
+        if run.result is None:
+            st.caption("No finished texts yet: what is set on the page is saved without texts.")
+        save = st.form_submit_button("Save as new", icon=":material/save:", type="primary")
+        update = opened is not None and st.form_submit_button(
+            "Save changes to the opened session", icon=":material/edit:"
+        )
+        if save or update:
+            with shown():
+                _save(name or suggested, notes or "", request, run, replaces=update)
+
+
+def _save(name: str, notes: str, request: GenerationRequest, run: Run, *, replaces: bool) -> None:
+    named = run.result.recipe.instruction if run.result else request.instruction
+    session = session_of_work(
+        name,
+        notes,
+        request=request,
+        instruction=_instruction_of(named),
+        ranking=work().ranking,
+        result=run.result,
+    )
+    opened: SteeringSession | None = st.session_state.get(OPENED)
+    if replaces and opened is not None:
+        current = store().sessions.get(opened.id)
+        session = replace(
+            session, id=current.id, created_at=current.created_at, share_id=current.share_id
+        )
+    saved = store().sessions.save(session)
+    st.session_state[OPENED] = saved
+    st.query_params["open"] = saved.id
+    st.success(f"Saved as “{escape_markdown(saved.name)}”.", icon=":material/check:")
+    st.page_link("views/sessions.py", label="All sessions", icon=":material/folder_open:")
+
+
+draw_page()

@@ -1,0 +1,235 @@
+"""Does it work? What every arm does to the texts of many contents, counted with controls."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from app.dashboard.evaluate.form import (
+    CPU_TOKENS_PER_SECOND,
+    cost_of,
+    cost_sentence,
+    draw_evaluation_form,
+)
+from app.dashboard.evaluate.results import draw_evaluation
+from app.dashboard.jobs.job_progress import draw_progress
+from app.dashboard.messages import shown
+from app.dashboard.work import engine, publish_parameter, store
+from app.presentation.arms import ARM_NAMES
+from app.presentation.sessions import escape_markdown
+from saif_core.errors import JobCancelled, SaifError, UnknownNameError
+from saif_core.records.evaluation import Evaluation, EvaluationRequest, EvaluationSummary
+
+if TYPE_CHECKING:  # importing the engine imports torch, which the first paint need not wait for
+    from saif_core.engine.job import Job
+
+# The job and the evaluation that the page shows; they outlive a visit of another page.
+RUN, SHOWN = "evaluation_run", "evaluation_shown"
+_RESUME = "Measure again with the same settings: texts that were written are taken from the cache."
+
+
+def draw_page() -> None:
+    """Form, then the evaluation in hand or its progress, then the earlier ones."""
+    st.title("Does it work?")
+    if not engine().saes():
+        st.info(
+            "No SAE is offered for this model: name one in SAIF_SAES and restart.",
+            icon=":material/info:",
+        )
+        return
+    run, evaluation_id = _in_hand("run", RUN), _in_hand("evaluation", SHOWN)
+    job = engine().job(run) if run else None
+    if job is not None and job.kind == "evaluate" and job.record.state == "done":
+        evaluation_id = job.result().id
+        _hold(run="", evaluation=evaluation_id)
+        run = ""
+    evaluation: Evaluation | None = None
+    with shown():
+        evaluation = _evaluation(evaluation_id)
+    # The form speaks of its own mistakes, and what is below stays where it is.
+    with shown():
+        _draw_form(job, evaluation)
+    if run:
+        with shown():
+            _draw_run(run, job)
+    if evaluation is not None:
+        st.divider()
+        with shown():
+            draw_evaluation(evaluation)
+    st.divider()
+    with shown():
+        _draw_earlier(evaluation)
+
+
+def _in_hand(parameter: str, key: str) -> str:
+    """An id from the address, else from this browser session; it is in the address from then on."""
+    value: str = st.query_params.get(parameter, "") or st.session_state.get(key, "")
+    st.session_state[key] = value
+    publish_parameter(parameter, value)
+    return value
+
+
+def _hold(*, run: str, evaluation: str) -> None:
+    """Have the page show a job or an evaluation, and the address name it."""
+    for parameter, key, value in (("run", RUN, run), ("evaluation", SHOWN, evaluation)):
+        st.session_state[key] = value
+        publish_parameter(parameter, value)
+        if value:
+            st.query_params[parameter] = value
+        else:
+            st.query_params.pop(parameter, None)
+
+
+def _evaluation(evaluation_id: str) -> Evaluation | None:
+    if not evaluation_id:
+        return None
+    try:
+        return store().evaluations.get(evaluation_id)
+    except UnknownNameError as error:
+        raise SaifError(
+            "The evaluation that this address names is not kept here; it may have been deleted. "
+            "Choose one below or measure again."
+        ) from error
+
+
+def _draw_form(job: "Job | None", evaluation: Evaluation | None) -> None:
+    request = draw_evaluation_form()
+    running = job is not None and job.kind == "evaluate" and not job.finished()
+    if request is not None:
+        st.caption(_cost(request, evaluation))
+    clicked = st.button(
+        "Measure",
+        key="evaluation_measure_button",
+        type="primary",
+        icon=":material/play_arrow:",
+        disabled=request is None or running,
+        help="An evaluation is running; stop it first."
+        if running
+        else "Writes and judges a text for every test content, arm and setting.",
+    )
+    if clicked and request is not None:
+        _hold(run=engine().evaluate(request).id, evaluation="")
+        st.rerun()
+
+
+def _cost(request: EvaluationRequest, evaluation: Evaluation | None) -> str:
+    layers = {info.id: info.layer for info in engine().saes()}
+    cost = cost_of(request, [layers[sae_id] for sae_id in request.sae_ids])
+    speed = _speed(evaluation)
+    return cost_sentence(cost, speed or CPU_TOKENS_PER_SECOND, measured=speed is not None)
+
+
+def _speed(evaluation: Evaluation | None) -> float | None:
+    """Tokens per second, at most, of an evaluation of the same model; None where it is unknown."""
+    if evaluation is None or evaluation.model != engine().model_id or evaluation.seconds <= 0:
+        return None
+    asked = evaluation.request
+    n_texts = len(evaluation.cells) * len(asked.test_contents)
+    return n_texts * asked.max_new_tokens / evaluation.seconds
+
+
+def _draw_run(run: str, job: "Job | None") -> None:
+    if job is not None and job.kind == "evaluate":
+        if job.finished():
+            _draw_unfinished(job)
+        else:
+            # A fragment, so that everything else on the page stays usable.
+            draw_progress(job, "evaluation")
+        return
+    record = store().jobs.get(run)
+    if record is None or record.kind != "evaluate":
+        st.warning(
+            "The evaluation that this address names is not known here; measure to make one.",
+            icon=":material/help:",
+        )
+    elif record.state == "done":
+        st.info(
+            "This evaluation was finished before SAIF was restarted; open it below.",
+            icon=":material/history:",
+        )
+    else:
+        st.warning(
+            f"“{escape_markdown(record.title)}” was {record.state} before SAIF was restarted. "
+            f"{_RESUME}",
+            icon=":material/history:",
+        )
+
+
+def _draw_unfinished(job: "Job") -> None:
+    error = job.error
+    if isinstance(error, JobCancelled):
+        st.info(f"Stopped. {_RESUME}", icon=":material/stop_circle:")
+    elif error is not None:
+        # The engine has logged what is not ours; the record holds the sentence fit to show.
+        said = str(error) if isinstance(error, SaifError) else job.record.error
+        st.error(escape_markdown(said), icon=":material/error:")
+
+
+def _draw_earlier(evaluation: Evaluation | None) -> None:
+    st.subheader("Earlier evaluations", anchor=False)
+    summaries = store().evaluations.list()
+    if not summaries:
+        st.info("Nothing has been measured yet: measure above.", icon=":material/monitoring:")
+        return
+    ids = [summary.id for summary in summaries]
+    # Rows are known by their number, so another list of rows needs a table of its own.
+    event: Any = st.dataframe(
+        _summary_table(summaries),
+        key=f"evaluation_list_{hash(tuple(ids))}",
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="single-row",
+        column_config={
+            "strict": st.column_config.NumberColumn(
+                "strict",
+                format="%.0f%%",
+                help="Of the best arm that uses an SAE, on the other half",
+            ),
+            "measured": st.column_config.DatetimeColumn("measured", format="YYYY-MM-DD HH:mm"),
+        },
+        alt="Earlier evaluations, newest first",
+    )
+    rows = [row for row in event["selection"]["rows"] if row < len(ids)]
+    if not rows:
+        st.caption("Choose a row to open or delete the evaluation.")
+        return
+    _draw_choice(summaries[rows[0]], evaluation)
+
+
+def _draw_choice(summary: EvaluationSummary, evaluation: Evaluation | None) -> None:
+    is_open = evaluation is not None and evaluation.id == summary.id
+    with st.container(horizontal=True):
+        if st.button(
+            "Open",
+            key="evaluation_open",
+            icon=":material/folder_open:",
+            disabled=is_open,
+            help="It is open above." if is_open else None,
+        ):
+            _hold(run="", evaluation=summary.id)
+            st.rerun()
+        with st.popover("Delete", icon=":material/delete:", key="evaluation_delete"):
+            st.caption(
+                f"{escape_markdown(summary.instruction)}, {summary.n_cells:,} cells: its figures "
+                "and texts are lost for good."
+            )
+            if st.button("Delete it", key="evaluation_delete_it", icon=":material/delete:"):
+                store().evaluations.delete(summary.id)
+                if is_open:
+                    _hold(run="", evaluation="")
+                st.rerun()
+
+
+def _summary_table(summaries: list[EvaluationSummary]) -> dict[str, list[Any]]:
+    return {
+        "instruction": [summary.instruction for summary in summaries],
+        "model": [summary.model.rstrip("/").rsplit("/", 1)[-1] for summary in summaries],
+        "cells": [summary.n_cells for summary in summaries],
+        "n": [summary.n for summary in summaries],
+        "best arm": [ARM_NAMES.get(one.best_sae_arm, "") for one in summaries],
+        "strict": [None if one.best_strict is None else 100 * one.best_strict for one in summaries],
+        "measured": [datetime.fromisoformat(summary.created_at) for summary in summaries],
+    }
+
+
+draw_page()

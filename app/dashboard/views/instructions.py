@@ -1,0 +1,138 @@
+"""Page 1: which instruction, in which prompts; starts the search for its latents."""
+
+import streamlit as st
+
+from app.dashboard.instructions.pair_form import PairChoice, draw_pair_choice
+from app.dashboard.instructions.ranking_form import RankingChoice, draw_ranking_choice
+from app.dashboard.jobs.job_panel import draw_ranking_job, ranking_is_running
+from app.dashboard.messages import shown
+from app.dashboard.work import engine, open_page, work, write_url
+from app.presentation.prompt_html import added_tokens, prompt_html
+from app.presentation.sessions import escape_markdown
+from saif_core.errors import SaifError
+from saif_core.records.texts import PromptPair, PromptView, RankingRequest
+
+POLL_SECONDS = 1.0
+
+
+def draw_page() -> None:
+    """Form on the left, prompts as the model sees them on the right."""
+    st.title("Which instruction?")
+    left, right = st.columns([3, 2], gap="large")
+    pairs: PairChoice | None = None
+    scoring: RankingChoice | None = None
+    with left:
+        pairs = draw_pair_choice()
+        st.subheader("How latents are scored", anchor=False)
+        with shown():
+            scoring = draw_ranking_choice()
+        request = scoring.request(pairs) if pairs is not None and scoring is not None else None
+        _draw_start(request)
+        with shown():
+            draw_ranking_job()
+        _draw_found()
+        estimate_slot = st.container()
+    with right, shown():
+        ready = _model_is_ready()
+        if pairs is None:
+            st.caption("The prompts appear here once there are pairs.")
+        elif ready:
+            _draw_pairs(pairs.pairs, chat=scoring.chat if scoring else True)
+            # While a ranking runs, an estimate would wait for its turn between two batches.
+            if request is not None and not ranking_is_running():
+                with estimate_slot:
+                    _draw_estimate(request)
+
+
+def _draw_start(request: RankingRequest | None) -> None:
+    running = ranking_is_running()
+    start = st.button(
+        "Find latents",
+        key="find_latents",
+        type="primary",
+        icon=":material/search:",
+        disabled=request is None or running or not work().sae_id,
+        help="A ranking is running; stop it first." if running else None,
+    )
+    if start and request is not None:
+        work().attach(engine().rank(request).id)
+        # Now, not as the run ends: a page that is loaded anew in between must find its job.
+        write_url()
+        st.rerun()
+
+
+def _draw_found() -> None:
+    ranking = work().ranking
+    if ranking is None:
+        return
+    st.success(
+        f"{ranking.n_selective:,} of {ranking.d_sae:,} latents fire at 80% or more of the "
+        f"positions with {escape_markdown(ranking.instruction)} and at 5% or fewer without it.",
+        icon=":material/check_circle:",
+    )
+    if st.button("Go to the latents", key="go_latents", icon=":material/scatter_plot:"):
+        open_page("views/latents.py")
+
+
+def _draw_estimate(request: RankingRequest) -> None:
+    with shown():
+        estimate = engine().estimate(request)
+        n_pairs = f"{estimate.n_pairs:,} {'pair' if estimate.n_pairs == 1 else 'pairs'}"
+        if estimate.cached:
+            st.caption(f"{n_pairs} · already computed")
+            return
+        st.caption(
+            f"{n_pairs} · {estimate.tokens_to_compute:,} of {estimate.tokens_total:,} tokens to "
+            "compute, as prompts share their beginnings"
+        )
+
+
+def _model_is_ready() -> bool:
+    """Whether prompts can be shown at once; if not, says so and has the model loaded."""
+    status = engine().status()
+    if status.model_loaded:
+        return True
+    loads = [job for job in engine().jobs() if job.kind == "load"]
+    if loads and loads[0].finished() and loads[0].error is not None:
+        st.caption("The model could not be loaded, so its prompts cannot be shown.")
+        if st.button("Try again", key="load_again", icon=":material/refresh:"):
+            engine().warm_up(work().sae_id)
+            st.rerun()
+        raise SaifError(loads[0].record.error)
+    if work().sae_id and not (loads and not loads[0].finished()):
+        engine().warm_up(work().sae_id)
+    st.fragment(_wait_for_model, run_every=POLL_SECONDS)()
+    return False
+
+
+def _wait_for_model() -> None:
+    with shown():
+        loads = [job for job in engine().jobs() if job.kind == "load"]
+        if engine().status().model_loaded or (loads and loads[0].finished()):
+            st.rerun()
+        st.caption("Loading the model; its view of the prompts appears here.")
+
+
+def _draw_pairs(pairs: tuple[PromptPair, ...], *, chat: bool) -> None:
+    st.subheader("As the model sees it", anchor=False)
+    number = 1
+    if len(pairs) > 1:
+        # The number of pairs is in the key: a page beyond the last one would be an error.
+        number = st.pagination(len(pairs), max_visible_pages=5, key=f"pair_{len(pairs)}")
+    pair = pairs[number - 1]
+    positive = _view(pair.positive, engine().model_id, chat)
+    negative = _view(pair.negative, engine().model_id, chat)
+    st.caption(f"Pair {number:,} of {len(pairs):,}")
+    st.markdown(f"**With** the instruction · {len(positive.tokens):,} tokens")
+    st.html(prompt_html(positive, added_tokens(positive, negative)))
+    st.markdown(f"**Without** · {len(negative.tokens):,} tokens")
+    st.html(prompt_html(negative))
+    st.caption("· is a space, ↵ a line break; framed tokens are special, underlined ones added.")
+
+
+@st.cache_data(max_entries=512, scope="session", show_spinner=False)
+def _view(text: str, model_id: str, chat: bool) -> PromptView:  # noqa: ARG001
+    return engine().prompt_view(text, chat=chat)
+
+
+draw_page()

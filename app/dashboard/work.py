@@ -1,0 +1,255 @@
+"""The engine and store handles, and the work in hand that follows a person across the pages.
+
+The work in hand is one `Work` object in ``st.session_state``. It is read from the URL when a
+browser session starts and written back on every run (by ``main.py``), so that a copied address
+opens the same work. Pages read its fields and call its methods; they never touch its URL
+parameters: ``sae``, ``instruction``, ``job``, ``basket``, ``strength``. Every other parameter
+name is free for a page's own use.
+"""
+
+import atexit
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NoReturn
+
+import streamlit as st
+
+from app.settings import Settings, load_settings
+from saif_core.records.texts import ChosenLatent, Instruction, LatentScore, Ranking, RankingRequest
+from storage import Store, open_store
+
+if TYPE_CHECKING:  # importing the engine imports torch, which the first paint need not wait for
+    from saif_core.engine.engine import Engine
+
+LOST_AFTER_SECONDS = 60.0
+KEPT_DELETED_DAYS = 30
+DEFAULT_INSTRUCTION = "translate-to-french"
+MAX_STRENGTH = 100.0
+MAX_INDEX_DIGITS = 9
+_PUBLISHED = "published_parameters"
+URL_PARAMETERS = ("sae", "instruction", "job", "basket", "strength")
+# Links from a page to itself carry it: the browser changes its address only when told to, and
+# taking this away again tells it.
+VIA_LINK = "via"
+
+
+def store() -> Store:
+    """The store of this process, with its schema up to date."""
+    return _store(load_settings())
+
+
+def engine() -> "Engine":
+    """The engine of this process; the model is loaded by its first job, not here."""
+    return _engine(load_settings())
+
+
+@st.cache_resource(show_spinner=False)
+def _store(settings: Settings) -> Store:
+    settings.home.mkdir(parents=True, exist_ok=True)
+    opened = open_store(settings.database_url, cache_mb=settings.cache_mb)
+    opened.jobs.mark_lost(LOST_AFTER_SECONDS)
+    opened.sessions.purge(KEPT_DELETED_DAYS)
+    return opened
+
+
+@st.cache_resource(show_spinner=False)
+def _engine(settings: Settings) -> "Engine":
+    from saif_core.catalog import Catalog
+    from saif_core.engine.engine import Engine
+    from saif_core.judging.judge_endpoint import configure_judge
+
+    configure_judge(settings.llm_url, settings.llm_model, settings.llm_key)
+    opened = _store(settings)
+    started = Engine(
+        Catalog(settings.home, extra_saes=settings.saes),
+        model_id=settings.model,
+        cache=opened.cache,
+        job_log=opened.jobs,
+        corpus=(opened.latents, opened.profiles),
+        evaluations=opened.evaluations,
+        device=settings.device,
+        dtype=settings.dtype,
+    )
+    # A worker that is still inside the model when the interpreter goes would crash the process.
+    atexit.register(started.close)
+    return started
+
+
+@dataclass(frozen=True)
+class FinishedRanking:
+    """A ranking of this browser session, with the request and the job that made it."""
+
+    job_id: str
+    request: RankingRequest
+    ranking: Ranking
+
+
+@dataclass
+class Work:
+    """What a person is working on.
+
+    Attributes:
+        sae_id: chosen SAE ("" before the first choice); set it with ``choose_sae``.
+        instruction: name of the chosen instruction.
+        uploaded: the person's own instructions, by name.
+        job_id: the ranking job in hand, running or finished ("" for none).
+        ranking: the finished ranking in hand.
+        ranking_request: the request that made it.
+        finished: every ranking finished in this browser session, oldest first.
+        baskets: chosen latents (index → coefficient) by SAE id; indices mean nothing elsewhere.
+        strength: the steering dial; 1 = as strongly as the latents fire on instructed prompts.
+    """
+
+    sae_id: str = ""
+    instruction: str = DEFAULT_INSTRUCTION
+    uploaded: dict[str, Instruction] = field(default_factory=dict)
+    job_id: str = ""
+    ranking: Ranking | None = None
+    ranking_request: RankingRequest | None = None
+    finished: list[FinishedRanking] = field(default_factory=list)
+    baskets: dict[str, dict[int, float]] = field(default_factory=dict)
+    strength: float = 1.0
+
+    @property
+    def basket(self) -> dict[int, float]:
+        """Chosen latents of the current SAE: index → coefficient, in the order of choosing."""
+        return self.baskets.setdefault(self.sae_id, {})
+
+    def basket_latents(self) -> tuple[ChosenLatent, ...]:
+        """The basket as a generation request takes it."""
+        return tuple(ChosenLatent(index, value) for index, value in self.basket.items())
+
+    def add_latent(self, index: int, coefficient: float) -> None:
+        """Put a latent in the basket, or change its coefficient (default choice: its mean)."""
+        self.basket[index] = float(coefficient)
+
+    def remove_latent(self, index: int) -> None:
+        """Take a latent out of the basket; one that is not in it is no error."""
+        self.basket.pop(index, None)
+
+    def clear(self) -> None:
+        """Empty the basket of the current SAE."""
+        self.basket.clear()
+
+    def choose_sae(self, sae_id: str) -> None:
+        """Work with another SAE: its basket and its newest ranking of this session come back."""
+        if sae_id == self.sae_id:
+            return
+        self.sae_id = sae_id
+        self.ranking = self.ranking_request = None
+        self.job_id = ""
+        for done in self.finished:
+            if done.request.sae_id == sae_id:
+                self._hold(done)
+
+    def keep_ranking(self, job_id: str, request: RankingRequest, ranking: Ranking) -> None:
+        """Make a finished ranking the one in hand and remember it for comparisons."""
+        done = FinishedRanking(job_id, request, ranking)
+        self.finished = [old for old in self.finished if old.job_id != job_id] + [done]
+        self.sae_id = request.sae_id
+        self._hold(done)
+
+    def attach(self, job_id: str) -> None:
+        """Follow a ranking job; the ranking in hand makes way until that job has finished."""
+        self.job_id = job_id
+        self.ranking = self.ranking_request = None
+
+    def instruction_record(self) -> Instruction | None:
+        """The chosen instruction; None when the work came from uploaded pairs."""
+        from saif_core.inputs.prompt_pairs import shipped_instructions
+
+        return self.uploaded.get(self.instruction) or shipped_instructions().get(self.instruction)
+
+    def latent_score(self, index: int) -> LatentScore | None:
+        """What the ranking in hand says about a latent; None when it is not in it."""
+        if self.ranking is None:
+            return None
+        return next((score for score in self.ranking.latents if score.index == index), None)
+
+    def to_query(self) -> dict[str, str]:
+        """The URL parameters of this work; those at their default are left out."""
+        basket = ",".join(f"{index}:{value:.6g}" for index, value in self.basket.items())
+        query = {
+            "sae": self.sae_id,
+            "instruction": "" if self.instruction == DEFAULT_INSTRUCTION else self.instruction,
+            "job": self.job_id,
+            "basket": basket,
+            "strength": "" if self.strength == 1.0 else f"{self.strength:g}",
+        }
+        return {name: value for name, value in query.items() if value}
+
+    @classmethod
+    def from_query(cls, query: Mapping[str, str]) -> "Work":
+        """The work that an address describes; parts that make no sense are ignored."""
+        work = cls(sae_id=query.get("sae", ""), job_id=query.get("job", ""))
+        work.instruction = query.get("instruction", "") or DEFAULT_INSTRUCTION
+        work.strength = _number(query.get("strength", ""), 1.0)
+        if abs(work.strength) > MAX_STRENGTH:
+            work.strength = 1.0
+        for part in query.get("basket", "").split(",")[:1000]:
+            index, _, value = part.partition(":")
+            coefficient = _number(value, math.nan)
+            is_index = index.isascii() and index.isdigit() and len(index) <= MAX_INDEX_DIGITS
+            if is_index and not math.isnan(coefficient):
+                work.basket[int(index)] = coefficient
+        return work
+
+    def _hold(self, done: FinishedRanking) -> None:
+        self.job_id, self.ranking_request, self.ranking = done.job_id, done.request, done.ranking
+        self.instruction = done.request.instruction
+
+
+def work() -> Work:
+    """The work in hand of this browser session, read from the URL the first time."""
+    if "work" not in st.session_state:
+        st.session_state["work"] = Work.from_query(st.query_params.to_dict())
+    in_hand: Work = st.session_state["work"]
+    return in_hand
+
+
+def resume_ranking() -> None:
+    """Take up the ranking that the URL names, if its job has finished in this process."""
+    in_hand = work()
+    if in_hand.ranking is not None or not in_hand.job_id:
+        return
+    job = engine().job(in_hand.job_id)
+    if job is not None and job.kind == "rank" and job.record.state == "done":
+        in_hand.keep_ranking(job.id, job.request, job.result())
+
+
+def open_page(page: str, **parameters: str) -> NoReturn:
+    """Go to a page with the work in hand, and parameters of its own, in the URL."""
+    st.switch_page(page, query_params={**work().to_query(), **parameters})
+
+
+def begin_url() -> None:
+    """Forget what the last run published (``main.py`` calls this as a run begins)."""
+    st.session_state[_PUBLISHED] = {}
+
+
+def publish_parameter(name: str, value: str) -> None:
+    """Have a page's own parameter in the URL when the run ends; an empty value takes it away."""
+    st.session_state.setdefault(_PUBLISHED, {})[name] = value
+
+
+def write_url() -> None:
+    """Bring the URL in line with the work in hand and the page (``main.py``, as a run ends).
+
+    All parameters change at once: every single change would be a step of the browser's history.
+    """
+    published: dict[str, str] = st.session_state.get(_PUBLISHED, {})
+    ours = {*URL_PARAMETERS, *published, VIA_LINK}
+    current = st.query_params.to_dict()
+    wanted = {name: value for name, value in current.items() if name not in ours}
+    wanted |= {name: value for name, value in published.items() if value} | work().to_query()
+    if wanted != current:
+        st.query_params.from_dict(wanted)
+
+
+def _number(text: str, default: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        return default
+    return value if math.isfinite(value) else default

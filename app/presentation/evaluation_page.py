@@ -1,0 +1,377 @@
+"""An evaluation as one page of HTML that needs no network, no script and no SAIF.
+
+Whatever a person or a model wrote is escaped; the page asks for nothing outside of itself.
+"""
+
+import html
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from app.charts.evaluation import ARM_COLOURS, arm_label, describe_setting
+from app.cli.output import printable
+from app.presentation.evaluation_files import (
+    SETTING_HEADERS,
+    evaluation_data,
+    evaluation_sentence,
+    p_words,
+    setting_row,
+    share_words,
+)
+from saif_core.records.evaluation import (
+    BASELINES,
+    BestCell,
+    Cell,
+    CellSetting,
+    Evaluation,
+    EvaluationText,
+)
+from saif_core.records.texts import to_json
+
+SHOWN_TEXTS = 20
+_DASHES = ("none", "7 3", "2 3", "9 3 2 3")
+_CELL_HEADERS = (
+    "number",
+    *SETTING_HEADERS,
+    "n",
+    "strict",
+    "loose",
+    "not judged",
+    "success",
+    "retained",
+    "broken",
+    "perplexity",
+    "distinct pairs",
+    "share of the residual stream",
+    "against unsteered",
+    "against random",
+)
+_BEST_HEADERS = (
+    *SETTING_HEADERS,
+    "n",
+    "strict",
+    "loose",
+    "broken",
+    "against unsteered",
+    "against random",
+)
+
+
+def evaluation_html(evaluation: Evaluation, texts: Mapping[int, Sequence[EvaluationText]]) -> bytes:
+    """One file that shows the evaluation without a network, a script or SAIF.
+
+    Args:
+        texts: texts of the best cells, by the number of the cell; those of others are left out.
+    """
+    name = evaluation.request.instruction.name
+    n = len(evaluation.request.test_contents)
+    data = evaluation_data(evaluation)
+    parts = [
+        f"<h1>Does it work? {_escape(name)}</h1>",
+        f"<p class=lead>{_escape(evaluation_sentence(evaluation))}</p>",
+        f"<p class=muted>{_escape(evaluation.model)}, {n} test contents, "
+        f"{_escape(evaluation.created_at)}</p>",
+        "<h2>Accuracy and broken text by strength</h2>",
+        _chart_html(evaluation),
+        "<h2>Best settings</h2>",
+        f"<p class=muted>Chosen on {data['chosen_on']}; the figures are those of "
+        f"{data['reported_on']}. Intervals are Wilson's at 95%, p from exact McNemar tests.</p>",
+        _table(_BEST_HEADERS, [_best_row(evaluation, best) for best in evaluation.best]),
+        "<h2>All settings</h2>",
+        f"<p class=muted>On all {n} test contents.</p>",
+        _table(_CELL_HEADERS, [_cell_row(*numbered) for numbered in enumerate(evaluation.cells)]),
+        "<h2>Texts of the best settings</h2>",
+        *(
+            _texts_html(evaluation.cells[best.cell].setting, texts[best.cell])
+            for best in evaluation.best
+            if texts.get(best.cell)
+        ),
+        _manifest_html(evaluation),
+    ]
+    page = _PAGE.format(title=_escape(f"Evaluation of {name}"), style=_STYLE, body="\n".join(parts))
+    return page.encode()
+
+
+def _escape(text: object) -> str:
+    return html.escape(printable(str(text)), quote=True)
+
+
+def _cell_row(number: int, cell: Cell) -> list[str]:
+    rates = cell.rates
+    return [
+        str(number),
+        *setting_row(cell.setting),
+        str(rates.n),
+        share_words(rates.strict, rates.strict_ci),
+        share_words(rates.loose, rates.loose_ci),
+        str(rates.unjudged),
+        f"{rates.success:.0%}",
+        f"{rates.retained:.0%}",
+        share_words(rates.disorder, rates.disorder_ci),
+        "" if rates.perplexity is None else f"{rates.perplexity:.1f}",
+        f"{rates.distinct_2:.2f}",
+        "" if cell.resid_share is None else f"{cell.resid_share:.0%}",
+        "" if cell.p_unsteered is None else p_words(cell.p_unsteered),
+        "" if cell.p_random is None else p_words(cell.p_random),
+    ]
+
+
+def _best_row(evaluation: Evaluation, best: BestCell) -> list[str]:
+    rates = best.rates
+    return [
+        *setting_row(evaluation.cells[best.cell].setting),
+        str(rates.n),
+        share_words(rates.strict, rates.strict_ci),
+        share_words(rates.loose, rates.loose_ci),
+        share_words(rates.disorder, rates.disorder_ci),
+        "" if best.p_unsteered is None else p_words(best.p_unsteered),
+        "" if best.p_random is None else p_words(best.p_random),
+    ]
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{_escape(header)}</th>" for header in headers)
+    body = "\n".join(
+        f"<tr>{''.join(f'<td>{_escape(value)}</td>' for value in row)}</tr>" for row in rows
+    )
+    return (
+        f"<div class=wide><table><thead><tr>{head}</tr></thead>\n"
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _texts_html(setting: CellSetting, texts: Sequence[EvaluationText]) -> str:
+    shown = texts[:SHOWN_TEXTS]
+    rows = "\n".join(
+        "<tr>"
+        + "".join(
+            f"<td dir=auto>{_escape(value)}</td>"
+            for value in (text.content, text.text, text.grade or "not judged", text.reason)
+        )
+        + "</tr>"
+        for text in shown
+    )
+    return (
+        f"<details><summary>{_escape(describe_setting(setting))}: {len(shown)} of {len(texts)} "
+        "texts</summary>"
+        "<div class=wide><table class=texts><thead><tr><th>content</th><th>text</th><th>grade</th>"
+        f"<th>reason</th></tr></thead>\n<tbody>{rows}</tbody></table></div></details>"
+    )
+
+
+def _manifest_html(evaluation: Evaluation) -> str:
+    request = evaluation.request
+    latents = [
+        f"layer {layer}: " + ", ".join(f"{one.index}:{one.coefficient:.4g}" for one in chosen)
+        for layer, chosen in evaluation.latents.items()
+    ]
+    entries = {
+        "evaluation": evaluation.id,
+        "model": evaluation.model,
+        "model SHA-256": evaluation.model_sha256,
+        "SAEs": "\n".join(request.sae_ids),
+        "SAE SHA-256": "\n".join(evaluation.sae_sha256s),
+        "dtype": evaluation.dtype,
+        "seed": str(request.seed),
+        "versions": "\n".join(f"{name} {of}" for name, of in evaluation.versions.items()),
+        "latents with coefficients": "\n".join(latents),
+        "seconds": f"{evaluation.seconds:.0f}",
+        "finished": evaluation.created_at,
+        "request": json.dumps(to_json(request), ensure_ascii=False, indent=1),
+    }
+    listed = "\n".join(
+        f"<dt>{_escape(name)}</dt><dd>{_escape(value)}</dd>" for name, value in entries.items()
+    )
+    return f"<details><summary>How it was made</summary><dl>\n{listed}\n</dl></details>"
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Cells of one arm that differ in strength alone, lowest strength first."""
+
+    name: str
+    colour: str
+    dash: str
+    cells: tuple[Cell, ...]
+
+
+class _Panel(NamedTuple):
+    """One of the two charts: which share it shows, and where it stands."""
+
+    title: str
+    share: str
+    top: float
+    height: float
+
+    def y(self, share: float) -> float:
+        return self.top + self.height * (1 - share)
+
+
+_WIDTH, _LEFT, _RIGHT = 760, 46, 744
+_PANELS = (
+    _Panel("follows strictly", "strict", 24, 250),
+    _Panel("broken text", "disorder", 318, 110),
+)
+_HEIGHT = 476
+_DODGE = 4.0
+_TICK_GAP = 30.0
+
+
+def _lines(cells: Sequence[Cell]) -> list[_Line]:
+    grouped: dict[CellSetting, list[Cell]] = {}
+    for cell in cells:
+        if cell.setting.strength is not None:
+            grouped.setdefault(replace(cell.setting, strength=None), []).append(cell)
+    used: Counter[str] = Counter()
+    lines = []
+    for setting, found in grouped.items():
+        dash = _DASHES[used[setting.arm] % len(_DASHES)]
+        used[setting.arm] += 1
+        found.sort(key=lambda cell: cell.setting.strength or 0.0)
+        lines.append(_Line(describe_setting(setting), _colour(setting), dash, tuple(found)))
+    return lines
+
+
+def _colour(setting: CellSetting) -> str:
+    return ARM_COLOURS.get(setting.arm, "currentColor")
+
+
+def _chart_html(evaluation: Evaluation) -> str:
+    lines = _lines(evaluation.cells)
+    strengths = sorted(
+        {
+            cell.setting.strength
+            for line in lines
+            for cell in line.cells
+            if cell.setting.strength is not None
+        }
+    )
+    if not strengths:
+        return "<p>No arm has a strength, so there is no curve.</p>"
+    low, high = min(0.0, strengths[0]), strengths[-1]
+    scale = (_RIGHT - _LEFT - 40) / ((high - low) or 1.0)
+
+    def x(strength: float) -> float:
+        return _LEFT + 20 + scale * (strength - low)
+
+    flat = [cell for cell in evaluation.cells if cell.setting.arm in BASELINES]
+    drawn = [_panel_svg(panel, lines, flat, x) for panel in _PANELS]
+    bottom = _PANELS[-1].y(0)
+    last = float("-inf")
+    for strength in strengths:
+        if x(strength) - last >= _TICK_GAP:
+            last = x(strength)
+            place = f'x="{last:.1f}" y="{bottom + 18:.0f}" text-anchor="middle"'
+            drawn.append(f"<text {place}>{strength:g}</text>")
+    drawn.append(f'<text x="{_RIGHT}" y="{_HEIGHT - 8}" text-anchor="end">strength</text>')
+    n = len(evaluation.request.test_contents)
+    described = (
+        "Share of texts that follow the instruction strictly, and below it the share of broken "
+        f"texts, by steering strength; 95% intervals, {n} test contents."
+    )
+    keys = "\n".join(
+        f'<li><svg class="line" color="{line.colour}" width="34" height="10" aria-hidden="true">'
+        f'<polyline points="0,5 34,5" stroke-dasharray="{line.dash}"/></svg> '
+        f"{_escape(line.name)}</li>"
+        for line in lines
+    )
+    return (
+        f'<figure><div class=wide><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'aria-label="{_escape(described)}">\n{chr(10).join(drawn)}\n</svg></div>'
+        f"<ul class=legend>{keys}</ul>"
+        f"<figcaption class=muted>{_escape(described)} The table below has every figure."
+        "</figcaption></figure>"
+    )
+
+
+def _panel_svg(
+    panel: _Panel, lines: Sequence[_Line], flat: Sequence[Cell], x: Callable[[float], float]
+) -> str:
+    drawn = [f'<text x="{_LEFT}" y="{panel.top - 10:.0f}" class="title">{panel.title}</text>']
+    for percent in (0, 25, 50, 75, 100):
+        y = panel.y(percent / 100)
+        drawn.append(
+            f'<path d="M{_LEFT} {y:.1f}H{_RIGHT}" class="grid"/><text x="{_LEFT - 6}" '
+            f'y="{y + 4:.1f}" text-anchor="end">{percent}%</text>'
+        )
+    # One name at each end, as the lines of both baselines may lie close together.
+    ends = ((_RIGHT, "end"), (_LEFT, "start"))
+    for cell, (at, anchor) in zip(flat, ends, strict=False):
+        share, interval = _shown(cell, panel)
+        name = _escape(arm_label(cell.setting))
+        y = panel.y(share)
+        drawn.append(
+            f'<g class="flat" color="{_colour(cell.setting)}"><title>{name} '
+            f'{share_words(share, interval)}</title><path d="M{_LEFT} {y:.1f}H{_RIGHT}"/>'
+            f'<text x="{at}" y="{y - 4:.1f}" text-anchor="{anchor}">{name}</text></g>'
+        )
+    # Beside each other, or the intervals of two arms at one strength would hide each other.
+    dodge = min(_DODGE, 24 / max(1, len(lines)))
+    for number, line in enumerate(lines):
+        drawn.append(_line_svg(panel, line, x, dodge * (number - (len(lines) - 1) / 2)))
+    return "\n".join(drawn)
+
+
+def _line_svg(panel: _Panel, line: _Line, x: Callable[[float], float], shift: float) -> str:
+    points, marks = [], []
+    for cell in line.cells:
+        share, interval = _shown(cell, panel)
+        at, y = x(cell.setting.strength or 0.0) + shift, panel.y(share)
+        low, high = (panel.y(end) for end in interval)
+        points.append(f"{at:.1f},{y:.1f}")
+        marks.append(
+            f"<g><title>{_escape(describe_setting(cell.setting))}: "
+            f"{share_words(share, interval)}</title>"
+            f'<path d="M{at:.1f} {low:.1f}V{high:.1f}"/>'
+            f'<circle cx="{at:.1f}" cy="{y:.1f}" r="3.5"/></g>'
+        )
+    return (
+        f'<g class="line" color="{line.colour}"><polyline points="{" ".join(points)}" '
+        f'stroke-dasharray="{line.dash}"/>{"".join(marks)}</g>'
+    )
+
+
+def _shown(cell: Cell, panel: _Panel) -> tuple[float, tuple[float, float]]:
+    rates = cell.rates
+    if panel.share == "strict":
+        return rates.strict, rates.strict_ci
+    return rates.disorder, rates.disorder_ci
+
+
+_STYLE = """
+:root{color-scheme:light dark;--back:#ffffff;--text:#1c2530;--muted:#5b6672;--line:#d3dae1}
+@media (prefers-color-scheme:dark){
+:root{--back:#12171d;--text:#e4e9ee;--muted:#a3afbb;--line:#36414c}}
+body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:0 auto;padding:1rem;
+ background:var(--back);color:var(--text)}
+h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}
+.lead{font-size:1.1rem;max-width:50rem}.muted{color:var(--muted)}
+figure{margin:0}figure .wide svg{width:100%;min-width:36rem;max-width:60rem;height:auto}
+figure text{font-size:12px;fill:var(--muted)}figure text.title{fill:var(--text);font-weight:600}
+.grid{stroke:var(--line)}.flat path{stroke:currentColor;stroke-dasharray:1 4;stroke-width:2}
+.line{fill:none;stroke:currentColor;stroke-width:2}.line path{stroke-width:1.2}
+.line circle{fill:currentColor;stroke:none}
+.legend{list-style:none;padding:0;display:flex;flex-wrap:wrap;gap:.2rem 1.2rem}
+.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem}
+th,td{text-align:left;padding:.25rem .6rem;border-bottom:1px solid var(--line);white-space:nowrap}
+.texts td{white-space:pre-wrap;overflow-wrap:anywhere;vertical-align:top;min-width:6rem}
+.texts td:nth-child(-n+2){min-width:14rem}
+details{margin:1rem 0}summary{cursor:pointer}dt{color:var(--muted)}
+dd{margin:0 0 .5rem;white-space:pre-wrap;overflow-wrap:anywhere;font-family:monospace}
+"""
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""

@@ -1,0 +1,76 @@
+"""Tokens as HTML, tinted by what steering did to their probability; everything is escaped.
+
+Less probable is blue with a dotted underline, more probable orange with a solid one, so that
+colour is not the only sign. A line above a token says that the arm steered as it wrote it.
+"""
+
+import html
+from collections.abc import Sequence
+from typing import Literal
+
+from saif_core.records.texts import TokenChange
+
+Tint = Literal["change", "kl"]
+
+# Reading what every token's probability was costs one more pass over each text.
+MAX_TEXTS_WITH_CHANGES = 16
+FULL_NATS = 4.0
+_LEAST_SHARE = 0.02
+_MOST_TINT, _MOST_UNDERLINE = 50, 4
+_LESS, _MORE = "#2b7fc4", "#d55e00"
+_STEERED = "border-top:1px solid currentColor"
+_BLOCK = "white-space:pre-wrap;overflow-wrap:anywhere;min-height:3em;line-height:1.8"
+_LEGEND = "font-size:0.85rem;line-height:1.9;display:flex;flex-wrap:wrap;gap:0.2rem 1rem"
+_MARK = '<span style="user-select:none;opacity:0.5">↵</span>'
+
+
+def changes_html(changes: Sequence[TokenChange], tint: Tint) -> str:
+    """A text token by token as one block; the exact figures show under the pointer."""
+    spans = "".join(_token_html(change, tint) for change in changes)
+    return f'<div dir="auto" style="{_BLOCK}">{spans}</div>'
+
+
+def legend_html(tint: Tint) -> str:
+    """What tint, underline and line above mean."""
+    full = f"full tint from {FULL_NATS:g} nats"
+    if tint == "change":
+        entries = [
+            (_style(1.0, -1), "less probable than unsteered"),
+            (_style(1.0, 1), f"more probable ({full})"),
+        ]
+    else:
+        entries = [(_style(1.0, 1), f"KL divergence from unsteered ({full})")]
+    entries.append((_STEERED, "steered as it was written"))
+    shown = "".join(
+        f'<span><span style="{style};padding:0 0.3em">token</span> {html.escape(meaning)}</span>'
+        for style, meaning in entries
+    )
+    return f'<div style="{_LEGEND}">{shown}<span>Hover a token for its figures.</span></div>'
+
+
+def change_words(change: TokenChange) -> str:
+    """The figures of a token as one line of plain text."""
+    return (
+        f"log-probability {change.log_prob + change.change:.2f} here, {change.log_prob:.2f} "
+        f"unsteered (change {change.change:+.2f}) · KL {change.kl:.3f} nats · "
+        f"strength {change.strength:.3g}"
+    )
+
+
+def _token_html(change: TokenChange, tint: Tint) -> str:
+    value = change.change if tint == "change" else change.kl
+    share = min(abs(value) / FULL_NATS, 1.0)
+    styles = [_style(share, value)] if share >= _LEAST_SHARE else []
+    if change.strength:
+        styles.append(_STEERED)
+    style = f' style="{";".join(styles)}"' if styles else ""
+    token = html.escape(change.token).replace("\n", f"{_MARK}\n")
+    return f'<span title="{html.escape(change_words(change))}"{style}>{token}</span>'
+
+
+def _style(share: float, value: float) -> str:
+    hue, line = (_MORE, "solid") if value > 0 else (_LESS, "dotted")
+    return (
+        f"background:color-mix(in srgb,{hue} {share * _MOST_TINT:.0f}%,transparent);"
+        f"border-bottom:{1 + share * (_MOST_UNDERLINE - 1):.1f}px {line} {hue};color:inherit"
+    )

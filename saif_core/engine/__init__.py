@@ -1,0 +1,1 @@
+"""One worker that owns the model, and everything that it can be asked."""

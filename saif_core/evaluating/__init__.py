@@ -1,0 +1,1 @@
+"""Judgements → rates with intervals, with controls and tests."""

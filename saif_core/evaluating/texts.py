@@ -1,0 +1,238 @@
+"""The texts of an evaluation: written in shared batches, kept in the cache, judged."""
+
+import hashlib
+import math
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from saif_core.errors import SaifError
+from saif_core.evaluating.plan import SteeringVectors
+from saif_core.inputs.prompt_pairs import join_instruction
+from saif_core.judging.fluency import outcome
+from saif_core.judging.perplexity import read_perplexities
+from saif_core.models.loaded_model import LoadedModel
+from saif_core.records.evaluation import CONTROLS, CellSetting, EvaluationRequest, EvaluationText
+from saif_core.records.texts import UNSTEERED, ActivationCache, Arm, Judgement, PromptPair
+from saif_core.registry import EVALUATORS
+from saif_core.saes.loaded_sae import LoadedSae
+from saif_core.steering.arms import ArmBuilder
+from saif_core.writing.decoder import RowRequest, Steering, decode
+
+ROWS_PER_BATCH = 96
+SETTINGS_PER_BATCH = 24
+
+Step = Callable[[int, int, str], None]
+
+
+class _Written(NamedTuple):
+    """A text as it came from the model or the cache."""
+
+    text: str
+    perplexity: float | None
+
+
+class _PlannedArm(NamedTuple):
+    """An arm with what it adds, and what its texts are kept by besides their prompts."""
+
+    arm: Arm
+    steering: tuple[Steering, ...]
+    logit_bias: Tensor | None
+    key: bytes
+
+
+@dataclass(frozen=True)
+class JudgedSetting:
+    """The texts of one setting, in the order of the test contents."""
+
+    setting: CellSetting
+    texts: tuple[EvaluationText, ...]
+    resid_share: float | None
+
+
+class TextWriter:
+    """Writes and judges the texts of settings, taking from the cache what it has."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        saes: Sequence[LoadedSae],
+        request: EvaluationRequest,
+        vectors: SteeringVectors,
+        cache: ActivationCache | None,
+        step: Step | None,
+    ) -> None:
+        self._model, self._request, self._vectors = model, request, vectors
+        self._cache, self._step = cache, step
+        self._builder = ArmBuilder(model, {sae.id: sae for sae in saes})
+        self._planned: dict[tuple[CellSetting, int], _PlannedArm] = {}
+
+    def judge(self, settings: Sequence[CellSetting]) -> list[JudgedSetting]:
+        """The texts of every setting, judged."""
+        judged: list[JudgedSetting] = []
+        for start in range(0, len(settings), SETTINGS_PER_BATCH):
+            batch = settings[start : start + SETTINGS_PER_BATCH]
+            for setting, texts in zip(batch, self._write(batch, start, len(settings)), strict=True):
+                judged.append(
+                    JudgedSetting(setting, self._judge_texts(texts), self._resid_share(setting))
+                )
+        return judged
+
+    def _plan(self, setting: CellSetting, content_number: int) -> _PlannedArm:
+        wording = self._wording(content_number) if setting.arm == "prompted" else 0
+        if (setting, wording) not in self._planned:
+            arm = self._arm(setting, wording)
+            shas = [self._builder.sae_sha256(edit) for edit in arm.edits]
+            named = replace(arm, name="", instruction="")
+            self._planned[setting, wording] = _PlannedArm(
+                arm,
+                self._builder.steering(arm),
+                self._builder.logit_bias(arm),
+                hashlib.sha256(f"{shas}|{named}".encode()).digest(),
+            )
+        return self._planned[setting, wording]
+
+    def _wording(self, content_number: int) -> int:
+        # The halves take turns too, and each shall see all wordings.
+        return content_number // 2 % max(len(self._request.test_wordings), 1)
+
+    def _arm(self, setting: CellSetting, wording: int) -> Arm:
+        request = self._request
+        if setting.arm == "unsteered":
+            return UNSTEERED
+        if setting.arm == "prompted":
+            instruction = request.test_wordings[wording]
+            return Arm("prompted", "prompted", instruction=instruction, position=request.position)
+        return Arm(
+            setting.arm,
+            setting.arm if setting.arm in CONTROLS else "steered",  # type: ignore[arg-type]
+            tuple(self._vectors.edit(setting, layer) for layer in setting.layers),
+            # Several layers share the strength, or each would add as much as one alone.
+            strength=(setting.strength or 0.0) / max(len(setting.layers), 1),
+            scope=request.scope,
+            first=request.first,
+            decay=request.decay,
+            decay_power=request.decay_power,
+            keep_norm=request.keep_norm,
+            seed=request.seed,
+        )
+
+    def _write(
+        self, settings: Sequence[CellSetting], n_before: int, n_settings: int
+    ) -> list[list[_Written]]:
+        """The texts of some settings; contents are taken together, as they share their prompts."""
+        request, contents = self._request, self._request.test_contents
+        plan: list[tuple[RowRequest, str]] = []
+        for number, content in enumerate(contents):
+            for setting in settings:
+                plan.append(self._row(self._plan(setting, number), content, number))
+        found = self._cache.get_many([key for _, key in plan]) if self._cache else {}
+        missing = {key: row for row, key in plan if key not in found}
+        plain = {
+            key: self._builder.prompt(UNSTEERED, contents[at // len(settings)], chat=request.chat)
+            for at, (_, key) in enumerate(plan)
+            if key in missing
+        }
+        keys = list(missing)
+        for start in range(0, len(keys), ROWS_PER_BATCH):
+            batch = keys[start : start + ROWS_PER_BATCH]
+
+            def on_step(n_done: int, _texts: object, start: int = start) -> None:
+                share = (start + ROWS_PER_BATCH * n_done / request.max_new_tokens) / len(keys)
+                self._report(n_before + len(settings) * min(share, 1.0), n_settings)
+
+            rows = decode(self._model, [missing[key] for key in batch], on_step=on_step)
+            ids = [row.token_ids for row in rows]
+            perplexities = read_perplexities(self._model, [plain[key] for key in batch], ids)
+            fresh = {
+                key: _pack(token_ids, perplexity)
+                for key, token_ids, perplexity in zip(batch, ids, perplexities, strict=True)
+            }
+            if self._cache:
+                self._cache.put_many(fresh)
+            found = {**found, **fresh}
+        self._report(n_before + len(settings), n_settings)
+        written = [self._unpack(found[key]) for _, key in plan]
+        return [written[at :: len(settings)] for at in range(len(settings))]
+
+    def _report(self, done: float, total: int) -> None:
+        if self._step:
+            # Progress in hundredths of a setting, as a setting may take a while.
+            self._step(int(100 * done), 100 * total, f"{int(done)} of {total} settings")
+
+    def _row(self, plan: _PlannedArm, content: str, number: int) -> tuple[RowRequest, str]:
+        """The row that writes a text, and the key that the text is kept by."""
+        request = self._request
+        row = RowRequest(
+            prompt=self._builder.prompt(plan.arm, content, chat=request.chat),
+            max_new_tokens=request.max_new_tokens,
+            temperature=request.temperature,
+            seed=request.seed,
+            sample=number,
+            steering=plan.steering,
+            logit_bias=plan.logit_bias,
+        )
+        # Greedy texts do not depend on the draws.
+        draws = (row.temperature, row.seed, row.sample) if row.temperature else ()
+        head = f"text|{self._model.fingerprint}|{row.max_new_tokens}|{draws}|"
+        digest = hashlib.sha256(head.encode() + plan.key)
+        digest.update(np.asarray(row.prompt, dtype=np.int64).tobytes())
+        # With a text goes its perplexity, which is measured after the content alone.
+        digest.update(content.encode("utf-8", "surrogatepass"))
+        return row, digest.hexdigest()
+
+    def _unpack(self, payload: bytes) -> _Written:
+        token_ids, perplexity = _unpack(payload)
+        return _Written(self._model.decode(token_ids), perplexity)
+
+    def _judge_texts(self, texts: Sequence[_Written]) -> tuple[EvaluationText, ...]:
+        request = self._request
+        instruction = request.instruction
+        judge = EVALUATORS.bind(instruction.evaluator, instruction.evaluator_parameters)
+        wordings = request.test_wordings or request.rank_wordings or ("",)
+        found = []
+        for number, (content, written) in enumerate(zip(request.test_contents, texts, strict=True)):
+            wording = wordings[number // 2 % len(wordings)]
+            positive = join_instruction(content, wording, request.position)
+            pair = PromptPair(positive, content, content, wording)
+            try:
+                judgement: Judgement = judge(pair, written.text)
+            except SaifError as error:
+                judgement = Judgement(None, str(error))
+            found.append(
+                EvaluationText(
+                    cell=0,
+                    content=content,
+                    text=written.text,
+                    grade=judgement.grade,
+                    reason=judgement.reason,
+                    outcome=outcome(judgement, written.text, written.perplexity),
+                    perplexity=written.perplexity,
+                )
+            )
+        return tuple(found)
+
+    def _resid_share(self, setting: CellSetting) -> float | None:
+        """Norm of what is added over the norm of the residual stream, at a neutral prompt."""
+        if not setting.layers or setting.arm == "logit-bias":
+            return None
+        shares = []
+        for steering in self._plan(setting, 0).steering:
+            added, norm = self._builder.size(steering)
+            shares.append(added / norm)
+        return sum(shares) / len(shares)
+
+
+def _pack(token_ids: Sequence[int], perplexity: float | None) -> bytes:
+    head = struct.pack("<f", math.nan if perplexity is None else perplexity)
+    return head + np.asarray(token_ids, dtype=np.int32).tobytes()
+
+
+def _unpack(payload: bytes) -> tuple[list[int], float | None]:
+    (perplexity,) = struct.unpack_from("<f", payload)
+    token_ids = np.frombuffer(payload, dtype=np.int32, offset=4).tolist()
+    return token_ids, None if math.isnan(perplexity) else perplexity

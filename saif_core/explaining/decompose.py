@@ -1,0 +1,234 @@
+"""What a steering vector is made of, in latents: signed pursuit, and why encoding it misleads.
+
+An SAE is trained on residual streams. A steering vector is none: it is far shorter, so that the
+encoder's bias decides what fires, and what it takes away shows as nothing, as activations have no
+sign. Signed pursuit on decoder directions and the difference of two encodings have neither fault.
+
+Source: Mayne et al. (arXiv 2411.08790), reconstructed; the remedies are not evaluated there.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import PurePath
+
+import numpy as np
+import safetensors.torch
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saif_core.errors import SteeringError
+from saif_core.inputs.text_files import short_name
+from saif_core.records.texts import ChosenLatent
+from saif_core.saes.loaded_sae import LoadedSae
+
+# What float32 decoder directions leave of a vector that they explain whole.
+_NOTHING_LEFT = 1e-5
+_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """A vector as a signed sum of decoder directions.
+
+    Attributes:
+        atoms: latents with their coefficients in the whole sum, in the order of choice.
+        explained: ‖approximation‖² / ‖vector‖² with the first 1, 2, … atoms, refitted each time.
+    """
+
+    atoms: tuple[ChosenLatent, ...]
+    explained: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class NaiveEncoding:
+    """What the encoder says of a vector that is no residual stream, as a warning.
+
+    Attributes:
+        top: latents that fire most on the vector, with their activations.
+        top_of_zero: the same for the zero vector, which holds nothing.
+        overlap: share of ``top`` that is in ``top_of_zero`` as well; None if nothing fires.
+        norm_share: norm of the vector over the median norm of residual streams.
+    """
+
+    top: tuple[ChosenLatent, ...]
+    top_of_zero: tuple[ChosenLatent, ...]
+    overlap: float | None
+    norm_share: float
+
+
+@torch.no_grad()
+def pursue(
+    decoder: Float[Tensor, "d_sae d_model"], vector: Float[Tensor, " d_model"], n_atoms: int
+) -> Decomposition:
+    """The vector as a signed sum of few decoder directions (orthogonal matching pursuit).
+
+    Each step takes the direction with the largest |cosine| to what is left and refits all
+    coefficients by least squares. It ends early when nothing is left.
+
+    Args:
+        decoder: ``W_dec``; coefficients are of its rows as they are, whatever their norm.
+        vector: in the SAE's own scale.
+        n_atoms: latents at most.
+
+    Raises:
+        SteeringError: the vector is zero.
+    """
+    whole = vector.double().cpu().numpy()
+    squared_norm = float(whole @ whole)
+    if squared_norm == 0:
+        raise SteeringError("The vector to decompose is zero everywhere; give one that is not.")
+    norms = decoder.float().norm(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
+    chosen: list[int] = []
+    explained: list[float] = []
+    coefficients, left = np.zeros(0), whole
+    while len(chosen) < min(n_atoms, len(decoder)):
+        residual = torch.from_numpy(left).to(decoder)
+        cosines = (decoder @ residual).float().abs() / norms
+        cosines[chosen] = -1.0
+        chosen.append(int(cosines.argmax()))
+        directions = decoder[chosen].double().cpu().numpy().T
+        coefficients = np.linalg.lstsq(directions, whole, rcond=None)[0]
+        left = whole - directions @ coefficients
+        left_share = float(left @ left) / squared_norm
+        explained.append(1.0 - left_share)
+        if left_share <= _NOTHING_LEFT**2:
+            break
+    return Decomposition(
+        tuple(ChosenLatent(i, float(c)) for i, c in zip(chosen, coefficients, strict=True)),
+        tuple(explained),
+    )
+
+
+def naive_encoding(
+    sae: LoadedSae, vector: Float[Tensor, " d_model"], k: int, *, median_resid_norm: float
+) -> NaiveEncoding:
+    """The encoder's answer to a vector beside its answer to nothing at all.
+
+    Args:
+        vector: in the residual stream's own scale.
+        k: latents compared (overlap@k).
+        median_resid_norm: median norm of residual streams at the SAE's hook point, above 0.
+    """
+    # One by one, as some SAEs scale each input by its own norm.
+    top = _top(sae.encode(vector[None])[0], k)
+    top_of_zero = _top(sae.encode(torch.zeros_like(vector)[None])[0], k)
+    shared = {latent.index for latent in top} & {latent.index for latent in top_of_zero}
+    return NaiveEncoding(
+        top,
+        top_of_zero,
+        overlap=len(shared) / len(top) if top else None,
+        norm_share=float(vector.float().norm()) / median_resid_norm,
+    )
+
+
+def encoding_difference(
+    sae: LoadedSae, resid: Float[Tensor, "n d_model"], vector: Float[Tensor, " d_model"]
+) -> Float[Tensor, " d_sae"]:
+    """Mean change of latent activations when the vector is added: mean of f(h + v) − f(h).
+
+    Args:
+        resid: residual streams that the vector would be added to, at least one.
+        vector: in the residual stream's own scale.
+    """
+    vector = vector.to(resid)
+    total = torch.zeros(sae.d_sae, dtype=torch.float64)
+    for start in range(0, len(resid), _ROWS):
+        rows = resid[start : start + _ROWS]
+        change = sae.encode(rows + vector) - sae.encode(rows)
+        total += change.double().sum(dim=0).cpu()
+    return (total / len(resid)).float()
+
+
+def read_vector(name: str, data: bytes, d_model: int) -> Float[Tensor, " d_model"]:
+    """The vector in an uploaded .npy or .safetensors file, as float32.
+
+    Args:
+        name: the file's name; its ending decides how it is read.
+        data: the file; a .safetensors file holds one tensor, or one called "vector".
+        d_model: size that the vector has to have.
+
+    Raises:
+        SteeringError: it is no such file, or the vector has another size or type, or a value that
+            is not finite.
+    """
+    source = short_name(name)
+    readers = {".npy": _read_npy, ".safetensors": _read_safetensors}
+    reader = readers.get(PurePath(name).suffix.lower())
+    if reader is None:
+        raise SteeringError(f"{source}: this kind of file is not known; use .npy or .safetensors.")
+    vector = reader(source, data, d_model)
+    if not bool(torch.isfinite(vector).all()):
+        raise SteeringError(
+            f"{source}: the vector holds values that are not finite in float32; save it again "
+            "without NaN and infinity."
+        )
+    return vector
+
+
+def _read_npy(source: str, data: bytes, d_model: int) -> Tensor:
+    stream = io.BytesIO(data)
+    headers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    try:
+        # Shape and type first, so that a header cannot ask for more memory than the file has.
+        shape, _, dtype = headers[np.lib.format.read_magic(stream)](stream)
+    except Exception as error:  # a header is Python source, which fails in many ways
+        raise _unreadable(source, ".npy") from error
+    _check_kind(source, shape, dtype.kind == "f", str(dtype), d_model)
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, OSError) as error:
+        raise _unreadable(source, ".npy") from error
+    with np.errstate(over="ignore"):
+        return torch.from_numpy(array.astype(np.float32))
+
+
+def _read_safetensors(source: str, data: bytes, d_model: int) -> Tensor:
+    try:
+        tensors = safetensors.torch.load(data)
+    except Exception as error:  # safetensors raises its own, and KeyError for types torch lacks
+        raise _unreadable(source, ".safetensors") from error
+    if "vector" in tensors:
+        tensor = tensors["vector"]
+    elif len(tensors) == 1:
+        (tensor,) = tensors.values()
+    else:
+        raise SteeringError(
+            f"{source}: there are {len(tensors)} tensors and none is called 'vector'; save the "
+            "vector alone or under that name."
+        )
+    is_float = tensor.is_floating_point()
+    _check_kind(source, tuple(tensor.shape), is_float, str(tensor.dtype), d_model)
+    return tensor.float()
+
+
+def _check_kind(
+    source: str, shape: tuple[int, ...], is_float: bool, dtype: str, d_model: int
+) -> None:
+    if shape != (d_model,):
+        raise SteeringError(
+            f"{source}: the vector has shape {list(shape)!s:.60}, but the residual stream needs "
+            f"[{d_model}]; save one vector made for this model."
+        )
+    if not is_float:
+        raise SteeringError(
+            f"{source}: the vector's numbers are of type {dtype:.40}; save them as float32."
+        )
+
+
+def _unreadable(source: str, kind: str) -> SteeringError:
+    return SteeringError(
+        f"{source}: this cannot be read as a {kind} file; save the vector again in that format."
+    )
+
+
+def _top(activations: Float[Tensor, " d_sae"], k: int) -> tuple[ChosenLatent, ...]:
+    best = activations.topk(min(k, len(activations)))
+    return tuple(
+        ChosenLatent(int(i), float(v))
+        for v, i in zip(best.values, best.indices, strict=True)
+        if v > 0
+    )

@@ -1,0 +1,162 @@
+"""How good an SAE is: measured again on shipped texts, judged, and how often its latents fire.
+
+The texts are short sentences in several languages, and chats whose answers the model writes
+itself. None of them was trained on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+import saif_core
+from saif_core.models.loaded_model import LoadedModel
+from saif_core.reading.pairs import Step, read_responses
+from saif_core.records.texts import ActivationCache, SaeCard
+from saif_core.saes.card import measure_sae
+from saif_core.saes.loaded_sae import LoadedSae
+
+HEALTH_TEXTS = Path(saif_core.__file__).parent / "defaults" / "health_texts"
+CHAT = "chat"
+ANSWER_TOKENS = 32
+LEAST_CE_RECOVERED = 0.9
+MOST_FVU = 0.3
+MOST_DEAD = 0.1
+DENSE = 0.1
+# On fewer tokens, latents that are merely rare look dead.
+LEAST_DEAD_TOKENS = 100_000
+BINS_PER_DECADE = 4
+
+
+@dataclass(frozen=True)
+class TextMeasurement:
+    """An SAE on one kind of text.
+
+    Attributes:
+        sink_share: share of tokens after the first that were left out as attention sinks.
+    """
+
+    card: SaeCard
+    sink_share: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One measure against its threshold; ``passed`` None means that it is not known."""
+
+    passed: bool | None
+    sentence: str
+
+
+@dataclass(frozen=True)
+class DensityReport:
+    """How often the latents of an SAE fire on a corpus.
+
+    Attributes:
+        n_dead: latents that fire on no token.
+        n_dense: latents that fire on more than a tenth of the tokens.
+        bins: (log10 of the density from, to, latents), without the dead ones.
+    """
+
+    n_tokens: int
+    d_sae: int
+    n_dead: int
+    n_dense: int
+    bins: tuple[tuple[float, float, int], ...]
+
+    @property
+    def dead_fraction(self) -> float | None:
+        """Share of dead latents; None where the corpus is too small to tell dead from rare."""
+        return self.n_dead / self.d_sae if self.n_tokens >= LEAST_DEAD_TOKENS else None
+
+
+def shipped_texts() -> dict[str, tuple[str, ...]]:
+    """{kind: texts}, one text a line; those of "chat" are prompts."""
+    return {
+        path.stem: tuple(path.read_text(encoding="utf-8").splitlines())
+        for path in sorted(HEALTH_TEXTS.glob("*.txt"))
+    }
+
+
+def measure_health(
+    model: LoadedModel,
+    sae: LoadedSae,
+    *,
+    cache: ActivationCache | None = None,
+    step: Step | None = None,
+) -> tuple[TextMeasurement, ...]:
+    """Measure an SAE on the shipped texts; chats only where the model has a chat template."""
+    measurements = []
+    texts = shipped_texts()
+    if not model.has_chat_template:
+        del texts[CHAT]
+    for done, (kind, lines) in enumerate(texts.items()):
+        if step:
+            step(done, len(texts), f"measuring on {kind}")
+        sequences = [model.encode_prompt(line, chat=kind == CHAT) for line in lines]
+        if kind == CHAT:
+            answers, _ = read_responses(model, sequences, ANSWER_TOKENS, cache, step)
+            sequences = [[*s, *answer] for s, answer in zip(sequences, answers, strict=True)]
+        (card,) = measure_sae(model, sae, {kind: sequences}).cards
+        n_after_first = sum(len(sequence) - 1 for sequence in sequences)
+        measurements.append(TextMeasurement(card, 1.0 - card.n_tokens / n_after_first))
+    return tuple(measurements)
+
+
+def judge_health(cards: Sequence[SaeCard], dead_fraction: float | None) -> tuple[Finding, ...]:
+    """The three measures against their thresholds, each on the text where it is worst."""
+    if cards:
+        least = min(cards, key=lambda card: card.ce_recovered)
+        most = max(cards, key=lambda card: card.fvu)
+        recovered = Finding(
+            least.ce_recovered >= LEAST_CE_RECOVERED,
+            f"CE recovered is {least.ce_recovered:.1%} on {least.text}, its worst text (n = "
+            f"{least.n_tokens:,} tokens); good is at least {LEAST_CE_RECOVERED:.0%}.",
+        )
+        unexplained = Finding(
+            most.fvu <= MOST_FVU,
+            f"FVU is {most.fvu:.3f} on {most.text}, its worst text (n = {most.n_tokens:,} "
+            f"tokens); good is at most {MOST_FVU}.",
+        )
+    else:
+        recovered = Finding(None, "CE recovered was not measured; measure it here.")
+        unexplained = Finding(None, "FVU was not measured; measure it here.")
+    if dead_fraction is None:
+        dead = Finding(
+            None,
+            "The share of dead latents is not known; index a corpus of at least "
+            f"{LEAST_DEAD_TOKENS:,} tokens to count them.",
+        )
+    else:
+        dead = Finding(
+            dead_fraction <= MOST_DEAD,
+            f"{dead_fraction:.1%} of the latents are dead; good is at most {MOST_DEAD:.0%}.",
+        )
+    return recovered, unexplained, dead
+
+
+def summarize_density(n_fired: Int[np.ndarray, " d_sae"], n_tokens: int) -> DensityReport:
+    """How often latents fire.
+
+    Args:
+        n_fired: tokens on which each latent fires.
+        n_tokens: tokens of the corpus.
+    """
+    density = n_fired[n_fired > 0] / max(n_tokens, 1)
+    logs = np.log10(density)
+    lowest = int(np.floor(logs.min(initial=-1.0)))
+    edges = np.linspace(lowest, 0, -lowest * BINS_PER_DECADE + 1)
+    counts, _ = np.histogram(logs, bins=edges)
+    return DensityReport(
+        n_tokens=n_tokens,
+        d_sae=len(n_fired),
+        n_dead=len(n_fired) - len(density),
+        n_dense=int((density > DENSE).sum()),
+        bins=tuple(
+            (low, high, int(n))
+            for (low, high), n in zip(pairwise(edges.tolist()), counts, strict=True)
+        ),
+    )

@@ -1,0 +1,1 @@
+"""What to steer with: latents ranked and chosen, vectors made."""

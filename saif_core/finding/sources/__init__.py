@@ -1,0 +1,1 @@
+"""Ways to make what is steered with, one file each."""

@@ -1,0 +1,1 @@
+"""What people bring: prompt pairs, instructions, documents, and what SAIF ships."""

@@ -1,0 +1,559 @@
+"""LoadedModel: a Hugging Face decoder with its tokenizer; the only caller of the model.
+
+It knows token ids and residual streams, and nothing of SAEs, pairs or steering.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from accelerate.utils import align_module_device
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    Cache,
+    DynamicCache,
+    PreTrainedTokenizerBase,
+)
+
+from saif_core.errors import ModelError, PromptPairError
+from saif_core.models.hook_points import (
+    capture_resid,
+    find_blocks,
+    find_final_norm,
+    pause_for,
+    serve_aside,
+)
+from saif_core.records.texts import PromptView, Turn
+
+# How a model whose own code limits attention by distance says so; a mask cannot lift such limits.
+_WINDOW_SETTINGS = (
+    "attention_chunk_size",
+    "attention_types",
+    "attention_window_size",
+    "window_size",
+)
+_MASKED_KINDS = {"full_attention", "sliding_attention"}
+_SHORT_WINDOW = 64
+# Largest relative difference of the residual stream between a tree and the same tokens run alone.
+_EXACT, _ROUNDED = 1e-3, 5e-2
+
+FOUR_BIT = "4bit"
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class LoadedModel:
+    """A model on a device, its tokenizer and the few facts that the rest of SAIF needs.
+
+    Attributes:
+        id: name it was asked for by.
+        sha256: hash of its weights, or of its revision for a hub model.
+        n_layers, d_model, d_vocab: its shape.
+        mixed_precision: run linear layers in bfloat16 while the residual stream stays float32.
+        device: where tokens go in; some blocks may lie elsewhere, see ``is_spread``.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        id: str,
+        sha256: str,
+        mixed_precision: bool = False,
+    ) -> None:
+        config: Any = model.config
+        self.id = id
+        self.sha256 = sha256
+        self.hf_model: Any = model.eval()
+        self.tokenizer: Any = tokenizer
+        self.n_layers = int(config.num_hidden_layers)
+        self.d_model = int(config.hidden_size)
+        self.d_vocab = int(config.vocab_size)
+        self.mixed_precision = mixed_precision
+        base_model: nn.Module = self.hf_model.base_model
+        self.base_model = base_model
+        self.blocks = find_blocks(self.base_model, self.n_layers)
+        self.final_norm = find_final_norm(self.base_model)
+        self._norm_weight: Tensor = self.final_norm.get_parameter("weight")
+        self.device = _input_device(self.hf_model, self._norm_weight.device)
+        self._urgent: tuple[Callable[[], bool], Callable[[], None]] | None = None
+        self.lock_parameters()
+
+    def lock_parameters(self) -> None:
+        """Freeze the weights: SAIF never trains the model."""
+        for parameter in self.hf_model.parameters():
+            # Autocast keeps its bfloat16 copies only of weights that require a gradient.
+            parameter.requires_grad_(self.mixed_precision)
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether its blocks lie on several devices, as no single one could hold them."""
+        return len(_places(self.hf_model)) > 1
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self._norm_weight.dtype
+        return dtype
+
+    @property
+    def fingerprint(self) -> str:
+        """Everything about the model that its activations depend on, for cache keys."""
+        return f"{self.sha256}|{self._precision_name}"
+
+    @property
+    def _precision_name(self) -> str:
+        if getattr(self.hf_model, "is_loaded_in_4bit", False):
+            return FOUR_BIT
+        return "mixed" if self.mixed_precision else str(self.dtype)
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        if not self.mixed_precision:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    @torch.no_grad()
+    def run_to_layers(
+        self, token_ids: Tensor, position_ids: Tensor, mask: Tensor, layers: Sequence[int]
+    ) -> dict[int, Tensor]:
+        """Residual stream after each layer; blocks above the deepest one and the head do not run.
+
+        Args:
+            token_ids: (batch, pos) token ids.
+            position_ids: (batch, pos) position of each token in its own sequence.
+            mask: (batch, 1, pos, pos) True where the query token may attend to the key token.
+            layers: 0-based block indices.
+        """
+        return self._read(
+            layers,
+            input_ids=token_ids.to(self.device),
+            position_ids=position_ids.to(self.device),
+            attention_mask=self.attention_masks(mask, position_ids, position_ids),
+        )
+
+    @torch.no_grad()
+    def run_sequences(
+        self, token_ids: Tensor, lengths: Sequence[int], layers: Sequence[int]
+    ) -> dict[int, Tensor]:
+        """Residual stream after each layer of whole sequences; values at padding mean nothing.
+
+        Args:
+            token_ids: (batch, pos) token ids, padded on the right with any token.
+            lengths: real tokens of each sequence.
+            layers: 0-based block indices.
+        """
+        mask = None
+        # Causal attention never sees padding on the right, and is fastest without a mask.
+        if min(lengths) < token_ids.shape[1] and not self.packs_trees:
+            real = torch.arange(token_ids.shape[1]) < torch.tensor(lengths)[:, None]
+            mask = real.long().to(self.device)
+        return self._read(layers, input_ids=token_ids.to(self.device), attention_mask=mask)
+
+    def _read(self, layers: Sequence[int], **inputs: Any) -> dict[int, Tensor]:
+        def run() -> dict[int, Tensor]:
+            with capture_resid(self.blocks, layers) as captured, self._precision():
+                self.base_model(**inputs, use_cache=False)
+            return captured
+
+        captured = self._give_way(run)
+        return {layer: captured[layer].float() for layer in layers}
+
+    @contextlib.contextmanager
+    def giving_way(self, waits: Callable[[], bool], serve: Callable[[], None]) -> Iterator[None]:
+        """While open, reading pauses for more urgent work, in the middle of a pass if need be.
+
+        Args:
+            waits: whether there is such work; asked before every block.
+            serve: does it; the pass then goes on where it was.
+        """
+        self._urgent = (waits, serve)
+        try:
+            yield
+        finally:
+            self._urgent = None
+
+    def _give_way(self, run: Callable[[], T]) -> T:
+        if self._urgent is None:
+            return run()
+        waits, serve = self._urgent
+        with pause_for(self.blocks, waits, partial(self._serve_alone, serve)):
+            return run()
+
+    def give_way(self) -> None:
+        """Do more urgent work now if any waits; for what takes long outside of a pass."""
+        if self._urgent is None:
+            return
+        waits, serve = self._urgent
+        if waits():
+            serve_aside(partial(self._serve_alone, serve))
+
+    def _serve_alone(self, serve: Callable[[], None]) -> None:
+        # Urgent work reads with the same model, and is not to be paused itself.
+        urgent, self._urgent = self._urgent, None
+        try:
+            serve()
+        finally:
+            self._urgent = urgent
+
+    @cached_property
+    def packs_trees(self) -> bool:
+        """Whether sequences packed as a prefix tree read as they do alone: tried once, briefly."""
+        # An error of more urgent work is none of this model's.
+        urgent, self._urgent = self._urgent, None
+        try:
+            difference = self._tree_difference()
+        except Exception as error:  # each architecture refuses masks and positions in its own way
+            difference, reason = float("inf"), f"{type(error).__name__}: {error}"
+        else:
+            reason = f"the residual stream differs by {difference:.1e}"
+        finally:
+            self._urgent = urgent
+        is_exact = self._precision_name == str(torch.float32)
+        trusted = difference <= (_EXACT if is_exact else _ROUNDED)
+        if not trusted:
+            log.warning(
+                "Model %r cannot read prefix trees (%s); prompts run whole, in padded batches.",
+                self.id,
+                reason,
+            )
+        return trusted
+
+    def _tree_difference(self) -> float:
+        """Largest relative difference at any token between a tree and its sequences alone.
+
+        The tree: a stem with two branches, then a second root.
+        """
+        config = self.hf_model.config
+        own = [name for name in _WINDOW_SETTINGS if getattr(config, name, None) is not None]
+        own += sorted(self._attention_kinds - _MASKED_KINDS)
+        if own:
+            raise ModelError(f"its configuration has {', '.join(own)}")
+        window = getattr(config, "sliding_window", None) or 0
+        n_stem, n_branch = (window if window <= _SHORT_WINDOW else 0) + 5, 3
+        n_nodes = n_stem + 3 * n_branch
+        nodes = torch.arange(n_nodes)
+        stem, branch, root = nodes[:n_stem], nodes[-2 * n_branch : -n_branch], nodes[-n_branch:]
+        paths = [nodes[: n_stem + n_branch], torch.cat([stem, branch]), root]
+        token_ids = torch.arange(17, 17 + 7 * n_nodes, 7) % self.d_vocab
+        positions, mask = torch.zeros(n_nodes, dtype=torch.long), torch.zeros(n_nodes, n_nodes)
+        for path in paths:
+            positions[path] = torch.arange(len(path))
+            for depth, node in enumerate(path):
+                mask[node, path[: depth + 1]] = 1
+        last = self.n_layers - 1
+        tree = self.run_to_layers(
+            token_ids[None], positions[None], mask.bool()[None, None], [last]
+        )[last][0]
+        differences = []
+        for path in paths:
+            alone = self.run_sequences(token_ids[path][None], [len(path)], [last])[last][0]
+            differences.append(
+                (tree[path.to(tree.device)] - alone).norm(dim=-1) / alone.norm(dim=-1)
+            )
+        return float(torch.cat(differences).max())
+
+    @torch.no_grad()
+    def logits(self, token_ids: Tensor) -> Tensor:
+        """Logits (batch, pos, d_vocab) of right-padded sequences; padding comes after, unseen."""
+        with self._precision():
+            logits: Tensor = self.hf_model(input_ids=token_ids, use_cache=False).logits
+        return logits
+
+    @torch.no_grad()
+    def read_tree(self, token_ids: Tensor, position_ids: Tensor, mask: Tensor) -> Cache:
+        """Keys and values of every token of packed rows, for texts to go on from.
+
+        Args:
+            token_ids, position_ids, mask: as for ``run_to_layers``.
+        """
+        inputs: dict[str, Any] = {"input_ids": token_ids.to(self.device)}
+        if self.packs_trees:
+            inputs["position_ids"] = position_ids.to(self.device)
+            inputs["attention_mask"] = self.attention_masks(mask, position_ids, position_ids)
+
+        def run() -> Cache:
+            cache = DynamicCache()
+            self.base_model(**inputs, past_key_values=cache, use_cache=True)
+            return cache
+
+        return self._give_way(run)
+
+    @torch.no_grad()
+    def decode_step(
+        self, token_ids: Tensor, position_ids: Tensor, attention_mask: Any, cache: Cache
+    ) -> Tensor:
+        """Logits (batch, d_vocab) after the last token; ``cache`` takes in these tokens.
+
+        Args:
+            token_ids: (batch, pos) new tokens.
+            position_ids: (batch, pos) position of each new token in its own sequence.
+            attention_mask: (batch, past + pos) True for real tokens, None when all are, or what
+                ``attention_masks`` makes.
+            cache: a transformers cache, updated in place.
+        """
+
+        def run() -> Tensor:
+            output = self.hf_model(
+                input_ids=token_ids.to(self.device),
+                position_ids=position_ids.to(self.device),
+                attention_mask=attention_mask,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            logits: Tensor = output.logits[:, -1].float()
+            return logits
+
+        # What is recorded as a CUDA graph must hold nothing but this pass.
+        recorded = self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        return run() if recorded else self._give_way(run)
+
+    def resid_at_end(self, token_ids: Sequence[int], layer: int) -> Tensor:
+        """Residual stream (d_model,) after ``layer`` at the last token of one sequence."""
+        ids = torch.tensor([list(token_ids)])
+        resid: Tensor = self.run_sequences(ids, [len(token_ids)], [layer])[layer]
+        return resid[0, -1]
+
+    @torch.no_grad()
+    def unembed(self, resid: Tensor) -> Tensor:
+        """Logits (…, d_vocab) of residual streams (…, d_model) through the final norm."""
+        head = self.hf_model.get_output_embeddings()
+        logits: Tensor = head(self.final_norm(resid.to(self.device, self.dtype))).float()
+        cap = getattr(self.hf_model.config, "final_logit_softcapping", None)
+        return torch.tanh(logits / cap) * cap if cap else logits
+
+    @torch.no_grad()
+    def unembed_directions(self, directions: Tensor) -> Tensor:
+        """Logits (n, d_vocab) that directions (n, d_model) add, by the final norm's scale alone."""
+        head = self.hf_model.get_output_embeddings()
+        # Weights that no device has room for are fetched for the time of their use.
+        with align_module_device(self.final_norm), align_module_device(head):
+            scale: Tensor = self.final_norm.get_parameter("weight").float()
+            # Gemma stores its norm's scale as a difference from one.
+            if "gemma" in self.hf_model.config.model_type:
+                scale = scale + 1.0
+            directions = directions.to(head.weight.device).float()
+            if isinstance(self.final_norm, nn.LayerNorm):
+                directions = directions - directions.mean(dim=-1, keepdim=True)
+            logits: Tensor = directions * scale.to(directions.device) @ head.weight.float().T
+        return logits.to(self.device)
+
+    @property
+    def end_token_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        ends = self.hf_model.generation_config.eos_token_id
+        listed = ends if isinstance(ends, list) else [ends]
+        return frozenset(int(i) for i in [*listed, self.tokenizer.eos_token_id] if i is not None)
+
+    @property
+    def has_chat_template(self) -> bool:
+        return bool(self.tokenizer.chat_template)
+
+    @property
+    def chat_template_sha256(self) -> str:
+        """Hash of the chat template, empty without one."""
+        template = self.tokenizer.chat_template
+        return hashlib.sha256(str(template).encode()).hexdigest() if template else ""
+
+    def encode_prompt(self, text: str, *, chat: bool, history: Sequence[Turn] = ()) -> list[int]:
+        """Token ids of a prompt, through the chat template when asked for and present.
+
+        Args:
+            text: the prompt.
+            chat: use the chat template.
+            history: earlier turns of the chat; without a template, text before the prompt.
+
+        Raises:
+            PromptPairError: the prompt has no tokens.
+        """
+        if chat and self.has_chat_template:
+            # The template writes its own special tokens, so the tokenizer must add none.
+            ids = self.tokenizer.apply_chat_template(
+                [
+                    *({"role": turn.role, "content": turn.text} for turn in history),
+                    {"role": "user", "content": text},
+                ],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+            )["input_ids"]
+        else:
+            ids = self.tokenizer("\n".join([*(t.text for t in history), text]))["input_ids"]
+        ids = [int(i) for i in ids]
+        bos = self.tokenizer.bos_token_id
+        if bos is not None and ids[:2] == [bos, bos]:
+            ids = ids[1:]
+        if not ids:
+            raise PromptPairError("The prompt is empty; give it some text.")
+        return ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of generated tokens, without special tokens or half a character at the end."""
+        text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return text.rstrip("\ufffd")
+
+    def token_text(self, token_id: int) -> str:
+        """One token as text, its leading space kept."""
+        text: str = self.tokenizer.decode([token_id])
+        return text
+
+    def view_prompt(self, text: str, *, chat: bool) -> PromptView:
+        """The prompt as the model sees it, token by token."""
+        ids = self.encode_prompt(text, chat=chat)
+        special = set(self.tokenizer.all_special_ids)
+        return PromptView(
+            tuple(self.token_text(i) for i in ids), tuple(i in special for i in ids), tuple(ids)
+        )
+
+    @property
+    def _attention_kinds(self) -> set[str]:
+        config = self.hf_model.config
+        kinds = set(getattr(config, "layer_types", None) or ())
+        if not kinds and getattr(config, "sliding_window", None):
+            return {"sliding_attention"}
+        return kinds
+
+    def attention_masks(self, mask: Tensor, positions: Tensor, key_positions: Tensor) -> Any:
+        """The mask as the model takes it: one, or one per kind of layer where some see a window.
+
+        Args:
+            mask: (batch, 1, queries, keys) True where a query may attend to a key.
+            positions, key_positions: (batch, queries) and (batch, keys) positions in the sequence.
+        """
+        config = self.hf_model.config
+        if "sliding_attention" not in self._attention_kinds:
+            return self._attention_mask(mask)
+        # The window counts positions in the sequence, not nodes of a tree or slots of a cache.
+        distance = positions[:, None, :, None] - key_positions[:, None, None, :]
+        near = self._attention_mask(mask & (distance < config.sliding_window))
+        if not getattr(config, "layer_types", None):
+            return near
+        return {"full_attention": self._attention_mask(mask), "sliding_attention": near}
+
+    def _attention_mask(self, mask: Tensor) -> Tensor:
+        # Added to the scores: attention would turn a boolean mask into this one in every block.
+        lowest = torch.finfo(self.dtype).min
+        return torch.zeros(mask.shape, dtype=self.dtype, device=self.device).masked_fill(
+            ~mask.to(self.device), lowest
+        )
+
+
+def load_model(
+    path: str | Path,
+    *,
+    id: str,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    mixed_precision: bool = False,
+    four_bit: bool = False,
+) -> LoadedModel:
+    """Load a model folder or hub id; only safetensors weights are read.
+
+    Args:
+        device: a torch device. "cuda" is the first card and, for a model that is larger, the
+            next ones and at last the CPU's memory; "cuda:0" is the first card alone.
+        four_bit: keep linear weights in 4 bits (NF4, through bitsandbytes); ``dtype`` is what
+            they are computed with.
+
+    Raises:
+        ModelError: the folder or id cannot be read, or bitsandbytes is not installed.
+    """
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "use_safetensors": True,
+        "device_map": "sequential" if device == "cuda" else {"": device},
+    }
+    if four_bit:
+        if find_spec("bitsandbytes") is None:
+            raise ModelError(
+                f"Model {id!r} was to be kept in 4 bits, which needs the package bitsandbytes; "
+                "install it, or set another dtype."
+            )
+        config: Any = BitsAndBytesConfig
+        options["quantization_config"] = config(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+        )
+    tokenizer = load_tokenizer(path, id=id)
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(str(path), **options)
+        if device == "cpu" and not four_bit:
+            _lay_out_for_writing(model)
+    except Exception as error:  # safetensors and transformers raise their own
+        raise _unreadable(id) from error
+    return LoadedModel(
+        model,
+        tokenizer,
+        id=id,
+        sha256=hash_weights(Path(path), model.config),
+        mixed_precision=mixed_precision,
+    )
+
+
+def load_tokenizer(path: str | Path, *, id: str) -> Any:
+    """The tokenizer of a model folder or hub id.
+
+    Raises:
+        ModelError: the folder or id cannot be read.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(str(path))
+    except Exception as error:  # tokenizers and transformers raise their own
+        raise _unreadable(id) from error
+
+
+def _unreadable(id: str) -> ModelError:
+    return ModelError(
+        f"Model {id!r} could not be loaded; give a Hugging Face id or a folder with "
+        "config.json, tokenizer files and safetensors weights."
+    )
+
+
+def _places(hf_model: Any) -> list[Any]:
+    """Where the modules of a model lie, as far as they were told where to."""
+    return list(dict.fromkeys((getattr(hf_model, "hf_device_map", None) or {}).values()))
+
+
+def _input_device(hf_model: Any, otherwise: torch.device) -> torch.device:
+    """Where a model takes its tokens: its first card or, without one, the CPU."""
+    places = _places(hf_model)
+    if len(places) < 2:
+        return otherwise
+    return torch.device(next((place for place in places if place not in ("cpu", "disk")), "cpu"))
+
+
+def _lay_out_for_writing(model: nn.Module) -> None:
+    """Store linear weights input by input: the same numbers, read faster for one or two rows.
+
+    Writing a text multiplies single tokens with every weight; products with many tokens take as
+    long either way.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and module.weight.device.type == "cpu":
+            module.weight.data = module.weight.data.t().contiguous().t()
+
+
+def hash_weights(path: Path, config: Any) -> str:
+    """SHA-256 over configuration and safetensors files of a folder, or id and commit of the hub."""
+    # Where the model lies and who wrote the file say nothing of what it computes.
+    place = ("_name_or_path", "transformers_version", "dtype")
+    settings = {k: v for k, v in config.to_dict().items() if k not in place}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else []
+    if not files:
+        digest.update(f"{path}@{getattr(config, '_commit_hash', None)}".encode())
+    for file in files:
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 22):
+                digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Prompt pairs → latent activations and residual streams at the reading position."""

@@ -1,0 +1,1 @@
+"""Sparse autoencoders: residual stream to latent activations and back."""

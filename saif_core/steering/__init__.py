@@ -1,0 +1,1 @@
+"""How what was found edits the residual stream."""

@@ -1,0 +1,1 @@
+"""Texts: prompts answered by every arm in one batch."""

@@ -1,0 +1,96 @@
+"""What steering did to each token: its log-probability in the arm against the unsteered model.
+
+Both distributions are read after the fact, over the finished text.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saif_core.models.activations import read_resid
+from saif_core.models.hook_points import edit_resid
+from saif_core.models.loaded_model import LoadedModel
+from saif_core.records.texts import TokenChange
+from saif_core.writing.decoder import Delta, Row, add_deltas
+
+
+def read_changes(
+    model: LoadedModel, rows: Sequence[Row], plain_prompts: Sequence[Sequence[int]]
+) -> list[tuple[TokenChange, ...]]:
+    """For each token of each text: log-probability, its change, and the KL divergence.
+
+    Args:
+        rows: finished texts.
+        plain_prompts: what the unsteered model sees before each text.
+    """
+    texts = [row.token_ids for row in rows]
+    plain = _resid_before_tokens(model, plain_prompts, texts)
+    return [
+        _changes(model, row, unsteered, _steered_resid(model, row))
+        for row, unsteered in zip(rows, plain, strict=True)
+    ]
+
+
+def _resid_before_tokens(
+    model: LoadedModel, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]
+) -> list[Float[Tensor, "tokens d_model"]]:
+    """Residual stream after the last block at the positions that predict each text's tokens."""
+    sequences = [[*prompt, *text] for prompt, text in zip(prompts, texts, strict=True)]
+    wanted = [
+        list(range(len(prompt) - 1, len(prompt) + len(text) - 1))
+        for prompt, text in zip(prompts, texts, strict=True)
+    ]
+    last = model.n_layers - 1
+    return read_resid(model, sequences, [last], wanted)[0][last]
+
+
+def _steered_resid(model: LoadedModel, row: Row) -> Float[Tensor, "tokens d_model"]:
+    """The same as the arm saw it: its own prompt, and its edits at the positions they had."""
+    prompt, last = row.request.prompt, model.n_layers - 1
+    sequence = torch.tensor([[*prompt, *row.token_ids[:-1]]])
+    layers: dict[int, list[tuple[Delta, Tensor, Tensor]]] = defaultdict(list)
+    for steering in row.request.steering:
+        strengths = torch.zeros(1, sequence.shape[1], 1)
+        if steering.edits_prompt:
+            strengths[:, : len(prompt) - 1] = steering.strength
+        for position in range(len(prompt) - 1, sequence.shape[1]):
+            strengths[:, position] = steering.strength_at(position - len(prompt) + 1)
+        keeps_norm = (strengths != 0) & torch.tensor(steering.keep_norm)
+        layers[steering.layer].append((steering.delta, strengths, keeps_norm.to(model.device)))
+    with ExitStack() as hooks:
+        for layer, changes in layers.items():
+            hooks.enter_context(
+                edit_resid(model.blocks[layer], partial(add_deltas, changes=changes))
+            )
+        resid = model.run_sequences(sequence, [sequence.shape[1]], [last])[last]
+    return resid[0, len(prompt) - 1 :]
+
+
+def _changes(
+    model: LoadedModel, row: Row, plain: Tensor, steered: Tensor
+) -> tuple[TokenChange, ...]:
+    if not row.token_ids:
+        return ()
+    before = torch.log_softmax(model.unembed(plain), dim=-1)
+    logits = model.unembed(steered)
+    if row.request.logit_bias is not None:
+        logits = logits + row.request.logit_bias
+    after = torch.log_softmax(logits, dim=-1)
+    kl = (after.exp() * (after - before)).sum(-1).clamp(min=0)
+    ids = torch.tensor(row.token_ids, device=before.device)[:, None]
+    own, unsteered = after.gather(1, ids)[:, 0], before.gather(1, ids)[:, 0]
+    return tuple(
+        TokenChange(
+            token=model.token_text(token_id),
+            log_prob=float(unsteered[step]),
+            change=float(own[step] - unsteered[step]),
+            kl=float(kl[step]),
+            strength=max((s.strength_at(step) for s in row.request.steering), key=abs, default=0.0),
+        )
+        for step, token_id in enumerate(row.token_ids)
+    )
