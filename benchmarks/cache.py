@@ -24,7 +24,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from saif_core.records.corpus import CorpusBlock, pack_activations
+from saif_core.records.corpus import CorpusBlock
+from saif_core.records.packing import pack_activations
 from storage import open_store
 
 T = TypeVar("T")

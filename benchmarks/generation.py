@@ -19,15 +19,19 @@ from _measure import Report, Timing, argument_parser, describe_ratio, ratio, tim
 from transformers import AutoModelForCausalLM
 
 from app.settings import load_settings
-from saif_core.catalog import DEFAULT_MODEL, Catalog
+from saif_core.catalog import Catalog
 from saif_core.engine.engine import Engine
-from saif_core.inputs.prompt_pairs import make_pairs, shipped_contents, shipped_instructions
+from saif_core.inputs.prompt_pairs import make_pairs
+from saif_core.inputs.shipped import shipped_contents, shipped_instructions
+from saif_core.models.default_model import DEFAULT_MODEL
 from saif_core.models.hook_points import edit_resid
 from saif_core.models.loaded_model import LoadedModel
-from saif_core.records.texts import ChosenLatent, GenerationRequest, RankingRequest
+from saif_core.records.ranking import ChosenLatent, RankingRequest
+from saif_core.records.steering import GenerationRequest
 from saif_core.saes.loaded_sae import LoadedSae
+from saif_core.steering.edits import Steering
 from saif_core.steering.target import build_steering_vector
-from saif_core.writing.decoder import Decoder, RowRequest, Steering, decode
+from saif_core.writing.decoder import Decoder, RowRequest, decode
 
 LAYER = 14
 LATENTS = tuple(ChosenLatent(index, 4.0) for index in range(15))

@@ -12,14 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app.cli.requests import opened_store
+from app.installation import opened_store
 from app.settings import load_settings
 from experiments.saif_report import write_report
-from saif_core.catalog import DEFAULT_MODEL, Catalog
+from saif_core.catalog import Catalog
 from saif_core.evaluating.evaluation import evaluate
-from saif_core.inputs.prompt_pairs import shipped_contents, shipped_instructions
+from saif_core.inputs.shipped import shipped_contents, shipped_instructions
+from saif_core.models.default_model import DEFAULT_MODEL
+from saif_core.records.as_json import to_json
 from saif_core.records.evaluation import EvaluationRequest
-from saif_core.records.texts import to_json
 from saif_core.saes.logit_lens import promoted_tokens
 
 INSTRUCTIONS = (

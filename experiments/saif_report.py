@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from saif_core.evaluating.rates import merit, paired_p
+from saif_core.records.as_json import from_json
 from saif_core.records.evaluation import SAE_ARMS, WORST_DISORDER, EvaluationText, Rates
-from saif_core.records.texts import from_json
 
 TEMPLATE = Path(__file__).with_name("saif_template.md")
 # Stages among whose settings the headline chooses, and how a setting of each is told.

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from saif_core.errors import ModelError, SaeMismatchError, UnknownNameError
-from saif_core.models.default_model import fetch_default_model
+from saif_core.models.default_model import DEFAULT_MODEL, fetch_default_model
 from saif_core.models.hook_points import parse_hook_point
-from saif_core.models.loaded_model import FOUR_BIT, LoadedModel, load_model, load_tokenizer
-from saif_core.records.texts import SaeCard, SaeInfo, from_json
+from saif_core.models.loaded_model import FOUR_BIT, LoadedModel
+from saif_core.models.loading import load_model, load_tokenizer
+from saif_core.records.as_json import from_json
+from saif_core.records.saes import SaeCard, SaeInfo
 from saif_core.saes.loaded_sae import (
     LoadedSae,
     load_release,
@@ -25,7 +27,6 @@ from saif_core.saes.loaded_sae import (
     read_decoder,
 )
 
-DEFAULT_MODEL = "smollm2-135m-instruct"
 SHIPPED_SAES = Path(__file__).parent / "defaults" / "saes"
 CARD_FILE = "card.json"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

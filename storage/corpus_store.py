@@ -18,13 +18,8 @@ from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.orm import Session as OrmSession
 
 from saif_core.errors import StorageError, UnknownNameError
-from saif_core.records.corpus import (
-    CorpusBlock,
-    LatentExample,
-    LatentIndex,
-    pack_activations,
-    unpack_activations,
-)
+from saif_core.records.corpus import CorpusBlock, LatentExample, LatentIndex
+from saif_core.records.packing import pack_activations, unpack_activations
 from storage.database import Database, clean_text
 from storage.tables import (
     CorpusContextRow,

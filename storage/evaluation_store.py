@@ -12,8 +12,8 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session as OrmSession
 
 from saif_core.errors import StorageError, UnknownNameError
+from saif_core.records.as_json import from_json
 from saif_core.records.evaluation import Evaluation, EvaluationSummary, EvaluationText
-from saif_core.records.texts import from_json
 from storage.database import Database, clean_text
 from storage.tables import EvaluationRow, EvaluationTextsRow
 

@@ -7,7 +7,8 @@ from typing import Any
 from sqlalchemy import Row, select, update
 
 from saif_core.errors import StorageError
-from saif_core.records.texts import JobRecord, from_json, to_json
+from saif_core.records.as_json import from_json, to_json
+from saif_core.records.jobs import JobRecord
 from storage.database import Database, clean_text
 from storage.tables import JobRow
 

@@ -11,8 +11,8 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session as OrmSession
 
 from saif_core.errors import StorageError, UnknownNameError
-from saif_core.records.corpus import LatentDescription, LatentNote, NoteKind
-from saif_core.records.texts import to_json
+from saif_core.records.as_json import to_json
+from saif_core.records.notes import LatentDescription, LatentNote, NoteKind
 from storage.corpus_store import id_of
 from storage.database import Database, clean_text
 from storage.tables import LatentDescriptionRow, LatentIndexRow, LatentNoteRow, LatentTextRow

@@ -16,14 +16,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session as OrmSession
 
 from saif_core.errors import StorageError
-from saif_core.records.corpus import (
-    LatentIndex,
-    LatentProfile,
-    ProfileText,
-    pack_activations,
-    unpack_profile,
-)
-from saif_core.records.texts import from_json, to_json
+from saif_core.records.as_json import from_json, to_json
+from saif_core.records.corpus import LatentIndex, LatentProfile, ProfileText
+from saif_core.records.packing import pack_activations, unpack_profile
 from storage.corpus_store import COLUMNS, id_of, own_part, rows_of
 from storage.database import CHUNK, chunks, clean_text
 from storage.tables import CorpusContextRow, LatentIndexRow, LatentProfileRow, LatentTextRow

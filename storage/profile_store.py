@@ -30,9 +30,8 @@ from saif_core.records.corpus import (
     LatentSort,
     LatentSummary,
     ProfileText,
-    pack_profile,
-    unpack_profile,
 )
+from saif_core.records.packing import pack_profile, unpack_profile
 from storage.corpus_store import OWN_BITS, find_index, id_of, own_part, rows_of
 from storage.database import Database, chunks, clean_text
 from storage.note_store import SEARCH_CHARACTERS, folded_words, label_words

@@ -13,15 +13,8 @@ from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.orm import Session as OrmSession
 
 from saif_core.errors import StorageError, UnknownNameError
-from saif_core.records.texts import (
-    SESSION_SCHEMA_VERSION,
-    SessionSummary,
-    SteeringSession,
-    from_json,
-    new_id,
-    to_json,
-    utc_now,
-)
+from saif_core.records.as_json import from_json, new_id, to_json, utc_now
+from saif_core.records.sessions import SESSION_SCHEMA_VERSION, SessionSummary, SteeringSession
 from storage.database import Database, clean_text
 from storage.tables import SessionRow
 

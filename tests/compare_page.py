@@ -7,7 +7,8 @@ from streamlit.testing.v1 import AppTest
 
 from app.dashboard.compare.lab_arms import LabArm
 from app.dashboard.compare.steering_form import SteeringForm
-from app.dashboard.work import Work, engine
+from app.dashboard.handles import engine
+from app.dashboard.work import Work
 from saif_core.engine.job import Job
 from tests.pages import open_page, planted_work, settle, wait_for
 from tests.tiny import PLANTED_LATENT

@@ -39,7 +39,7 @@ def tiny_sae_dir(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path)
 @pytest.fixture(scope="session")
 def endless_model(tiny_model_dir: Path) -> "LoadedModel":
     """The tiny Llama, which never ends a text by itself."""
-    from saif_core.models.loaded_model import load_model
+    from saif_core.models.loading import load_model
 
     loaded = load_model(tiny_model_dir, id=str(tiny_model_dir))
     loaded.hf_model.generation_config.eos_token_id = loaded.d_vocab - 1

@@ -11,11 +11,11 @@ from typing import Any
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from app.dashboard.work import Work, engine
+from app.dashboard.handles import engine
+from app.dashboard.work import Work
 from saif_core.engine.job import Job
-from saif_core.explaining.corpus_index import IndexRequest
-from saif_core.records.corpus import LatentIndex
-from saif_core.records.texts import RankingRequest
+from saif_core.records.corpus import IndexRequest, LatentIndex
+from saif_core.records.ranking import RankingRequest
 from tests import tiny
 
 MAIN = Path(__file__).parent.parent / "app" / "dashboard" / "main.py"

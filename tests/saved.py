@@ -1,16 +1,10 @@
 """A saved session with every part, made by hand, for tests that need no model."""
 
-from saif_core.records.texts import (
-    ChosenLatent,
-    Generation,
-    GenerationResult,
-    Instruction,
-    LatentScore,
-    Ranking,
-    SteeringRecipe,
-    SteeringSession,
-    Wording,
-)
+from saif_core.records.prompts import Instruction, Wording
+from saif_core.records.ranking import ChosenLatent, LatentScore, Ranking
+from saif_core.records.sessions import SteeringSession
+from saif_core.records.steering import SteeringRecipe
+from saif_core.records.texts import Generation, GenerationResult
 
 INSTRUCTION = Instruction(
     name="all-capitals",

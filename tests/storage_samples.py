@@ -3,17 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
-from saif_core.records.texts import (
-    ChosenLatent,
-    Generation,
-    GenerationResult,
-    Instruction,
-    LatentScore,
-    Ranking,
-    SteeringRecipe,
-    SteeringSession,
-    Wording,
-)
+from saif_core.records.prompts import Instruction, Wording
+from saif_core.records.ranking import ChosenLatent, LatentScore, Ranking
+from saif_core.records.sessions import SteeringSession
+from saif_core.records.steering import SteeringRecipe
+from saif_core.records.texts import Generation, GenerationResult
 
 # Quotes, wildcards, escapes, emoji, right-to-left text, NUL and half a surrogate pair.
 ODD_TEXT = "'; DROP TABLE sessions; -- \" %_\\ 中文 שלום 🇫🇷 e\u0301 \x00 \ud83d"

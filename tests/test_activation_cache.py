@@ -11,7 +11,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session as OrmSession
 
 from saif_core.errors import StorageError
-from saif_core.records.texts import ActivationCache
+from saif_core.records.ports import ActivationCache
 from saif_core.saes.latents import LatentActivations, to_payload
 from storage import Store, open_store
 from storage.activation_cache import (

@@ -28,7 +28,8 @@ from saif_core.models.activations import (
     read_resid,
     run_rows,
 )
-from saif_core.models.loaded_model import LoadedModel, load_model
+from saif_core.models.loaded_model import LoadedModel
+from saif_core.models.loading import load_model
 from tests import tiny
 
 Sequences = list[list[int]]

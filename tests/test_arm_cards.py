@@ -2,9 +2,11 @@
 
 import pytest
 
-from app.dashboard.work import Work, engine
-from app.presentation.sessions import escape_markdown
-from saif_core.records.texts import ChosenLatent, SteeringEdit
+from app.dashboard.handles import engine
+from app.dashboard.work import Work
+from app.presentation.escaping import escape_markdown
+from saif_core.records.ranking import ChosenLatent
+from saif_core.records.steering import SteeringEdit
 from tests.compare_page import add_arm, form_of, generate_and_wait, open_compare, set_in
 from tests.compare_page import steering_work as steering_work
 from tests.pages import errors, settle, texts, wait_for

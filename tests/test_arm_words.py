@@ -1,7 +1,8 @@
 import pytest
 
 from app.presentation.arms import describe_arm, scope_words
-from saif_core.records.texts import UNSTEERED, Arm, ChosenLatent, SteeringEdit
+from saif_core.records.ranking import ChosenLatent
+from saif_core.records.steering import UNSTEERED, Arm, SteeringEdit
 
 TWO = SteeringEdit("s", (ChosenLatent(3, 1.0), ChosenLatent(7, 2.0)))
 ONE = SteeringEdit("s", (ChosenLatent(29, 1.0),))

@@ -8,14 +8,17 @@ import torch
 from saif_core.errors import HookPointError, SteeringError
 from saif_core.models.hook_points import edit_resid
 from saif_core.models.loaded_model import LoadedModel
-from saif_core.pipeline import steer
-from saif_core.records.texts import Arm, ChosenLatent, GenerationRequest, SteeringEdit, Turn
+from saif_core.records.prompts import Turn
+from saif_core.records.ranking import ChosenLatent
+from saif_core.records.steering import Arm, GenerationRequest, SteeringEdit
 from saif_core.registry import STEERING_METHODS
 from saif_core.saes.loaded_sae import LoadedSae
 from saif_core.steering.arms import ArmBuilder
+from saif_core.steering.edits import Steering, add_deltas
 from saif_core.steering.target import build_target
-from saif_core.writing.decoder import RowRequest, Steering, add_deltas, decode
+from saif_core.writing.decoder import RowRequest, decode
 from saif_core.writing.divergence import read_changes
+from saif_core.writing.run import steer
 from tests import tiny
 
 LATENTS = (ChosenLatent(tiny.PLANTED_LATENT, 4.0), ChosenLatent(3, -1.5))

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from saif_core.catalog import DEFAULT_MODEL, Catalog, resolve_device, resolve_dtype
+from saif_core.catalog import Catalog, resolve_device, resolve_dtype
 from saif_core.errors import ModelError, SaeMismatchError, UnknownNameError
+from saif_core.models.default_model import DEFAULT_MODEL
 
 
 def test_shipped_saes_come_with_measured_cards(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from app.charts.latent import (
 from app.charts.ranking import BRUSH, latents_in, overlap_rows, rate_scatter, score_curve
 from saif_core.explaining.flow import FlowEdge, FlowGraph, FlowNode
 from saif_core.records.corpus import LatentProfile
-from saif_core.records.texts import LatentScore, Ranking
+from saif_core.records.ranking import LatentScore, Ranking
 
 LATENTS = tuple(
     LatentScore(10 + n, 1 - n / 10, 2.0, 0.5, 1 - n / 10, n / 20, 1.0, (f" t{n}",))

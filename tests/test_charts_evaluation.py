@@ -5,22 +5,24 @@ from typing import Any
 import pytest
 
 from app.charts.evaluation import (
-    ARM_COLOURS,
     ARM_NAMES,
     CELL_CLICK,
     accuracy_chart,
-    best_table,
     cell_rows,
-    cell_table,
     chart_words,
-    describe_setting,
     disorder_chart,
     heat_groups,
     heat_map,
-    lab_latents,
     pareto_chart,
     pareto_front,
     perplexity_chart,
+)
+from app.presentation.evaluation import (
+    ARM_COLOURS,
+    best_table,
+    cell_table,
+    describe_setting,
+    lab_latents,
 )
 from saif_core.records.evaluation import (
     EVALUATION_ARMS,
@@ -31,7 +33,8 @@ from saif_core.records.evaluation import (
     EvaluationRequest,
     Rates,
 )
-from saif_core.records.texts import ChosenLatent, Instruction, Wording
+from saif_core.records.prompts import Instruction, Wording
+from saif_core.records.ranking import ChosenLatent
 
 INSTRUCTION = Instruction("say-oui", "", "keyword", {"keyword": "oui"}, (Wording("Say oui."),))
 REQUEST = EvaluationRequest(

@@ -1,7 +1,9 @@
 from dataclasses import replace
 
 from app.dashboard.compare.chat_turns import histories_of, is_shared, next_request, turns_html
-from saif_core.records.texts import Arm, Generation, GenerationRequest, GenerationResult, Turn
+from saif_core.records.prompts import Turn
+from saif_core.records.steering import Arm, GenerationRequest
+from saif_core.records.texts import Generation, GenerationResult
 from tests import saved
 
 TOLD = Arm("told", "prompted", instruction="In French.", position="before")

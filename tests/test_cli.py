@@ -18,13 +18,10 @@ import pytest
 from app.cli.main import main
 from app.presentation.session_files import export_session
 from app.settings import export_settings, load_settings
-from saif_core.records.texts import (
-    ChosenLatent,
-    Generation,
-    GenerationResult,
-    SteeringRecipe,
-    SteeringSession,
-)
+from saif_core.records.ranking import ChosenLatent
+from saif_core.records.sessions import SteeringSession
+from saif_core.records.steering import SteeringRecipe
+from saif_core.records.texts import Generation, GenerationResult
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent

@@ -13,9 +13,9 @@ from app.cli.main import main
 from app.presentation.evaluation_files import evaluation_data, evaluation_sentence
 from app.settings import Settings, load_settings
 from saif_core.engine.job import Job
-from saif_core.inputs.prompt_pairs import shipped_contents, shipped_instructions
+from saif_core.inputs.shipped import shipped_contents, shipped_instructions
 from saif_core.records.evaluation import DEFAULT_ARMS, Evaluation, EvaluationRequest
-from saif_core.records.texts import SaeInfo
+from saif_core.records.saes import SaeInfo
 from storage import Store, open_store
 from tests.test_evaluation_files import sample_evaluation, sample_text
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from app.cli.main import main
-from saif_core.explaining.decompose import read_vector
 from saif_core.explaining.health import shipped_texts
+from saif_core.finding.vector_files import read_vector
 from tests import tiny
 
 Run = Callable[..., tuple[int, str, str]]

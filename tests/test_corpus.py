@@ -17,7 +17,8 @@ from saif_core.inputs.documents import (
     hash_files,
     read_documents,
 )
-from saif_core.models.loaded_model import LoadedModel, load_model
+from saif_core.models.loaded_model import LoadedModel
+from saif_core.models.loading import load_model
 
 TURNS = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sees"}]
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from saif_core.explaining.corpus_index import IndexRequest, index_corpus
+from saif_core.explaining.corpus_index import index_corpus
 from saif_core.explaining.profiles import PHRASE_TOKENS
 from saif_core.inputs.documents import CONTEXT_TOKENS, encode_contexts, read_documents
-from saif_core.models.loaded_model import LoadedModel, load_model
-from saif_core.records.corpus import QUANTILES, LatentIndex
+from saif_core.models.loaded_model import LoadedModel
+from saif_core.models.loading import load_model
+from saif_core.records.corpus import QUANTILES, IndexRequest, LatentIndex
 from saif_core.saes.loaded_sae import LoadedSae, load_sae_folder
 from storage import Store, open_store
 from tests import tiny

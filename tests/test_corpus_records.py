@@ -9,11 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saif_core.errors import StorageError
-from saif_core.records.corpus import (
-    HISTOGRAM_BINS,
-    QUANTILES,
-    LatentProfile,
-    ProfileExample,
+from saif_core.records.corpus import HISTOGRAM_BINS, QUANTILES, LatentProfile, ProfileExample
+from saif_core.records.packing import (
     pack_activations,
     pack_profile,
     unpack_activations,

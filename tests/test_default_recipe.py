@@ -6,14 +6,18 @@ from pathlib import Path
 import pytest
 
 from app.settings import load_settings
-from saif_core.catalog import DEFAULT_MODEL, Catalog
-from saif_core.inputs.prompt_pairs import make_pairs, shipped_contents, shipped_instructions
+from saif_core.catalog import Catalog
+from saif_core.finding.ranking import choose_latents, rank_latents
+from saif_core.inputs.prompt_pairs import make_pairs
+from saif_core.inputs.shipped import shipped_contents, shipped_instructions
+from saif_core.models.default_model import DEFAULT_MODEL
 from saif_core.models.loaded_model import LoadedModel
-from saif_core.pipeline import rank_latents, steer
-from saif_core.records.texts import GenerationRequest, PromptPair, Ranking, RankingRequest
+from saif_core.records.prompts import PromptPair
+from saif_core.records.ranking import Ranking, RankingRequest
+from saif_core.records.steering import GenerationRequest
 from saif_core.registry import EVALUATORS
 from saif_core.saes.card import measure_sae
-from saif_core.steering.target import choose_latents
+from saif_core.writing.run import steer
 
 pytestmark = pytest.mark.slow
 # Read before a fixture gives every test a home of its own: the model is not fetched again.

@@ -23,7 +23,9 @@ from saif_core.errors import (
     SteeringError,
     UnknownNameError,
 )
-from saif_core.records.texts import ChosenLatent, GenerationRequest, JobRecord, RankingRequest
+from saif_core.records.jobs import JobRecord
+from saif_core.records.ranking import ChosenLatent, RankingRequest
+from saif_core.records.steering import GenerationRequest
 from tests import tiny
 
 

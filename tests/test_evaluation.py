@@ -11,19 +11,18 @@ import torch
 from saif_core.errors import EvaluatorError, JobCancelled, SteeringError
 from saif_core.evaluating import texts as evaluation_texts
 from saif_core.evaluating.evaluation import evaluate
-from saif_core.evaluating.plan import (
-    check_request,
-    denoised_latents,
-    drop_silent_latents,
-    plan_settings,
-)
+from saif_core.evaluating.plan import check_request, plan_settings
 from saif_core.evaluating.rates import paired_p, rates_of
+from saif_core.finding.ranking import rank_latents
+from saif_core.finding.sources.denoised import denoised_latents
 from saif_core.finding.sources.mean_difference import read_mean_difference
+from saif_core.finding.sources.saif import drop_silent_latents
 from saif_core.judging import fluency
 from saif_core.models.loaded_model import LoadedModel
-from saif_core.pipeline import rank_latents
+from saif_core.records.as_json import from_json, to_json
 from saif_core.records.evaluation import Cell, CellSetting, Evaluation, EvaluationRequest
-from saif_core.records.texts import Instruction, RankingRequest, Wording, from_json, to_json
+from saif_core.records.prompts import Instruction, Wording
+from saif_core.records.ranking import RankingRequest
 from saif_core.saes.loaded_sae import LoadedSae
 from tests import tiny
 

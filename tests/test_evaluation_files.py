@@ -23,7 +23,8 @@ from saif_core.records.evaluation import (
     EvaluationText,
     Rates,
 )
-from saif_core.records.texts import ChosenLatent, Instruction, Wording
+from saif_core.records.prompts import Instruction, Wording
+from saif_core.records.ranking import ChosenLatent
 
 XSS = "<script>alert('1')</script>\"><img src=x onerror='alert(2)'></td></table>"
 RATE_COLUMNS = (

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from app.charts.evaluation import ARM_COLOURS
+from app.presentation.evaluation import ARM_COLOURS
 from app.presentation.evaluation_page import SHOWN_TEXTS, evaluation_html
 from tests.test_evaluation_files import BEST, CELLS, XSS, sample_evaluation, sample_text
 

@@ -6,7 +6,7 @@ import pytest
 
 from saif_core.errors import EvaluatorError
 from saif_core.judging.evaluators.ifeval import ifeval
-from saif_core.records.texts import PromptPair
+from saif_core.records.prompts import PromptPair
 
 PAIR = PromptPair("Say it.", "")
 ENGLISH = "Skip the castle and go straight to the old market by the river."

@@ -8,7 +8,7 @@ import pytest
 
 from saif_core.judging.evaluators.judge import judge
 from saif_core.judging.judge_endpoint import MAX_LETTERS, configure_judge, mark_data, read_choice
-from saif_core.records.texts import PromptPair
+from saif_core.records.prompts import PromptPair
 from tests.test_language_endpoint import Answer, FakeServer, chat
 from tests.test_language_endpoint import server as server
 

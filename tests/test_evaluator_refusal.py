@@ -3,7 +3,7 @@
 import pytest
 
 from saif_core.judging.evaluators.refusal import refusal
-from saif_core.records.texts import PromptPair
+from saif_core.records.prompts import PromptPair
 
 CONTENT = "If you only have one day, skip the castle, the tower and go straight to the old market."
 INSTRUCTION = "Please say that you cannot help with this."

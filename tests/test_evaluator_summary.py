@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from saif_core.errors import ModelError
-from saif_core.inputs.prompt_pairs import shipped_contents
+from saif_core.inputs.shipped import shipped_contents
 from saif_core.judging.evaluators import summary as module
 from saif_core.judging.evaluators.summary import summary
 from saif_core.models import text_embeddings
-from saif_core.records.texts import PromptPair
+from saif_core.records.prompts import PromptPair
 
 CONTENT = "If you only have one day, skip the castle, the tower and go straight to the old market."
 PAIR = PromptPair(f"{CONTENT} Summarize.", CONTENT, CONTENT, "Summarize.")

@@ -3,8 +3,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saif_core.errors import EvaluatorError
-from saif_core.inputs.prompt_pairs import make_pairs, shipped_contents, shipped_instructions
-from saif_core.records.texts import Judgement, PromptPair
+from saif_core.inputs.prompt_pairs import make_pairs
+from saif_core.inputs.shipped import shipped_contents, shipped_instructions
+from saif_core.records.prompts import PromptPair
+from saif_core.records.texts import Judgement
 from saif_core.registry import EVALUATORS
 
 CONTENT = "If you only have one day, skip the castle, the tower and go straight to the old market."

@@ -11,9 +11,11 @@ import torch
 from saif_core.errors import JobCancelled, SteeringError
 from saif_core.models.activations import read_resid
 from saif_core.models.hook_points import edit_resid
-from saif_core.models.loaded_model import LoadedModel, load_model
+from saif_core.models.loaded_model import LoadedModel
+from saif_core.models.loading import load_model
+from saif_core.steering.edits import Steering
 from saif_core.writing import decoder as generation
-from saif_core.writing.decoder import Decoder, Row, RowRequest, Steering, decode
+from saif_core.writing.decoder import Decoder, Row, RowRequest, decode
 from saif_core.writing.kv_cache import RowCache
 from saif_core.writing.step_graph import StepGraph
 

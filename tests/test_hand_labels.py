@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from saif_core.inputs.prompt_pairs import shipped_instructions
+from saif_core.inputs.shipped import shipped_instructions
 from saif_core.judging.fluency import is_disordered
-from saif_core.records.texts import PromptPair
+from saif_core.records.prompts import PromptPair
 from saif_core.registry import EVALUATORS
 
 Row = Mapping[str, str]

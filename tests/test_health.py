@@ -14,8 +14,9 @@ from saif_core.explaining.health import (
     shipped_texts,
     summarize_density,
 )
-from saif_core.models.loaded_model import LoadedModel, load_model
-from saif_core.records.texts import SaeCard
+from saif_core.models.loaded_model import LoadedModel
+from saif_core.models.loading import load_model
+from saif_core.records.saes import SaeCard
 from saif_core.saes.card import measure_sae
 from saif_core.saes.loaded_sae import LoadedSae, load_sae_folder
 from tests import tiny

@@ -7,7 +7,9 @@ import pytest
 from sqlalchemy import update
 
 from saif_core.errors import StorageError
-from saif_core.records.texts import JobLog, JobRecord, JobState, utc_now
+from saif_core.records.as_json import utc_now
+from saif_core.records.jobs import JobRecord, JobState
+from saif_core.records.ports import JobLog
 from storage import Store
 from storage.tables import JobRow
 from tests.storage_samples import ODD_TEXT

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from saif_core.engine.job import Job
-from saif_core.records.texts import JobRecord
+from saif_core.records.jobs import JobRecord
 
 
 class LostLog:

@@ -14,14 +14,9 @@ from app.dashboard.compare.lab_arms import (
 from app.dashboard.compare.steering_form import SteeringForm
 from app.dashboard.fields.schedule_fields import Schedule
 from app.dashboard.work import Work
-from saif_core.records.texts import (
-    Arm,
-    ChosenLatent,
-    GenerationRequest,
-    LatentScore,
-    SteeringEdit,
-    Turn,
-)
+from saif_core.records.prompts import Turn
+from saif_core.records.ranking import ChosenLatent, LatentScore
+from saif_core.records.steering import Arm, GenerationRequest, SteeringEdit
 from tests import saved
 
 SAE = "tiny/layer1"

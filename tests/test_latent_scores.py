@@ -19,7 +19,8 @@ from saif_core.explaining.latent_scores import (
     promoted_token_ids,
     verdict,
 )
-from saif_core.models.loaded_model import LoadedModel, load_model
+from saif_core.models.loaded_model import LoadedModel
+from saif_core.models.loading import load_model
 from saif_core.saes.loaded_sae import LoadedSae, load_sae_folder
 from tests import tiny
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from saif_core.errors import StorageError, UnknownNameError
-from saif_core.records.corpus import CorpusBlock, pack_activations, unpack_activations
+from saif_core.records.corpus import CorpusBlock
+from saif_core.records.packing import pack_activations, unpack_activations
 from storage import Store, open_store
 from storage.corpus_store import LATENTS_PER_ROW, LIST_LENGTH, LatentStore
 

@@ -12,8 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from saif_core.errors import ModelError, PromptPairError
 from saif_core.models.activations import read_resid
-from saif_core.models.loaded_model import LoadedModel, hash_weights, load_model
-from saif_core.writing.decoder import RowRequest, Steering, decode
+from saif_core.models.loaded_model import LoadedModel
+from saif_core.models.loading import hash_weights, load_model
+from saif_core.steering.edits import Steering
+from saif_core.writing.decoder import RowRequest, decode
 from tests import tiny
 
 TEXT = "The old cat sees the dog."
@@ -188,7 +190,7 @@ def test_a_model_spread_over_devices_reads_and_writes_the_same(
 def test_weights_in_4_bits_need_their_package(
     tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("saif_core.models.loaded_model.find_spec", lambda _name: None)
+    monkeypatch.setattr("saif_core.models.loading.find_spec", lambda _name: None)
     with pytest.raises(ModelError, match="needs the package bitsandbytes; install it"):
         load_model(tiny_model_dir, id="tiny", four_bit=True)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saif_core.errors import StorageError, UnknownNameError
-from saif_core.records.corpus import LatentDescription, LatentNote
+from saif_core.records.notes import LatentDescription, LatentNote
 from storage import Store
 from storage.note_store import NoteStore, folded_words
 from tests.storage_samples import ODD_TEXT

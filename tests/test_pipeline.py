@@ -7,18 +7,16 @@ import pytest
 import torch
 
 from saif_core.errors import PromptPairError, SteeringError, UnknownNameError
+from saif_core.finding.ranking import choose_latents, rank_latents
 from saif_core.models.loaded_model import LoadedModel
-from saif_core.pipeline import rank_latents, run_pipeline, steer
+from saif_core.pipeline import run_pipeline
 from saif_core.reading.pairs import estimate_work, read_latents
-from saif_core.records.texts import (
-    ChosenLatent,
-    GenerationRequest,
-    PromptPair,
-    RankingRequest,
-    TokenEvent,
-)
+from saif_core.records.prompts import PromptPair
+from saif_core.records.ranking import ChosenLatent, RankingRequest
+from saif_core.records.steering import GenerationRequest
+from saif_core.records.texts import TokenEvent
 from saif_core.saes.loaded_sae import LoadedSae
-from saif_core.steering.target import choose_latents
+from saif_core.writing.run import steer
 from tests import tiny
 
 

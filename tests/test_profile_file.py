@@ -10,7 +10,8 @@ import zstandard
 from sqlalchemy import select
 
 from saif_core.errors import StorageError
-from saif_core.records.corpus import LatentPage, ProfileText, pack_profile
+from saif_core.records.corpus import LatentPage, ProfileText
+from saif_core.records.packing import pack_profile
 from storage import Store, open_store, profile_file
 from storage.profile_store import ProfileStore
 from storage.tables import CorpusContextRow, LatentRow, LatentTextRow

@@ -20,8 +20,8 @@ from saif_core.records.corpus import (
     LatentSort,
     ProfileExample,
     ProfileText,
-    pack_profile,
 )
+from saif_core.records.packing import pack_profile
 from storage import Store, open_store
 from storage.tables import LatentProfileRow, LatentRow, LatentTextRow
 from tests.storage_samples import ODD_TEXT

@@ -4,16 +4,11 @@ from dataclasses import replace
 import pytest
 
 from saif_core.errors import PromptPairError
-from saif_core.inputs.prompt_pairs import (
-    load_contents,
-    load_instruction,
-    load_pairs,
-    make_pairs,
-    shipped_contents,
-    shipped_instructions,
-)
+from saif_core.inputs.instruction_files import load_instruction
+from saif_core.inputs.prompt_pairs import load_contents, load_pairs, make_pairs
+from saif_core.inputs.shipped import shipped_contents, shipped_instructions
 from saif_core.inputs.text_files import MAX_BYTES, MAX_ROWS
-from saif_core.records.texts import Instruction, PromptPair, Wording
+from saif_core.records.prompts import Instruction, PromptPair, Wording
 from saif_core.registry import EVALUATORS
 
 YAML = """name: to-french

@@ -183,7 +183,7 @@ def test_each_registry_raises_its_own_error() -> None:
 
 def test_registry_and_evaluators_load_without_torch_or_language_models() -> None:
     code = (
-        "import sys; from saif_core.inputs.prompt_pairs import shipped_instructions; "
+        "import sys; from saif_core.inputs.shipped import shipped_instructions; "
         "shipped_instructions(); print(sorted({'torch', 'numpy', 'lingua'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

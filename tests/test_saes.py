@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from saif_core.errors import HookPointError, SaeMismatchError
-from saif_core.models.loaded_model import LoadedModel, load_model
-from saif_core.records.texts import ChosenLatent
+from saif_core.models.loaded_model import LoadedModel
+from saif_core.models.loading import load_model
+from saif_core.records.ranking import ChosenLatent
 from saif_core.saes.loaded_sae import LoadedSae, load_sae_folder, unexplained_variance
 from saif_core.steering.target import build_steering_vector
 

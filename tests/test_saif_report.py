@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from experiments.saif_report import Findings, headline, limits, loosely
+from saif_core.records.as_json import to_json
 from saif_core.records.evaluation import BestCell, CellSetting
-from saif_core.records.texts import Grade, to_json
+from saif_core.records.texts import Grade
 from tests.test_evaluation_files import SAIF, cell, rates, sample_evaluation, sample_text
 
 UNSTEERED, RANDOM = CellSetting("unsteered"), replace(SAIF, arm="random", of="saif")

@@ -12,7 +12,7 @@ from app.presentation.session_files import (
     import_session,
 )
 from saif_core.errors import StorageError
-from saif_core.records.texts import SteeringSession
+from saif_core.records.sessions import SteeringSession
 from tests import saved
 
 

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select, update
 
 from saif_core.errors import StorageError, UnknownNameError
-from saif_core.records.texts import SESSION_SCHEMA_VERSION, SteeringSession
+from saif_core.records.sessions import SESSION_SCHEMA_VERSION, SteeringSession
 from storage import Store, session_store
 from storage.tables import SessionRow
 from tests.storage_samples import ODD_TEXT, sample_ranking, sample_session

@@ -14,40 +14,32 @@ from app.charts.latent import (
     pair_rows,
     token_bars,
 )
+from app.presentation.escaping import escape_markdown, promotes, visible
 from app.presentation.sessions import (
-    GradeCount,
     chosen_table,
-    count_grades,
-    escape_markdown,
-    grades_sentence,
-    group_events,
-    group_texts,
-    judge_text,
-    judgement_line,
     manifest,
-    promotes,
     recipe_of_request,
     request_of_recipe,
     session_of_work,
     session_table,
     share_link,
     split_prompts,
+)
+from app.presentation.texts import (
+    GradeCount,
+    count_grades,
+    grades_sentence,
+    group_events,
+    group_texts,
+    judgement_line,
     text_facts,
-    visible,
 )
-from saif_core.records.texts import (
-    Arm,
-    ChosenLatent,
-    Generation,
-    GenerationRequest,
-    Judgement,
-    PairActivations,
-    PromptPair,
-    SessionSummary,
-    SteeringRecipe,
-    TokenEvent,
-    Turn,
-)
+from saif_core.judging.judgements import judge_text
+from saif_core.records.prompts import PromptPair, Turn
+from saif_core.records.ranking import ChosenLatent, PairActivations
+from saif_core.records.sessions import SessionSummary
+from saif_core.records.steering import Arm, GenerationRequest, SteeringRecipe
+from saif_core.records.texts import Generation, Judgement, TokenEvent
 from tests import saved
 
 PAIRS = tuple(PromptPair(f"{c} !", c, c, "!") for c in ("one", "two", "three"))

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from app.settings import load_settings
-from saif_core.catalog import DEFAULT_MODEL, Catalog
+from saif_core.catalog import Catalog
+from saif_core.inputs.shipped import SHIPPED_INDEXES
+from saif_core.models.default_model import DEFAULT_MODEL
 from saif_core.models.loaded_model import LoadedModel
-from saif_core.records.corpus import SHIPPED_INDEXES
 from storage import open_store
 
 pytestmark = pytest.mark.slow

@@ -2,7 +2,8 @@ import os
 
 import pytest
 
-from app.dashboard.work import Work, store
+from app.dashboard.handles import store
+from app.dashboard.work import Work
 from app.settings import export_settings, load_settings
 from saif_core.catalog import DEFAULT_MODEL
 from saif_core.errors import SaifError

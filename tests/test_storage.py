@@ -16,7 +16,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import event, text
 
 from saif_core.errors import StorageError, UnknownNameError
-from saif_core.records.texts import JobRecord
+from saif_core.records.jobs import JobRecord
 from storage import Store, open_store
 from storage.database import Database
 from storage.migrations import FOLDER, _config
@@ -31,7 +31,8 @@ HEAD = "0005"
 
 WRITER = """
 import sys
-from saif_core.records.texts import JobRecord, SteeringSession
+from saif_core.records.jobs import JobRecord
+from saif_core.records.sessions import SteeringSession
 from storage import open_store
 
 url, number = sys.argv[1:]

@@ -7,7 +7,8 @@ import torch
 
 from saif_core.errors import PromptPairError
 from saif_core.explaining.text_reading import MAX_TOKENS, read_activations, read_text
-from saif_core.models.loaded_model import LoadedModel, load_model
+from saif_core.models.loaded_model import LoadedModel
+from saif_core.models.loading import load_model
 from saif_core.saes.loaded_sae import LoadedSae, load_sae_folder
 
 TEXT = "the old cat sees a big dog in one house"

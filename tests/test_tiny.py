@@ -7,7 +7,8 @@ import torch
 
 from saif_core.models.activations import read_resid
 from saif_core.models.hook_points import edit_resid
-from saif_core.models.loaded_model import LoadedModel, load_model
+from saif_core.models.loaded_model import LoadedModel
+from saif_core.models.loading import load_model
 from saif_core.saes.loaded_sae import LoadedSae, load_sae_folder
 from tests import tiny
 

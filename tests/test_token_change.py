@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from saif_core.errors import PromptPairError, SaeMismatchError
 from saif_core.explaining.token_change import read_token_change
-from saif_core.models.loaded_model import LoadedModel, load_model
+from saif_core.models.loaded_model import LoadedModel
+from saif_core.models.loading import load_model
 from saif_core.saes.loaded_sae import LoadedSae, load_sae_folder
 from tests import tiny
 

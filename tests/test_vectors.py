@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from saif_core.errors import PromptPairError, SaeMismatchError, SteeringError
-from saif_core.explaining.decompose import read_vector
 from saif_core.explaining.vectors import (
     MOST_PROMPTS,
     comparison_prompts,
@@ -17,10 +16,12 @@ from saif_core.explaining.vectors import (
     mean_difference,
     read_prompt_ends,
     steering_vector_at,
-    vector_file,
 )
-from saif_core.models.loaded_model import LoadedModel, load_model
-from saif_core.records.texts import ChosenLatent, PromptPair, RankingRequest, ReadPosition
+from saif_core.finding.vector_files import read_vector, vector_file
+from saif_core.models.loaded_model import LoadedModel
+from saif_core.models.loading import load_model
+from saif_core.records.prompts import PromptPair
+from saif_core.records.ranking import ChosenLatent, RankingRequest, ReadPosition
 from saif_core.saes.loaded_sae import LoadedSae, load_sae_folder
 from tests import tiny
 

@@ -6,21 +6,17 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.dashboard.compare import text_columns
-from app.dashboard.work import Work, engine, store
+from app.dashboard.handles import engine, store
+from app.dashboard.work import Work
+from app.presentation.escaping import escape_markdown
 from app.presentation.session_files import export_session, import_session
-from app.presentation.sessions import escape_markdown
 from app.presentation.text_diff import diff_html
 from app.presentation.token_change_html import changes_html, legend_html
 from saif_core.engine.job import Job
 from saif_core.records.evaluation import Evaluation, EvaluationRequest
-from saif_core.records.texts import (
-    Arm,
-    Generation,
-    GenerationRequest,
-    Judgement,
-    SteeringEdit,
-    Turn,
-)
+from saif_core.records.prompts import Turn
+from saif_core.records.steering import Arm, GenerationRequest, SteeringEdit
+from saif_core.records.texts import Generation, Judgement
 from tests import saved
 from tests.compare_page import add_arm, form_of, generate, generate_and_wait, open_compare, set_in
 from tests.compare_page import steering_work as steering_work

@@ -9,14 +9,13 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.dashboard.corpus.uploads import LabelsAdded, add_labels, save_uploads, uploads_of
+from app.dashboard.handles import engine, store
 from app.dashboard.jobs.thread_jobs import thread_jobs
 from app.dashboard.search.meaning import vectors_file
-from app.dashboard.work import engine, store
 from saif_core.engine.job import Job
 from saif_core.errors import CorpusError
-from saif_core.explaining.corpus_index import IndexRequest
 from saif_core.explaining.published_labels import PublishedLabel
-from saif_core.records.corpus import LatentIndex
+from saif_core.records.corpus import IndexRequest, LatentIndex
 from tests.pages import errors, index_words, open_page, settle, texts, wait_for
 from tests.tiny import D_SAE
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.charts.evaluation import describe_setting
 from app.dashboard.compare.steering_form import SteeringForm
 from app.dashboard.evaluate.form import (
     check_choice,
@@ -21,7 +20,9 @@ from app.dashboard.evaluate.form import (
     split_wordings,
 )
 from app.dashboard.fields.schedule_fields import Schedule
-from app.dashboard.work import Work, engine, store
+from app.dashboard.handles import engine, store
+from app.dashboard.work import Work
+from app.presentation.evaluation import describe_setting
 from saif_core.engine.job import Job
 from saif_core.errors import EvaluatorError
 from saif_core.records.evaluation import (
@@ -31,14 +32,11 @@ from saif_core.records.evaluation import (
     Evaluation,
     EvaluationText,
 )
-from saif_core.records.texts import (
-    ChosenLatent,
-    Instruction,
-    JobRecord,
-    SaeInfo,
-    SteeringEdit,
-    Wording,
-)
+from saif_core.records.jobs import JobRecord
+from saif_core.records.prompts import Instruction, Wording
+from saif_core.records.ranking import ChosenLatent
+from saif_core.records.saes import SaeInfo
+from saif_core.records.steering import SteeringEdit
 from tests.pages import MAIN, errors, open_page, settle, texts, wait_for
 from tests.test_charts_evaluation import EVALUATION, REQUEST
 from tests.tiny import PLANTED_ANSWER, PLANTED_LATENT, PLANTED_WORD

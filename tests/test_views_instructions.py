@@ -5,8 +5,8 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from app.dashboard.work import engine
-from saif_core.records.texts import Ranking
+from app.dashboard.handles import engine
+from saif_core.records.ranking import Ranking
 from tests.pages import MAIN, errors, settle, texts, wait_for
 
 pytestmark = pytest.mark.usefixtures("tiny_process")

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.dashboard.handles import engine, store
 from app.dashboard.latent.evidence import percent
 from app.dashboard.latent.notes import _describing_jobs
-from app.dashboard.work import engine, store
 from saif_core.explaining.latent_scores import verdict
-from saif_core.records.corpus import LatentDescription, LatentIndex, LatentProfile
+from saif_core.records.corpus import LatentIndex, LatentProfile
+from saif_core.records.notes import LatentDescription
 from tests.pages import errors, index_words, open_page, planted_work, settle, texts, wait_for
 from tests.tiny import DEAD_LATENT, PLANTED_LATENT, PLANTED_WORD
 
@@ -141,7 +142,7 @@ def test_several_indexes_are_offered_and_stand_in_the_address(
     folder = tmp_path / "second"
     folder.mkdir()
     (tmp_path / "words.jsonl").rename(folder / "other.jsonl")
-    from saif_core.explaining.corpus_index import IndexRequest
+    from saif_core.records.corpus import IndexRequest
 
     lines = (folder / "other.jsonl").read_text().splitlines()[:50]
     (folder / "other.jsonl").write_text("\n".join(lines))

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.dashboard.work import FinishedRanking, Work, engine
-from saif_core.records.texts import RankingRequest
+from app.dashboard.handles import engine
+from app.dashboard.work import FinishedRanking, Work
+from saif_core.records.ranking import RankingRequest
 from tests import tiny
 from tests.pages import MAIN, errors, open_page, planted_work, settle, texts
 from tests.tiny import PLANTED_LATENT

@@ -9,15 +9,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from streamlit.testing.v1 import AppTest
 
-from app.charts.health import density_chart, density_sentence, figure_table, verdict
-from app.dashboard.work import Work, engine, store
+from app.charts.health import density_chart
+from app.dashboard.handles import engine, store
+from app.dashboard.work import Work
+from app.presentation.health import density_sentence, figure_table, verdict
 from saif_core.explaining.health import (
     Finding,
     TextMeasurement,
     shipped_texts,
     summarize_density,
 )
-from saif_core.records.texts import SaeCard
+from saif_core.records.saes import SaeCard
 from tests.pages import errors, index_words, open_page, settle, texts, wait_for
 
 pytestmark = pytest.mark.usefixtures("tiny_process")

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.dashboard.handles import engine, store
 from app.dashboard.search import meaning as search_meaning
 from app.dashboard.search.meaning import vectors_file
 from app.dashboard.search.text import ribbon
-from app.dashboard.work import engine, store
 from saif_core.explaining.text_reading import TextReading, read_text, read_texts
 from saif_core.models.text_embeddings import REQUIREMENT, TextEmbedder
 from saif_core.records.corpus import LatentFilter, LatentIndex

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.dashboard.work import engine, store
+from app.dashboard.handles import engine, store
 from app.presentation.session_files import export_session
-from saif_core.records.texts import SteeringSession
+from saif_core.records.sessions import SteeringSession
 from tests import saved
 from tests.pages import MAIN, errors, open_page, settle, texts
 

@@ -6,18 +6,14 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.charts.vector import (
-    atom_table,
-    change_table,
-    explained_chart,
-    explained_sentence,
-    naive_sentence,
-)
-from app.dashboard.work import Work, engine
+from app.charts.vector import explained_chart
+from app.dashboard.handles import engine
+from app.dashboard.work import Work
+from app.presentation.vector import atom_table, change_table, explained_sentence, naive_sentence
 from saif_core.engine.job import Job
 from saif_core.explaining.decompose import Decomposition, NaiveEncoding
 from saif_core.explaining.vectors import LatentChange, VectorReport
-from saif_core.records.texts import ChosenLatent
+from saif_core.records.ranking import ChosenLatent
 from tests.pages import errors, open_page, planted_work, settle, texts, wait_for
 from tests.tiny import D_MODEL, PLANTED_LATENT, plant_direction
 

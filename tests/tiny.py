@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from saif_core.records.texts import PromptPair
+from saif_core.records.prompts import PromptPair
 
 Family = Literal["llama", "gpt2", "gemma2", "qwen2"]
 Architecture = Literal["topk", "standard", "jumprelu"]

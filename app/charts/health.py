@@ -1,15 +1,9 @@
 """The SAE health page as plain values: the density histogram, the table of figures, the verdict."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import altair as alt
 
-from saif_core.explaining.health import DENSE, DensityReport, Finding, TextMeasurement
-from saif_core.records.texts import SaeCard
-
-DEAD, SELDOM, OFTEN = "dead", "fires", "dense"
-CARD, HERE = "its card", "here"
+from app.presentation.health import DEAD, OFTEN, SELDOM
+from saif_core.explaining.health import DENSE, DensityReport
 
 
 def density_chart(report: DensityReport) -> alt.Chart:
@@ -46,48 +40,3 @@ def density_chart(report: DensityReport) -> alt.Chart:
         .properties(height=260)
     )
     return chart
-
-
-def density_sentence(report: DensityReport) -> str:
-    """How many latents are dead and how many dense, with n."""
-    return (
-        f"Of {report.d_sae:,} latents, {report.n_dead:,} are dead "
-        f"({report.n_dead / report.d_sae:.1%}) and {report.n_dense:,} are dense: they fire on more "
-        f"than {DENSE:.0%} of tokens (n = {report.n_tokens:,} tokens)."
-    )
-
-
-def figure_table(
-    cards: Sequence[SaeCard], measured: Sequence[TextMeasurement]
-) -> dict[str, list[Any]]:
-    """One row per text and place of measurement; a card and what is measured here stand together.
-
-    The share of sinks is None where a card does not tell it.
-    """
-    rows: list[tuple[SaeCard, str, float | None]] = [(card, CARD, None) for card in cards]
-    rows += [(found.card, HERE, 100 * found.sink_share) for found in measured]
-    order = list(dict.fromkeys(card.text for card, _, _ in rows))
-    rows.sort(key=lambda row: order.index(row[0].text))
-    return {
-        "text": [card.text for card, _, _ in rows],
-        "measured": [where for _, where, _ in rows],
-        "ce": [100 * card.ce_recovered for card, _, _ in rows],
-        "fvu": [card.fvu for card, _, _ in rows],
-        "explained": [card.explained_variance for card, _, _ in rows],
-        "l0": [card.l0 for card, _, _ in rows],
-        "tokens": [card.n_tokens for card, _, _ in rows],
-        "sinks": [sinks for _, _, sinks in rows],
-    }
-
-
-def verdict(findings: Sequence[Finding]) -> str:
-    """The findings in one sentence."""
-    n_failed = sum(finding.passed is False for finding in findings)
-    n_unknown = sum(finding.passed is None for finding in findings)
-    if n_failed:
-        return f"Use with care: {n_failed} of {len(findings)} measures are not good."
-    if n_unknown == len(findings):
-        return "Nothing is known of its quality yet."
-    if n_unknown:
-        return f"Good as far as known: {n_unknown} of {len(findings)} measures are missing."
-    return f"Good by all {len(findings)} measures."

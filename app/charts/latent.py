@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import numpy as np
 
-from app.presentation.sessions import visible
+from app.presentation.escaping import visible
 from saif_core.records.corpus import QUANTILES, LatentProfile
-from saif_core.records.texts import PairActivations, PromptPair
+from saif_core.records.prompts import PromptPair
+from saif_core.records.ranking import PairActivations
 
 if TYPE_CHECKING:  # importing the graph imports torch, which no chart needs
     from saif_core.explaining.flow import FlowGraph

@@ -5,8 +5,8 @@ from typing import Any
 
 import altair as alt
 
-from app.presentation.sessions import promotes
-from saif_core.records.texts import LatentScore, Ranking
+from app.presentation.escaping import promotes
+from saif_core.records.ranking import LatentScore, Ranking
 
 BRUSH = "rates"
 _CHOSEN, _OTHER = "in the top k", "below the cut"

@@ -8,16 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.options import JsonOption, LayerOption, ModelOption, SaeOption
-from app.cli.output import ProgressLine, answering, quiet_libraries, table, wait_for
-from app.cli.requests import (
-    absolute_folder,
-    choose_sae,
-    opened_store,
-    settings_for,
-    started_engine,
-)
+from app.cli.output import ProgressLine, answering, table, wait_for
+from app.cli.requests import absolute_folder, choose_sae, settings_for
+from app.installation import opened_store, quiet_libraries, started_engine
 from saif_core.errors import HookPointError, UnknownNameError
-from saif_core.records.texts import to_json
+from saif_core.records.as_json import to_json
 
 if TYPE_CHECKING:  # imports torch
     from saif_core.records.corpus import LatentIndex
@@ -74,7 +69,7 @@ def index(
         opened_store(settings) as store,
         started_engine(settings, store) as engine,
     ):
-        from saif_core.explaining.corpus_index import IndexRequest
+        from saif_core.records.corpus import IndexRequest
 
         offered = engine.saes()
         chosen = [absolute_folder(sae)] if sae else [info.id for info in offered]
@@ -123,7 +118,7 @@ def write_text(
     settings = settings_for(model, sae)
     with answering(as_json) as answer:
         from saif_core.catalog import Catalog
-        from saif_core.inputs.prompt_pairs import shipped_contents, shipped_instructions
+        from saif_core.inputs.shipped import shipped_contents, shipped_instructions
         from saif_core.writing.decoder import RowRequest, decode
 
         quiet_libraries()

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from app.cli.options import JsonOption, ModelOption, SaeOption
-from app.cli.output import ProgressLine, answering, quiet_libraries, say, table
-from app.cli.requests import absolute_folder, opened_store, settings_for
+from app.cli.output import ProgressLine, answering, say, table
+from app.cli.requests import absolute_folder, settings_for
+from app.installation import opened_store, quiet_libraries
 from app.settings import Settings
 from saif_core.errors import SaifError
-from saif_core.models.default_model import FOLDER_NAME, fetch_default_model
-from saif_core.records.texts import SaeCard, SaeInfo, to_json
+from saif_core.models.default_model import DEFAULT_MODEL, fetch_default_model
+from saif_core.records.as_json import to_json
+from saif_core.records.saes import SaeCard, SaeInfo
 from saif_core.versions import library_versions
 
 if TYPE_CHECKING:  # imports torch
@@ -31,10 +33,10 @@ def fetch(model: ModelOption = "", sae: SaeOption = "", as_json: JsonOption = Fa
     """
     settings = settings_for(model, sae)
     with answering(as_json) as answer:
-        if settings.model == FOLDER_NAME:
+        if settings.model == DEFAULT_MODEL:
             fetch_default_model(settings.home, report=say)
         # The default model is proved by its checksum; anything else by loading it.
-        if sae or settings.model != FOLDER_NAME:
+        if sae or settings.model != DEFAULT_MODEL:
             from saif_core.catalog import Catalog
 
             quiet_libraries()
@@ -176,8 +178,8 @@ def _mean(cards: tuple[SaeCard, ...], figure: Callable[[SaeCard], float]) -> flo
 
 def model_path(settings: Settings) -> str:
     """Where the model's files are; a hub model's id while it is not on this disk."""
-    if settings.model == FOLDER_NAME:
-        return str(settings.home / "models" / FOLDER_NAME)
+    if settings.model == DEFAULT_MODEL:
+        return str(settings.home / "models" / DEFAULT_MODEL)
     if Path(settings.model).is_dir():
         return settings.model
     from huggingface_hub import try_to_load_from_cache

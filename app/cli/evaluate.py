@@ -23,11 +23,10 @@ from app.cli.requests import (
     absolute_folder,
     check_finite,
     choose_sae,
-    opened_store,
     read_instruction,
     settings_for,
-    started_engine,
 )
+from app.installation import opened_store, started_engine
 from saif_core.errors import HookPointError, PromptPairError, SaifError, UnknownNameError
 from saif_core.records.evaluation import (
     DEFAULT_ARMS,
@@ -213,7 +212,8 @@ def _split_contents(
     file: Path | None, n_rank: int, n_test: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The first contents, to rank on, and the last ones, to test on."""
-    from saif_core.inputs.prompt_pairs import load_contents, shipped_contents
+    from saif_core.inputs.prompt_pairs import load_contents
+    from saif_core.inputs.shipped import shipped_contents
 
     texts = (
         shipped_contents() if file is None else load_contents(file.read_bytes(), filename=file.name)

@@ -22,15 +22,17 @@ from app.cli.options import (
     WordingsOption,
 )
 from app.cli.output import answering, shown_tokens, table, wait_for
-from app.cli.requests import opened_engine, opened_store, read_pairs, settings_for
+from app.cli.requests import opened_engine, read_pairs, settings_for
+from app.installation import opened_store
 from saif_core.errors import SteeringError
-from saif_core.records.texts import RankingRequest, to_json
+from saif_core.records.as_json import to_json
+from saif_core.records.ranking import RankingRequest
 
 if TYPE_CHECKING:  # these import torch
     from saif_core.explaining.health import DensityReport, TextMeasurement
     from saif_core.explaining.vectors import VectorReport
     from saif_core.models.loaded_model import LoadedModel
-    from saif_core.reading.pairs import Step
+    from saif_core.records.jobs import Step
     from saif_core.saes.loaded_sae import LoadedSae
 
 
@@ -42,7 +44,7 @@ def health(
 ) -> None:
     """Measure an SAE on short texts in several languages, and judge it."""
     with answering(as_json) as answer, opened_engine(model, sae, layer) as (engine, sae_id):
-        from app.charts.health import density_sentence, figure_table, verdict
+        from app.presentation.health import density_sentence, figure_table, verdict
         from saif_core.explaining.health import judge_health, measure_health
 
         measured: tuple[TextMeasurement, ...] = wait_for(
@@ -82,7 +84,7 @@ def health(
 
 def _read_density(model: str, sae: str, sae_id: str) -> "DensityReport | None":
     from saif_core.explaining.health import summarize_density
-    from saif_core.records.corpus import shipped_index
+    from saif_core.inputs.shipped import shipped_index
 
     with opened_store(settings_for(model, sae)) as store:
         shipped = shipped_index(sae_id)
@@ -150,14 +152,13 @@ def decompose(
             position=position,
         )
     with answering(as_json) as answer, opened_engine(model, sae, layer) as (engine, sae_id):
-        from saif_core.explaining.decompose import read_vector
         from saif_core.explaining.vectors import (
             comparison_prompts,
             explain_vector,
             mean_difference,
             read_prompt_ends,
-            vector_file,
         )
+        from saif_core.finding.vector_files import read_vector, vector_file
 
         request = None
         if ranked is not None:
@@ -190,8 +191,8 @@ def decompose(
 
 
 def _vector_text(report: "VectorReport") -> str:
-    from app.charts.vector import explained_sentence, naive_sentence
-    from app.presentation.sessions import size_sentence
+    from app.presentation.texts import size_sentence
+    from app.presentation.vector import explained_sentence, naive_sentence
 
     atoms = [
         (atom.index, atom.coefficient, share, shown_tokens(report.promoted[atom.index]))

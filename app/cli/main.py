@@ -46,14 +46,10 @@ from app.cli.requests import (
 )
 from app.cli.texts import generation_data, generation_text, latent_text, ranking_text
 from saif_core.errors import SaifError, SteeringError
-from saif_core.records.texts import (
-    ChosenLatent,
-    GenerationRequest,
-    GenerationResult,
-    Ranking,
-    RankingRequest,
-    to_json,
-)
+from saif_core.records.as_json import to_json
+from saif_core.records.ranking import ChosenLatent, Ranking, RankingRequest
+from saif_core.records.steering import GenerationRequest
+from saif_core.records.texts import GenerationResult
 
 app = typer.Typer(
     name="saif",
@@ -296,7 +292,7 @@ def _refuse(message: str) -> int:
 
 
 def _coefficients(ranking: Ranking, beta: float) -> tuple[ChosenLatent, ...]:
-    from saif_core.steering.target import choose_latents
+    from saif_core.finding.ranking import choose_latents
 
     return choose_latents(ranking, beta=beta)
 

@@ -5,10 +5,10 @@ import json
 import os
 import sys
 import time
-import unicodedata
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
+
+from app.presentation.escaping import printable
 
 if TYPE_CHECKING:  # the engine's modules take seconds to import
     from saif_core.engine.job import Job
@@ -53,16 +53,6 @@ def answering(as_json: bool) -> Iterator[Answer]:
     finally:
         os.dup2(kept, 1)
         os.close(kept)
-
-
-def quiet_libraries() -> None:
-    """Silence what libraries say on success, so that a refusal stands alone on standard error."""
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 class ProgressLine:
@@ -120,14 +110,6 @@ def say(line: str) -> None:
     """One line on standard error."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
-
-
-def printable(text: str) -> str:
-    """The text without characters that could steer a terminal; lines and tabs stay."""
-    return "".join(
-        char if char in "\n\t" or unicodedata.category(char) not in ("Cc", "Cs") else "\ufffd"
-        for char in text
-    )
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -11,20 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.cli.options import Wordings
-from app.cli.output import quiet_libraries
+from app.installation import opened_store, started_engine
 from app.settings import Settings, load_settings
 from saif_core.errors import HookPointError, PromptPairError, SaifError, UnknownNameError
-from saif_core.records.texts import (
-    ChosenLatent,
-    Instruction,
-    InstructionPosition,
-    PromptPair,
-    SaeInfo,
-)
+from saif_core.records.prompts import Instruction, InstructionPosition, PromptPair
+from saif_core.records.ranking import ChosenLatent
+from saif_core.records.saes import SaeInfo
 
 if TYPE_CHECKING:  # these take seconds to import, and `saif --help` needs neither
     from saif_core.engine.engine import Engine
-    from storage import Store
 
 DEFAULT_CONTENTS = 8
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
@@ -54,19 +49,6 @@ def absolute_folder(name: str) -> str:
 
 
 @contextlib.contextmanager
-def opened_store(settings: Settings) -> Iterator["Store"]:
-    """The store, closed at the end."""
-    from storage import open_store
-
-    settings.home.mkdir(parents=True, exist_ok=True)
-    store = open_store(settings.database_url, cache_mb=settings.cache_mb)
-    try:
-        yield store
-    finally:
-        store.close()
-
-
-@contextlib.contextmanager
 def opened_engine(model: str, sae: str, layer: int | None) -> Iterator[tuple["Engine", str]]:
     """An engine and the id of the chosen SAE; both the engine and its store are closed at the end.
 
@@ -80,31 +62,6 @@ def opened_engine(model: str, sae: str, layer: int | None) -> Iterator[tuple["En
     settings = settings_for(model, sae)
     with opened_store(settings) as store, started_engine(settings, store) as engine:
         yield engine, absolute_folder(sae) or choose_sae(engine.saes(), layer, settings.model)
-
-
-@contextlib.contextmanager
-def started_engine(settings: Settings, store: "Store") -> Iterator["Engine"]:
-    """An engine, closed at the end."""
-    from saif_core.catalog import Catalog
-    from saif_core.engine.engine import Engine
-    from saif_core.judging.judge_endpoint import configure_judge
-
-    quiet_libraries()
-    configure_judge(settings.llm_url, settings.llm_model, settings.llm_key)
-    engine = Engine(
-        Catalog(settings.home, extra_saes=settings.saes),
-        model_id=settings.model,
-        cache=store.cache,
-        job_log=store.jobs,
-        corpus=(store.latents, store.profiles),
-        evaluations=store.evaluations,
-        device=settings.device,
-        dtype=settings.dtype,
-    )
-    try:
-        yield engine
-    finally:
-        engine.close()
 
 
 def choose_sae(saes: Sequence[SaeInfo], layer: int | None, model_id: str) -> str:
@@ -148,6 +105,7 @@ def read_pairs(
         UnknownNameError: there is no such instruction.
     """
     from saif_core.inputs import prompt_pairs
+    from saif_core.inputs.shipped import shipped_contents
 
     if bool(instruction) == (pairs is not None):
         raise PromptPairError("Give either --instruction or --pairs: prompt pairs come from one.")
@@ -157,7 +115,7 @@ def read_pairs(
         loaded = prompt_pairs.load_pairs(pairs.read_bytes(), filename=pairs.name)
         return pairs.stem, tuple(loaded)
     found = read_instruction(instruction)
-    texts: Sequence[str] = prompt_pairs.shipped_contents()
+    texts: Sequence[str] = shipped_contents()
     if contents is not None:
         texts = prompt_pairs.load_contents(contents.read_bytes(), filename=contents.name)
     made = prompt_pairs.make_pairs(
@@ -177,7 +135,8 @@ def read_instruction(name: str) -> Instruction:
         UnknownNameError: there is no such instruction.
         PromptPairError: the file is none.
     """
-    from saif_core.inputs.prompt_pairs import load_instruction, shipped_instructions
+    from saif_core.inputs.instruction_files import load_instruction
+    from saif_core.inputs.shipped import shipped_instructions
 
     shipped = shipped_instructions()
     if name in shipped:

@@ -7,11 +7,13 @@ import typer
 
 from app.cli.options import JsonOption, ModelOption, SaeOption
 from app.cli.output import answering, table
-from app.cli.requests import absolute_folder, opened_store
+from app.cli.requests import absolute_folder
+from app.installation import opened_store
 from app.presentation.session_files import export_session, import_session
 from app.settings import load_settings
 from saif_core.errors import StorageError
-from saif_core.records.texts import SteeringSession, to_json
+from saif_core.records.as_json import to_json
+from saif_core.records.sessions import SteeringSession
 
 app = typer.Typer(
     help="List, export and import saved sessions.",

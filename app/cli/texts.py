@@ -3,7 +3,9 @@
 from typing import Any
 
 from app.cli.output import shown_tokens, table
-from saif_core.records.texts import GenerationResult, LatentDetail, Ranking, to_json
+from saif_core.records.as_json import to_json
+from saif_core.records.ranking import LatentDetail, Ranking
+from saif_core.records.texts import GenerationResult
 
 
 def ranking_text(ranking: Ranking) -> str:

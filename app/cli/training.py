@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.options import JsonOption, ModelOption
-from app.cli.output import ProgressLine, answering, quiet_libraries, say, table
+from app.cli.output import ProgressLine, answering, say, table
 from app.cli.requests import absolute_folder, settings_for
 from app.cli.training_inputs import (
     check_layers,
@@ -20,8 +20,10 @@ from app.cli.training_inputs import (
     parse_source,
     shape_like,
 )
+from app.installation import quiet_libraries
 from saif_core.errors import SaifError
-from saif_core.records.texts import SaeCard, to_json
+from saif_core.records.as_json import to_json
+from saif_core.records.saes import SaeCard
 
 if TYPE_CHECKING:  # these import torch
     from saif_core.catalog import Catalog

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saif_core.errors import SaifError
-from saif_core.models.default_model import FOLDER_NAME
+from saif_core.models.default_model import DEFAULT_MODEL
 
 if TYPE_CHECKING:  # these import torch
     from saif_core.catalog import Catalog
@@ -73,7 +73,7 @@ def parse_layers(text: str, model_id: str) -> tuple[int, ...]:
         SaifError: the text is not of that form.
     """
     if not text:
-        return DEFAULT_LAYERS if model_id == FOLDER_NAME else ()
+        return DEFAULT_LAYERS if model_id == DEFAULT_MODEL else ()
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and len(part) < 6 for part in parts):
         raise SaifError(f"--layers is {text!r}; give layer numbers as in 14,22,29.")

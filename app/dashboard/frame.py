@@ -4,11 +4,13 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from app.dashboard.handles import engine, store
 from app.dashboard.jobs.thread_jobs import thread_jobs
 from app.dashboard.messages import shown
-from app.dashboard.work import engine, open_page, store, work
-from app.presentation.sessions import escape_markdown
-from saif_core.records.texts import JobRecord, SaeInfo
+from app.dashboard.work import open_page, work
+from app.presentation.escaping import escape_markdown
+from saif_core.records.jobs import JobRecord
+from saif_core.records.saes import SaeInfo
 
 if TYPE_CHECKING:  # importing the engine imports torch, which the first paint need not wait for
     from saif_core.engine.engine import EngineStatus

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import streamlit as st
 
-from app.presentation.sessions import escape_markdown
+from app.presentation.escaping import escape_markdown
 from saif_core.errors import SaifError
 
 logger = logging.getLogger("saif")

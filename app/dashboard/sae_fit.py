@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from app.dashboard.work import engine
+from app.dashboard.handles import engine
 from saif_core.errors import HookPointError, SaeMismatchError
 
 

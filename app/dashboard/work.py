@@ -7,23 +7,17 @@ parameters: ``sae``, ``instruction``, ``job``, ``basket``, ``strength``. Every o
 name is free for a page's own use.
 """
 
-import atexit
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import streamlit as st
 
-from app.settings import Settings, load_settings
-from saif_core.records.texts import ChosenLatent, Instruction, LatentScore, Ranking, RankingRequest
-from storage import Store, open_store
+from app.dashboard.handles import engine
+from saif_core.records.prompts import Instruction
+from saif_core.records.ranking import ChosenLatent, LatentScore, Ranking, RankingRequest
 
-if TYPE_CHECKING:  # importing the engine imports torch, which the first paint need not wait for
-    from saif_core.engine.engine import Engine
-
-LOST_AFTER_SECONDS = 60.0
-KEPT_DELETED_DAYS = 30
 DEFAULT_INSTRUCTION = "translate-to-french"
 MAX_STRENGTH = 100.0
 MAX_INDEX_DIGITS = 9
@@ -32,48 +26,6 @@ URL_PARAMETERS = ("sae", "instruction", "job", "basket", "strength")
 # Links from a page to itself carry it: the browser changes its address only when told to, and
 # taking this away again tells it.
 VIA_LINK = "via"
-
-
-def store() -> Store:
-    """The store of this process, with its schema up to date."""
-    return _store(load_settings())
-
-
-def engine() -> "Engine":
-    """The engine of this process; the model is loaded by its first job, not here."""
-    return _engine(load_settings())
-
-
-@st.cache_resource(show_spinner=False)
-def _store(settings: Settings) -> Store:
-    settings.home.mkdir(parents=True, exist_ok=True)
-    opened = open_store(settings.database_url, cache_mb=settings.cache_mb)
-    opened.jobs.mark_lost(LOST_AFTER_SECONDS)
-    opened.sessions.purge(KEPT_DELETED_DAYS)
-    return opened
-
-
-@st.cache_resource(show_spinner=False)
-def _engine(settings: Settings) -> "Engine":
-    from saif_core.catalog import Catalog
-    from saif_core.engine.engine import Engine
-    from saif_core.judging.judge_endpoint import configure_judge
-
-    configure_judge(settings.llm_url, settings.llm_model, settings.llm_key)
-    opened = _store(settings)
-    started = Engine(
-        Catalog(settings.home, extra_saes=settings.saes),
-        model_id=settings.model,
-        cache=opened.cache,
-        job_log=opened.jobs,
-        corpus=(opened.latents, opened.profiles),
-        evaluations=opened.evaluations,
-        device=settings.device,
-        dtype=settings.dtype,
-    )
-    # A worker that is still inside the model when the interpreter goes would crash the process.
-    atexit.register(started.close)
-    return started
 
 
 @dataclass(frozen=True)
@@ -157,7 +109,7 @@ class Work:
 
     def instruction_record(self) -> Instruction | None:
         """The chosen instruction; None when the work came from uploaded pairs."""
-        from saif_core.inputs.prompt_pairs import shipped_instructions
+        from saif_core.inputs.shipped import shipped_instructions
 
         return self.uploaded.get(self.instruction) or shipped_instructions().get(self.instruction)
 

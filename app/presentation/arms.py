@@ -1,6 +1,7 @@
 """What an arm does, in words: plain text, which pages escape."""
 
-from saif_core.records.texts import Arm, SteeringEdit, SteeringScope
+from saif_core.records.ranking import ReadPosition
+from saif_core.records.steering import Arm, SteeringEdit, SteeringScope
 
 # What each kind of arm is called on every page and in every report.
 ARM_NAMES = {
@@ -22,6 +23,10 @@ SCOPES: dict[SteeringScope, str] = {
     "last-token": "the last prompt token only",
     "prompt": "the prompt only",
     "all": "prompt and answer",
+}
+READ_WORDS: dict[ReadPosition, str] = {
+    "response": "The answer",
+    "last-token": "Last prompt token",
 }
 
 

@@ -10,8 +10,8 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from app.charts.evaluation import arm_label
 from app.presentation.arms import ARM_NAMES
+from app.presentation.evaluation import arm_label
 from saif_core.records.evaluation import (
     WORST_DISORDER,
     BestCell,

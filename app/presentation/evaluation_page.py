@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from app.charts.evaluation import ARM_COLOURS, arm_label, describe_setting
-from app.cli.output import printable
+from app.presentation.escaping import printable
+from app.presentation.evaluation import ARM_COLOURS, arm_label, describe_setting
 from app.presentation.evaluation_files import (
     SETTING_HEADERS,
     evaluation_data,
@@ -20,6 +20,7 @@ from app.presentation.evaluation_files import (
     setting_row,
     share_words,
 )
+from saif_core.records.as_json import to_json
 from saif_core.records.evaluation import (
     BASELINES,
     BestCell,
@@ -28,7 +29,6 @@ from saif_core.records.evaluation import (
     Evaluation,
     EvaluationText,
 )
-from saif_core.records.texts import to_json
 
 SHOWN_TEXTS = 20
 _DASHES = ("none", "7 3", "2 3", "9 3 2 3")

@@ -4,8 +4,8 @@ import html
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
-from app.presentation.sessions import visible
-from saif_core.records.texts import PromptView
+from app.presentation.escaping import visible
+from saif_core.records.prompts import PromptView
 
 _BLOCK = (
     "font-family:monospace;font-size:0.9rem;line-height:1.7;overflow-wrap:anywhere;"

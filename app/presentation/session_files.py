@@ -6,14 +6,8 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from saif_core.errors import StorageError
-from saif_core.records.texts import (
-    SESSION_SCHEMA_VERSION,
-    SteeringSession,
-    from_json,
-    new_id,
-    to_json,
-    utc_now,
-)
+from saif_core.records.as_json import from_json, new_id, to_json, utc_now
+from saif_core.records.sessions import SESSION_SCHEMA_VERSION, SteeringSession
 
 FORMAT = "saif-session"
 MAX_BYTES = 8 * 2**20

@@ -1,198 +1,26 @@
 """What the pages show of texts, judgements and saved sessions, as plain values without widgets."""
 
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from app.presentation.arms import describe_arm, scope_words
-from saif_core.errors import SaifError
-from saif_core.records.texts import (
-    ChosenLatent,
-    Generation,
-    GenerationRequest,
-    GenerationResult,
-    Instruction,
-    Judgement,
-    PromptPair,
-    Ranking,
-    SessionSummary,
-    SteeringRecipe,
-    SteeringSession,
-    TokenEvent,
-)
+from app.presentation.escaping import promotes
+from app.presentation.texts import group_texts
+from saif_core.records.prompts import Instruction
+from saif_core.records.ranking import ChosenLatent, Ranking
+from saif_core.records.sessions import SessionSummary, SteeringSession
+from saif_core.records.steering import GenerationRequest, SteeringRecipe
+from saif_core.records.texts import GenerationResult
 
 MAX_PROMPTS = 32
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&^])")
-_VISIBLE = {" ": "·", "\n": "↵", "\r": "␍", "\t": "⇥"}
-
-
-@dataclass(frozen=True)
-class ArmText:
-    """One arm's text, finished or still growing.
-
-    Attributes:
-        generation: the finished text's record; None while it is being written.
-    """
-
-    text: str = ""
-    n_tokens: int = 0
-    generation: Generation | None = None
-
-
-@dataclass(frozen=True)
-class PromptTexts:
-    """What one prompt was answered with.
-
-    Attributes:
-        arms: the samples of each arm by its name, the unsteered arm first.
-    """
-
-    prompt: str
-    arms: dict[str, tuple[ArmText, ...]]
-
-
-@dataclass(frozen=True)
-class GradeCount:
-    """How many texts of an arm follow the instruction; those not judged are counted apart."""
-
-    strict: int
-    loose: int
-    judged: int
-    not_judged: int
-
-
-def escape_markdown(text: str) -> str:
-    """A typed or generated text as one line of Markdown that shows exactly that text."""
-    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
-
-
-def visible(token: str) -> str:
-    """A token with its white space made visible, for monospace."""
-    return "".join(_VISIBLE.get(sign, sign) for sign in token)
-
-
-def promotes(tokens: Sequence[str], n: int = 3) -> str:
-    """The first tokens a latent promotes, as ``a · b · c``; "" when none is known."""
-    return " · ".join(token.strip() or visible(token) for token in tokens[:n])
 
 
 def split_prompts(text: str) -> tuple[str, ...]:
     """One prompt per line that is not empty."""
     return tuple(line.strip() for line in text.splitlines() if line.strip())
-
-
-def group_events(
-    prompts: Sequence[str], arms: Sequence[str], samples: int, events: Iterable[TokenEvent]
-) -> list[PromptTexts]:
-    """The texts so far, one entry per prompt, from a job's token events.
-
-    Args:
-        arms: names of all arms, in the order of their columns.
-        samples: texts per prompt and arm.
-    """
-    latest: dict[tuple[int, str, int], ArmText] = {}
-    for event in events:
-        at = event.prompt_index, event.arm, event.sample
-        latest[at] = ArmText(event.text, event.n_tokens)
-    return [
-        PromptTexts(
-            prompt,
-            {
-                arm: tuple(latest.get((index, arm, sample), ArmText()) for sample in range(samples))
-                for arm in arms
-            },
-        )
-        for index, prompt in enumerate(prompts)
-    ]
-
-
-def group_texts(arms: Sequence[str], generations: Iterable[Generation]) -> list[PromptTexts]:
-    """The finished texts, one entry per prompt, in the order of the prompts.
-
-    Args:
-        arms: names of all arms, in the order of their columns; one without a text has an empty one.
-    """
-    found: dict[int, dict[str, list[Generation]]] = {}
-    for generation in generations:
-        of_prompt = found.setdefault(generation.prompt_index, {})
-        of_prompt.setdefault(generation.arm, []).append(generation)
-    return [
-        PromptTexts(
-            next(iter(by_arm.values()))[0].prompt,
-            {arm: _finished(by_arm.get(arm, [])) for arm in dict.fromkeys((*arms, *by_arm))},
-        )
-        for _, by_arm in sorted(found.items())
-    ]
-
-
-def text_facts(text: ArmText) -> str:
-    """Tokens, how the text ended and its perplexity, as one line."""
-    facts = [f"{text.n_tokens} token{'' if text.n_tokens == 1 else 's'}"]
-    generation = text.generation
-    if generation is not None:
-        ended = generation.stopped == "end"
-        facts.append("ended by itself" if ended else "cut at the token limit")
-        if generation.perplexity is not None:
-            facts.append(f"perplexity {generation.perplexity:,.1f} under the unsteered model")
-    return " · ".join(facts)
-
-
-def judge_text(instruction: Instruction, generation: Generation) -> Judgement:
-    """Whether a text follows the instruction; grade None with the reason if that is unknown."""
-    from saif_core.registry import EVALUATORS
-
-    wording = instruction.wordings[0].text if instruction.wordings else ""
-    prompt = generation.prompt
-    pair = PromptPair(f"{prompt} {wording}".strip(), prompt, prompt, instruction.name)
-    try:
-        judge = EVALUATORS.bind(instruction.evaluator, instruction.evaluator_parameters)
-        judgement: Judgement = judge(pair, generation.text)
-    except SaifError as error:
-        return Judgement(None, str(error))
-    return judgement
-
-
-def judgement_line(judgement: Judgement) -> str:
-    """The judgement in words, as escaped Markdown."""
-    reason = escape_markdown(judgement.reason)
-    name = judgement.grade or "could not judge"
-    return f"**{name}**" + (f": {reason}" if reason else "")
-
-
-def count_grades(judgements: Iterable[Judgement]) -> GradeCount:
-    """Judgements of one arm, counted; loose counts the texts that are loose or strict."""
-    grades = [judgement.grade for judgement in judgements]
-    strict = grades.count("strict")
-    not_judged = grades.count(None)
-    return GradeCount(strict, strict + grades.count("loose"), len(grades) - not_judged, not_judged)
-
-
-def grades_sentence(counts: dict[str, GradeCount]) -> str:
-    """One sentence with n for every arm, as escaped Markdown; "" when nothing was judged."""
-    if not any(count.judged for count in counts.values()):
-        return ""
-    parts = [
-        f"{escape_markdown(arm)}: strictly {count.strict}, at least loosely {count.loose} of "
-        f"{count.judged}"
-        + (f" ({count.not_judged} could not be judged)" if count.not_judged else "")
-        for arm, count in counts.items()
-    ]
-    return f"Texts that follow the instruction: {'; '.join(parts)}."
-
-
-def size_sentence(norm: float, share: float) -> str:
-    """How large the steering vector is, in the model's own units."""
-    return f"raw norm {norm:,.1f} · {share:.0%} of the residual norm"
-
-
-def speed_sentence(result: GenerationResult) -> str:
-    """How long all arms took together, and their speed."""
-    n_tokens = sum(len(text.token_ids) for text in result.generations)
-    speed = f" · {n_tokens / result.seconds:.0f} tokens/s" if result.seconds else ""
-    return f"{result.seconds:.1f} s{speed}"
 
 
 def recipe_of_request(request: GenerationRequest, ranking: Ranking) -> SteeringRecipe:
@@ -322,12 +150,6 @@ def chosen_table(latents: Sequence[ChosenLatent], ranking: Ranking | None) -> di
         "without": [score.rate_negative if score else None for score in scores],
         "promotes": [promotes(score.top_tokens) if score else "" for score in scores],
     }
-
-
-def _finished(generations: Iterable[Generation]) -> tuple[ArmText, ...]:
-    in_order = sorted(generations, key=lambda generation: generation.sample)
-    found = tuple(ArmText(g.text, len(g.token_ids), g) for g in in_order)
-    return found or (ArmText(),)
 
 
 def session_table(summaries: Sequence[SessionSummary]) -> dict[str, list[Any]]:

@@ -20,12 +20,15 @@ from saif_core.explaining.descriptions import (
     input_score,
     output_score,
 )
-from saif_core.explaining.latent_scores import NEUTRAL_PROMPT
 from saif_core.explaining.text_reading import read_activations
 from saif_core.models.language_endpoint import LanguageEndpoint
 from saif_core.models.loaded_model import LoadedModel
-from saif_core.records.corpus import LatentDescription
-from saif_core.records.texts import ChosenLatent, GenerationRequest, JobLog, to_json
+from saif_core.models.prompting import NEUTRAL_PROMPT
+from saif_core.records.as_json import to_json
+from saif_core.records.notes import LatentDescription
+from saif_core.records.ports import JobLog
+from saif_core.records.ranking import ChosenLatent
+from saif_core.records.steering import GenerationRequest
 from saif_core.saes.loaded_sae import LoadedSae
 
 PROMPTS = (NEUTRAL_PROMPT, "Yesterday I read that", "The first thing to know is")

@@ -16,44 +16,46 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from saif_core.catalog import DEFAULT_MODEL, Catalog, resolve_device, resolve_dtype
+from saif_core.catalog import Catalog, resolve_device, resolve_dtype
 from saif_core.engine.job import Job
 from saif_core.engine.memory import explain_out_of_memory
 from saif_core.engine.shared_writing import SharedWriting
 from saif_core.errors import BudgetError, SaifError, StorageError
 from saif_core.evaluating.evaluation import evaluate
 from saif_core.evaluating.plan import check_request
-from saif_core.explaining.corpus_index import (
-    ContextStore,
-    IndexRequest,
-    ProfileWriter,
-    index_corpus,
-)
+from saif_core.explaining.corpus_index import index_corpus
 from saif_core.explaining.neighbours import DecoderShelf
+from saif_core.finding.ranking import rank_latents
 from saif_core.finding.sources.mean_difference import read_mean_difference
+from saif_core.models.default_model import DEFAULT_MODEL
 from saif_core.models.loaded_model import FOUR_BIT, LoadedModel
-from saif_core.pipeline import GenerationRun, rank_latents
 from saif_core.reading.pairs import estimate_work, read_latents
-from saif_core.records.corpus import LatentIndex
-from saif_core.records.evaluation import Evaluation, EvaluationLog, EvaluationRequest
-from saif_core.records.texts import (
+from saif_core.records.as_json import to_json
+from saif_core.records.corpus import IndexRequest, LatentIndex
+from saif_core.records.evaluation import Evaluation, EvaluationRequest
+from saif_core.records.jobs import JobRecord, Step
+from saif_core.records.ports import (
     ActivationCache,
-    GenerationRequest,
+    ContextStore,
+    EvaluationLog,
     JobLog,
-    JobRecord,
+    ProfileWriter,
+)
+from saif_core.records.prompts import PromptView
+from saif_core.records.ranking import (
     LatentDetail,
     PairActivations,
-    PromptView,
     Ranking,
     RankingRequest,
-    SaeInfo,
     WorkEstimate,
-    to_json,
 )
+from saif_core.records.saes import SaeInfo
+from saif_core.records.steering import GenerationRequest
 from saif_core.registry import load_plugins
 from saif_core.saes.loaded_sae import LoadedSae
 from saif_core.saes.logit_lens import describe_latent
 from saif_core.steering.arms import ArmBuilder, sae_ids
+from saif_core.writing.run import GenerationRun
 
 INTERACTIVE, BATCH = 0, 1
 # Answered while someone waits for them, so no list of jobs need show them.
@@ -63,7 +65,6 @@ MAX_TEXTS = 256
 KEPT_JOBS = 200
 BEAT_SECONDS = 10.0
 log = logging.getLogger(__name__)
-Step = Callable[[int, int, str], None]
 T = TypeVar("T")
 
 

@@ -9,7 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from saif_core.errors import JobCancelled, SaifError
-from saif_core.records.texts import JobLog, JobRecord, TokenEvent, new_id, utc_now
+from saif_core.records.as_json import new_id, utc_now
+from saif_core.records.jobs import JobRecord
+from saif_core.records.ports import JobLog
+from saif_core.records.texts import TokenEvent
 
 LOG_INTERVAL_SECONDS = 0.5
 log = logging.getLogger(__name__)

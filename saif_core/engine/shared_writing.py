@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from saif_core.engine.job import Job
-from saif_core.pipeline import GenerationRun
 from saif_core.writing.decoder import Decoder, Row
+from saif_core.writing.run import GenerationRun
 
 # More rows than this would make everybody wait for the slowest step.
 MAX_ROWS = 64

@@ -12,7 +12,6 @@ from dataclasses import replace
 
 from saif_core.evaluating.plan import (
     SteeringVectors,
-    Step,
     check_request,
     plan_controls,
     plan_settings,
@@ -31,7 +30,8 @@ from saif_core.records.evaluation import (
     EvaluationRequest,
     EvaluationText,
 )
-from saif_core.records.texts import ActivationCache
+from saif_core.records.jobs import Step
+from saif_core.records.ports import ActivationCache
 from saif_core.saes.loaded_sae import LoadedSae
 from saif_core.versions import library_versions
 

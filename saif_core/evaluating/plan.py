@@ -1,16 +1,17 @@
 """What an evaluation compares: its settings, and what each of them adds to the residual stream."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
-from saif_core.errors import EvaluatorError, SteeringError
-from saif_core.explaining.latent_scores import output_scores
+from saif_core.errors import EvaluatorError
+from saif_core.finding.ranking import choose_latents, rank_latents
+from saif_core.finding.sources.denoised import denoised_latents
 from saif_core.finding.sources.mean_difference import read_mean_difference
+from saif_core.finding.sources.saif import drop_silent_latents
 from saif_core.inputs.prompt_pairs import make_pairs
 from saif_core.models.loaded_model import LoadedModel
-from saif_core.pipeline import rank_latents
 from saif_core.records.evaluation import (
     CONTROLS,
     EVALUATION_ARMS,
@@ -19,21 +20,12 @@ from saif_core.records.evaluation import (
     CellSetting,
     EvaluationRequest,
 )
-from saif_core.records.texts import (
-    ActivationCache,
-    ChosenLatent,
-    Ranking,
-    RankingRequest,
-    SteeringEdit,
-)
+from saif_core.records.jobs import Step
+from saif_core.records.ports import ActivationCache
+from saif_core.records.ranking import ChosenLatent, Ranking, RankingRequest
+from saif_core.records.steering import SteeringEdit
 from saif_core.registry import EVALUATORS
 from saif_core.saes.loaded_sae import LoadedSae
-from saif_core.steering.target import choose_latents
-
-# Best latents whose output score is measured; an SAE arm takes far fewer.
-N_SCORED = 200
-
-Step = Callable[[int, int, str], None]
 
 
 def check_request(request: EvaluationRequest) -> None:
@@ -194,44 +186,3 @@ class SteeringVectors:
         latents = choose_latents(ranking, top=setting.k, beta=setting.beta or 0.0)
         method = arm if arm in ("clamp", "ablate") else "addition"
         return SteeringEdit(sae_id, latents, method=method)
-
-
-def denoised_latents(ranking: Ranking, k: int) -> tuple[ChosenLatent, ...]:
-    """The mean difference of the latent activations, kept to its k largest entries.
-
-    Source: SDCV (arXiv 2505.15038), whose SAE removes noise from a mean difference;
-    reconstructed. Latents beyond those that the ranking lists are not seen.
-    """
-    largest = sorted(ranking.latents, key=lambda latent: -abs(latent.mean_difference))[:k]
-    return tuple(
-        ChosenLatent(latent.index, latent.mean_difference)
-        for latent in largest
-        if latent.mean_difference
-    )
-
-
-def drop_silent_latents(
-    model: LoadedModel, sae: LoadedSae, ranking: Ranking, least: float
-) -> Ranking:
-    """The ranking without latents that do not write what they promote.
-
-    Source: SAEs Are Good for Steering (arXiv 2505.20063), whose output score this is. Only the
-    best latents are looked at; those behind them are gone too.
-
-    Args:
-        least: output score that a latent must have.
-
-    Raises:
-        SteeringError: no latent has it.
-    """
-    seen = ranking.latents[:N_SCORED]
-    # The largest activation on the pairs, near enough.
-    maxima = [latent.mean + 2 * latent.std for latent in seen]
-    scores = output_scores(model, sae, [latent.index for latent in seen], maxima).tolist()
-    kept = tuple(x for x, score in zip(seen, scores, strict=True) if score >= least)
-    if not kept:
-        raise SteeringError(
-            f"None of the {len(seen)} best latents has an output score of {least:g} or more; ask "
-            "for less, or take another layer."
-        )
-    return replace(ranking, latents=kept)

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -17,16 +17,19 @@ from saif_core.judging.fluency import outcome
 from saif_core.judging.perplexity import read_perplexities
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.records.evaluation import CONTROLS, CellSetting, EvaluationRequest, EvaluationText
-from saif_core.records.texts import UNSTEERED, ActivationCache, Arm, Judgement, PromptPair
+from saif_core.records.jobs import Step
+from saif_core.records.ports import ActivationCache
+from saif_core.records.prompts import PromptPair
+from saif_core.records.steering import UNSTEERED, Arm
+from saif_core.records.texts import Judgement
 from saif_core.registry import EVALUATORS
 from saif_core.saes.loaded_sae import LoadedSae
 from saif_core.steering.arms import ArmBuilder
-from saif_core.writing.decoder import RowRequest, Steering, decode
+from saif_core.steering.edits import Steering
+from saif_core.writing.decoder import RowRequest, decode
 
 ROWS_PER_BATCH = 96
 SETTINGS_PER_BATCH = 24
-
-Step = Callable[[int, int, str], None]
 
 
 class _Written(NamedTuple):

@@ -4,11 +4,9 @@ The text runs through the model once for all SAEs. What is read goes to the stor
 so an index that was stopped goes on where it was, and ends the same to the last byte.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -25,74 +23,15 @@ from saif_core.models.activations import read_rows
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.records.corpus import (
     CorpusBlock,
+    IndexRequest,
     LatentIndex,
-    LatentProfile,
-    ProfileText,
 )
+from saif_core.records.jobs import Step
+from saif_core.records.ports import ContextStore, ProfileWriter
 from saif_core.saes.latents import LatentActivations, join_rows
 from saif_core.saes.loaded_sae import LoadedSae
 
 CONTEXTS_PER_WRITE = 64
-
-Step = Callable[[int, int, str], None]
-
-
-class ContextStore(Protocol):
-    """Where contexts and their activations go; ``storage`` implements it."""
-
-    def create_index(
-        self,
-        name: str,
-        model_sha256: str,
-        sae_sha256: str,
-        d_sae: int,
-        hook_point: str = "",
-        sae_id: str = "",
-        source_sha256: str = "",
-    ) -> str:
-        """Id of a new, empty index."""
-
-    def indexes(self) -> list[LatentIndex]:
-        """Every index, the newest first."""
-
-    def append(self, index_id: str, block: CorpusBlock) -> list[int]:
-        """Ids of the contexts of a block, added in one transaction."""
-
-    def blocks(self, index_id: str) -> Iterator[CorpusBlock]:
-        """All contexts of an index, in order, some at a time."""
-
-    def checkpoint(self, index_id: str) -> None:
-        """Write the lists and the density of everything added so far."""
-
-    def density(self, index_id: str) -> np.ndarray:
-        """Number of tokens on which each latent fires, (d_sae,) int64."""
-
-    def finish(self, index_id: str) -> None:
-        """Close the index: nothing can be added from now on."""
-
-
-class ProfileWriter(Protocol):
-    """Where profiles go; ``storage`` implements it."""
-
-    def put(
-        self, index_id: str, profiles: Sequence[LatentProfile], texts: Sequence[ProfileText]
-    ) -> None:
-        """Keep profiles in one transaction; those of the same latents are replaced."""
-
-
-@dataclass(frozen=True)
-class IndexRequest:
-    """What to read.
-
-    Attributes:
-        name: of the indexes, for people.
-        paths: files and folders of text.
-        sae_ids: SAEs to read it through, all in one pass.
-    """
-
-    name: str
-    paths: tuple[str, ...]
-    sae_ids: tuple[str, ...]
 
 
 def index_corpus(

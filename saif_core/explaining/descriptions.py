@@ -17,7 +17,7 @@ from typing import Any
 
 from saif_core.errors import SaifError
 from saif_core.models.language_endpoint import LanguageEndpoint
-from saif_core.records.texts import to_json
+from saif_core.records.as_json import to_json
 
 N_SENTENCES = 5
 N_SETS = 3

@@ -14,8 +14,10 @@ from jaxtyping import Int
 
 import saif_core
 from saif_core.models.loaded_model import LoadedModel
-from saif_core.reading.pairs import Step, read_responses
-from saif_core.records.texts import ActivationCache, SaeCard
+from saif_core.reading.pairs import read_responses
+from saif_core.records.jobs import Step
+from saif_core.records.ports import ActivationCache
+from saif_core.records.saes import SaeCard
 from saif_core.saes.card import measure_sae
 from saif_core.saes.loaded_sae import LoadedSae
 

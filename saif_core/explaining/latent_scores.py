@@ -20,13 +20,13 @@ from torch import Tensor
 
 from saif_core.models.hook_points import edit_resid
 from saif_core.models.loaded_model import LoadedModel
+from saif_core.models.prompting import NEUTRAL_PROMPT
 from saif_core.saes.loaded_sae import LoadedSae
 from saif_core.saes.logit_lens import read_logits
 
 Verdict = Literal["reads", "writes", "both", "neither"]
 
 N_PROMOTED = 20
-NEUTRAL_PROMPT = "In my experience,"
 # Times the largest activation that the latent has on a corpus. On the default SAEs some 7% (layer
 # 14), 17% (22) and 46% (29) of the latents then write.
 AMPLIFICATION = 2.0

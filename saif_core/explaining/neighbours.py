@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saif_core.errors import SaeMismatchError
 from saif_core.explaining.flow import FlowGraph, flow_graph, match_latents
-from saif_core.records.texts import SaeInfo
+from saif_core.records.saes import SaeInfo
 
 KEPT_ANSWERS = 512
 

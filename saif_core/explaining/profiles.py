@@ -22,6 +22,7 @@ from saif_core.records.corpus import (
     ProfileExample,
     ProfileText,
 )
+from saif_core.records.jobs import Step
 from saif_core.saes.loaded_sae import LoadedSae
 from saif_core.saes.logit_lens import read_logits
 
@@ -43,7 +44,6 @@ LENS_LATENTS = 64
 LEAST_TOGETHER = 3
 
 Blocks = Callable[[], Iterable[CorpusBlock]]
-Step = Callable[[int, int, str], None]
 Profiled = tuple[LatentProfile, ProfileText]
 
 

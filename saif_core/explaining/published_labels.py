@@ -14,9 +14,9 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from saif_core.characters import valid_text
 from saif_core.errors import SaeMismatchError, SaifError
 from saif_core.inputs.text_files import short_name
-from saif_core.models.language_endpoint import valid_text
 
 MAX_BYTES = 100_000_000
 MAX_ODD_ENTRIES = 1000

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import safetensors.torch
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -25,11 +24,13 @@ from saif_core.explaining.decompose import (
     naive_encoding,
     pursue,
 )
-from saif_core.inputs.prompt_pairs import shipped_contents
+from saif_core.inputs.shipped import shipped_contents
 from saif_core.models.activations import read_resid
 from saif_core.models.loaded_model import LoadedModel
-from saif_core.reading.pairs import Reading, Step, find_readings
-from saif_core.records.texts import ActivationCache, ChosenLatent, RankingRequest
+from saif_core.reading.pairs import Reading, find_readings
+from saif_core.records.jobs import Step
+from saif_core.records.ports import ActivationCache
+from saif_core.records.ranking import ChosenLatent, RankingRequest
 from saif_core.saes.loaded_sae import LoadedSae
 from saif_core.saes.logit_lens import promoted_tokens
 from saif_core.steering.target import build_steering_vector
@@ -196,11 +197,6 @@ def explain_vector(
         naive,
         dict(zip(shown, promoted_tokens(model, sae, shown, n=3), strict=True)),
     )
-
-
-def vector_file(vector: Sequence[float]) -> bytes:
-    """A vector as a .safetensors file that ``decompose.read_vector`` reads."""
-    return safetensors.torch.save({"vector": torch.tensor(vector, dtype=torch.float32)})
 
 
 def _scale(sae: LoadedSae, resid: Float[Tensor, "n d_model"]) -> float:

@@ -5,7 +5,8 @@ import unicodedata
 from typing import NamedTuple
 
 from saif_core.errors import EvaluatorError
-from saif_core.records.texts import Judgement, PromptPair
+from saif_core.records.prompts import PromptPair
+from saif_core.records.texts import Judgement
 
 # A sentence ends at a line break, at Chinese or Japanese closing marks, or at a closing mark
 # before a space, so that "3.5" and "e.g." inside a word stay whole.

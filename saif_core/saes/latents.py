@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from saif_core.records.corpus import pack_activations, unpack_activations
+from saif_core.records.packing import pack_activations, unpack_activations
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,14 @@ from torch import Tensor
 from saif_core.errors import HookPointError, SteeringError
 from saif_core.inputs.prompt_pairs import join_instruction
 from saif_core.models.loaded_model import LoadedModel
-from saif_core.records.texts import Arm, ChosenLatent, SteeringEdit, Turn
+from saif_core.models.prompting import NEUTRAL_PROMPT
+from saif_core.records.prompts import Turn
+from saif_core.records.ranking import ChosenLatent
+from saif_core.records.steering import Arm, SteeringEdit
 from saif_core.registry import STEERING_METHODS
 from saif_core.saes.loaded_sae import LoadedSae
+from saif_core.steering.edits import Delta, Steering
 from saif_core.steering.target import build_target
-from saif_core.writing.decoder import Delta, Steering
-
-NEUTRAL_PROMPT = "In my experience,"
 
 
 class ArmBuilder:

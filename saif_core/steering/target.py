@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saif_core.errors import SteeringError
-from saif_core.records.texts import ChosenLatent, Ranking
+from saif_core.records.ranking import ChosenLatent
 from saif_core.saes.loaded_sae import LoadedSae
 
 
@@ -29,32 +29,6 @@ class SteeringTarget:
     direction: Float[Tensor, " d_model"]
     indices: Int[Tensor, " k"]
     coefficients: Float[Tensor, " k"]
-
-
-def choose_latents(
-    ranking: Ranking, *, top: int | None = None, beta: float = 0.0
-) -> tuple[ChosenLatent, ...]:
-    """The best latents of a ranking with coefficient α = μ + β·σ over where they fire.
-
-    Args:
-        top: how many; None takes the ranking's own number.
-        beta: how many standard deviations above the mean.
-
-    Raises:
-        SteeringError: none of them ever fires on instructed prompts.
-    """
-    best = ranking.latents[: top if top is not None else ranking.top]
-    chosen = tuple(
-        ChosenLatent(latent.index, latent.mean + beta * latent.std)
-        for latent in best
-        if latent.mean > 0
-    )
-    if not chosen:
-        raise SteeringError(
-            f"None of the {len(best)} best latents fires on prompts with the instruction "
-            f"{ranking.instruction!r}; use more pairs, another layer or another reading position."
-        )
-    return chosen
 
 
 def build_target(sae: LoadedSae, latents: Sequence[ChosenLatent]) -> SteeringTarget:

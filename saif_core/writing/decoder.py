@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,57 +26,11 @@ from saif_core.errors import SteeringError
 from saif_core.models.activations import PackedRow, pack_prefix_trees, pack_singly
 from saif_core.models.hook_points import edit_resid
 from saif_core.models.loaded_model import LoadedModel
-from saif_core.records.texts import SteeringScope
+from saif_core.steering.edits import Delta, Steering, add_deltas
 from saif_core.writing.kv_cache import RowCache
 from saif_core.writing.step_graph import StepGraph
 
 OnStep = Callable[[int, Sequence[Sequence[int]]], None]
-
-
-class Delta(Protocol):
-    """A steering method with everything but the residual stream filled in."""
-
-    def __call__(
-        self, resid: Float[Tensor, "batch pos d_model"]
-    ) -> Float[Tensor, "batch pos d_model"]:
-        """What strength 1 adds to the residual stream."""
-
-
-@dataclass(frozen=True, eq=False)
-class Steering:
-    """What is added to the residual stream of a row, and where.
-
-    Attributes:
-        layer: block after which the residual stream is edited.
-        delta: what strength 1 adds.
-        strength: 0 leaves the row alone.
-        scope, first, decay, decay_power, keep_norm: see ``Arm``.
-    """
-
-    layer: int
-    delta: Delta
-    strength: float
-    scope: SteeringScope = "generated"
-    first: int = 1
-    decay: float = 0.0
-    decay_power: float = 1.0
-    keep_norm: bool = False
-
-    def strength_at(self, step: int) -> float:
-        """Strength while token number ``step`` of the answer is being written.
-
-        Source of the decay: arXiv 2510.01246.
-        """
-        if self.scope not in ("generated", "all"):
-            n_steps = self.first if self.scope == "first" else 1
-            if step >= n_steps:
-                return 0.0
-        return float(self.strength / (1 + self.decay * step) ** self.decay_power)
-
-    @property
-    def edits_prompt(self) -> bool:
-        """Whether tokens before the last one of the prompt are steered."""
-        return self.scope in ("all", "prompt") and self.strength != 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -416,29 +370,6 @@ def decode(
         if on_step:
             on_step(n_done, [row.token_ids for row in rows])
     return rows
-
-
-def add_deltas(
-    resid: Float[Tensor, "batch pos d_model"],
-    changes: Sequence[tuple[Delta, Tensor, Tensor]],
-) -> Float[Tensor, "batch pos d_model"]:
-    """The residual stream with every delta added, by its own strength at every position.
-
-    Args:
-        resid: residual stream after a block.
-        changes: deltas, each with its strengths, and with whether the sum keeps the norm of the
-            residual stream; both broadcast to (batch, pos, 1).
-    """
-    edited = resid
-    keeps_norm = torch.zeros((), dtype=torch.bool, device=resid.device)
-    for delta, strengths, keeps in changes:
-        strengths = strengths.to(resid.device, resid.dtype)
-        # Not just a product with zero: what a method makes of the other rows is nobody's.
-        edited = edited + torch.where(strengths == 0, 0.0, strengths * delta(resid))
-        keeps_norm = keeps_norm | keeps
-    norms = [x.float().norm(dim=-1, keepdim=True) for x in (resid, edited)]
-    scale = (norms[0] / norms[1].clamp(min=1e-9)).to(resid.dtype)
-    return torch.where(keeps_norm, edited * scale, edited)
 
 
 def _steering_now(row: Row) -> list[tuple[Steering, float]]:

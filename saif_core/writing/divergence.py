@@ -16,7 +16,8 @@ from saif_core.models.activations import read_resid
 from saif_core.models.hook_points import edit_resid
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.records.texts import TokenChange
-from saif_core.writing.decoder import Delta, Row, add_deltas
+from saif_core.steering.edits import Delta, add_deltas
+from saif_core.writing.decoder import Row
 
 
 def read_changes(

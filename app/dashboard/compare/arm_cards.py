@@ -17,12 +17,15 @@ from app.dashboard.compare.lab_arms import (
 )
 from app.dashboard.compare.steering_form import DIAL_STEP, SteeringForm
 from app.dashboard.fields.schedule_fields import Schedule, draw_schedule
+from app.dashboard.handles import engine
 from app.dashboard.jobs.job_progress import draw_progress, result_of
 from app.dashboard.messages import shown
-from app.dashboard.work import MAX_STRENGTH, Work, engine
+from app.dashboard.work import MAX_STRENGTH, Work
 from app.presentation.arms import ARM_NAMES, describe_arm
-from app.presentation.sessions import escape_markdown
-from saif_core.records.texts import Arm, ChosenLatent, InstructionPosition, Ranking, SteeringEdit
+from app.presentation.escaping import escape_markdown
+from saif_core.records.prompts import InstructionPosition
+from saif_core.records.ranking import ChosenLatent, Ranking
+from saif_core.records.steering import Arm, SteeringEdit
 
 if TYPE_CHECKING:
     from saif_core.engine.job import Job

@@ -6,14 +6,9 @@ from dataclasses import replace
 
 from app.presentation.sessions import request_of_recipe
 from saif_core.inputs.prompt_pairs import join_instruction
-from saif_core.records.texts import (
-    Arm,
-    Generation,
-    GenerationRequest,
-    GenerationResult,
-    SteeringRecipe,
-    Turn,
-)
+from saif_core.records.prompts import Turn
+from saif_core.records.steering import Arm, GenerationRequest, SteeringRecipe
+from saif_core.records.texts import Generation, GenerationResult
 
 History = tuple[Turn, ...]
 _SPEAKERS = {"user": "you", "assistant": "model"}

@@ -7,16 +7,10 @@ from typing import Literal, get_args
 from app.dashboard.fields.schedule_fields import Schedule
 from app.dashboard.work import MAX_STRENGTH, Work
 from app.presentation.arms import ARM_NAMES
+from saif_core.records.as_json import new_id
 from saif_core.records.evaluation import CellSetting
-from saif_core.records.texts import (
-    Arm,
-    ArmKind,
-    GenerationRequest,
-    Ranking,
-    SteeringEdit,
-    SteeringRecipe,
-    new_id,
-)
+from saif_core.records.ranking import Ranking
+from saif_core.records.steering import Arm, ArmKind, GenerationRequest, SteeringEdit, SteeringRecipe
 
 ArmChoice = Literal[
     "prompted",
@@ -121,7 +115,7 @@ def layers_arm(setting: CellSetting, edits: Sequence[SteeringEdit], schedule: Sc
 
 def denoised_edit(ranking: Ranking | None, top: int) -> SteeringEdit:
     """Latents of a ranking with the largest mean differences, as coefficients."""
-    from saif_core.evaluating.plan import denoised_latents
+    from saif_core.finding.sources.denoised import denoised_latents
 
     if ranking is None:
         return SteeringEdit()

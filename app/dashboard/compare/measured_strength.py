@@ -7,10 +7,11 @@ import altair as alt
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from app.charts.evaluation import ARM_COLOURS
 from app.dashboard.compare.steering_form import SteeringForm, dial_range
 from app.dashboard.fields.schedule_fields import Schedule
-from app.dashboard.work import Work, engine, store
+from app.dashboard.handles import engine, store
+from app.dashboard.work import Work
+from app.presentation.evaluation import ARM_COLOURS
 from saif_core.records.evaluation import WORST_DISORDER, Cell, Evaluation
 
 # Older evaluations than these are not looked through.

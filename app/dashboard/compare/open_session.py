@@ -6,7 +6,7 @@ from app.dashboard.compare.lab_arms import saved_arms
 from app.dashboard.compare.steering_form import SteeringForm, steering_form
 from app.dashboard.work import Work, work
 from app.presentation.sessions import request_of_recipe
-from saif_core.records.texts import SteeringSession
+from saif_core.records.sessions import SteeringSession
 
 # Where Compare finds the session that was opened, and the job whose texts it shows.
 OPENED, RUN = "compare_opened", "compare_run"

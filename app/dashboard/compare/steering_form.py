@@ -10,11 +10,12 @@ from app.dashboard.compare.lab_arms import MAX_ARMS, MAX_SAMPLES, LabArm
 from app.dashboard.fields.parameter_fields import draw_parameters
 from app.dashboard.fields.schedule_fields import Schedule, draw_schedule
 from app.dashboard.work import Work
-from app.presentation.sessions import MAX_PROMPTS, chosen_table, escape_markdown, split_prompts
+from app.presentation.escaping import escape_markdown
+from app.presentation.sessions import MAX_PROMPTS, chosen_table, split_prompts
 from app.presentation.token_change_html import MAX_TEXTS_WITH_CHANGES
-from saif_core.inputs.prompt_pairs import shipped_contents
+from saif_core.inputs.shipped import shipped_contents
 from saif_core.records.evaluation import EvaluationRequest
-from saif_core.records.texts import GenerationRequest
+from saif_core.records.steering import GenerationRequest
 from saif_core.registry import STEERING_METHODS
 
 PromptSource = Literal["one", "lines", "shipped"]

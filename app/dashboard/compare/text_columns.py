@@ -15,33 +15,26 @@ from app.dashboard.compare.chat_turns import (
     turns_html,
 )
 from app.presentation.arms import describe_arm
-from app.presentation.sessions import (
+from app.presentation.escaping import escape_markdown
+from app.presentation.sessions import request_of_recipe
+from app.presentation.text_diff import changed_share, diff_html, diff_words, plain_html
+from app.presentation.texts import (
     ArmText,
     GradeCount,
     PromptTexts,
     count_grades,
-    escape_markdown,
     grades_sentence,
     group_events,
     group_texts,
-    judge_text,
     judgement_line,
-    request_of_recipe,
     text_facts,
 )
-from app.presentation.text_diff import changed_share, diff_html, diff_words, plain_html
 from app.presentation.token_change_html import MAX_TEXTS_WITH_CHANGES, changes_html, legend_html
-from saif_core.records.texts import (
-    Arm,
-    Generation,
-    GenerationRequest,
-    GenerationResult,
-    Instruction,
-    Judgement,
-    TokenEvent,
-    from_json,
-    to_json,
-)
+from saif_core.judging.judgements import judge_text
+from saif_core.records.as_json import from_json, to_json
+from saif_core.records.prompts import Instruction
+from saif_core.records.steering import Arm, GenerationRequest
+from saif_core.records.texts import Generation, GenerationResult, Judgement, TokenEvent
 
 Mark = Literal["words", "change", "kl"]
 _MARKS: dict[Mark, str] = {

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import streamlit as st
 
-from app.dashboard.work import store
-from saif_core.records.corpus import LatentIndex, shipped_index
+from app.dashboard.handles import store
+from saif_core.inputs.shipped import shipped_index
+from saif_core.records.corpus import LatentIndex
 
 
 def indexes_of(sae_id: str) -> list[LatentIndex]:

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple, TypeVar, get_args
 import streamlit as st
 
 from app.dashboard.frame import describe_sae
+from app.dashboard.handles import engine
 from app.dashboard.instructions.pair_form import draw_instruction_choice, uploaded_contents
 from app.dashboard.messages import shown
-from app.dashboard.work import engine, work
-from app.presentation.arms import ARM_NAMES
+from app.dashboard.work import work
+from app.presentation.arms import ARM_NAMES, READ_WORDS, SCOPES
 from saif_core.errors import EvaluatorError
-from saif_core.inputs.prompt_pairs import shipped_contents
+from saif_core.inputs.shipped import shipped_contents
 from saif_core.records.evaluation import (
     CONTROLS,
     DEFAULT_ARMS,
@@ -20,12 +21,10 @@ from saif_core.records.evaluation import (
     STEERED,
     EvaluationRequest,
 )
-from saif_core.records.texts import (
-    InstructionPosition,
-    ReadPosition,
-    SaeInfo,
-    SteeringScope,
-)
+from saif_core.records.prompts import InstructionPosition
+from saif_core.records.ranking import ReadPosition
+from saif_core.records.saes import SaeInfo
+from saif_core.records.steering import SteeringScope
 
 T = TypeVar("T")
 CPU_TOKENS_PER_SECOND = 250.0
@@ -45,14 +44,6 @@ ARM_HELP = {
     "flipped": "control: the same vector with its sign flipped",
     "logit-bias": "control: what the vector adds to the logits directly, there alone",
 }
-_SCOPES: dict[SteeringScope, str] = {
-    "generated": "the answer only",
-    "last-token": "the last prompt token only",
-    "first": "the first tokens of the answer",
-    "prompt": "the prompt only",
-    "all": "prompt and answer",
-}
-_READ: dict[ReadPosition, str] = {"response": "The answer", "last-token": "Last prompt token"}
 
 
 class Cost(NamedTuple):
@@ -380,7 +371,7 @@ def _draw_reading() -> dict[str, Any]:
             get_args(ReadPosition)[::-1],
             default="response",
             required=True,
-            format_func=lambda option: _READ[option],
+            format_func=lambda option: READ_WORDS[option],
             key="evaluation_read",
             persist_state="session",
         )
@@ -420,7 +411,7 @@ def _draw_writing() -> dict[str, Any]:
         scope = right.selectbox(
             "Steer",
             get_args(SteeringScope),
-            format_func=lambda option: _SCOPES[option],
+            format_func=lambda option: SCOPES[option],
             key="evaluation_scope",
             persist_state="session",
             help="Tokens whose residual stream is edited.",

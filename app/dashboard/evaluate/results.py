@@ -11,34 +11,32 @@ from app.charts.evaluation import (
     CELL_CLICK,
     Measure,
     accuracy_chart,
-    best_table,
-    cell_table,
     chart_words,
-    describe_setting,
     disorder_chart,
     heat_groups,
     heat_map,
-    lab_latents,
     pareto_chart,
     pareto_front,
     perplexity_chart,
 )
 from app.dashboard.compare.lab_arms import layers_arm
 from app.dashboard.compare.steering_form import steering_form
+from app.dashboard.handles import engine, store
 from app.dashboard.messages import shown
-from app.dashboard.work import engine, open_page, store, work
+from app.dashboard.work import open_page, work
+from app.presentation.escaping import escape_markdown
+from app.presentation.evaluation import best_table, cell_table, describe_setting, lab_latents
 from app.presentation.evaluation_files import evaluation_csv, evaluation_json, evaluation_sentence
 from app.presentation.evaluation_page import evaluation_html
-from app.presentation.sessions import escape_markdown
 from app.presentation.text_diff import plain_html
-from saif_core.inputs.prompt_pairs import shipped_instructions
+from saif_core.inputs.shipped import shipped_instructions
 from saif_core.records.evaluation import (
     SAE_ARMS,
     WORST_DISORDER,
     Evaluation,
     EvaluationText,
 )
-from saif_core.records.texts import SteeringEdit
+from saif_core.records.steering import SteeringEdit
 
 TEXTS_PER_PAGE = 10
 MAX_TEXTS = 100

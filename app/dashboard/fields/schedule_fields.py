@@ -7,7 +7,7 @@ import streamlit as st
 
 from app.presentation.arms import SCOPES
 from saif_core.records.evaluation import EvaluationRequest
-from saif_core.records.texts import Arm, GenerationRequest, SteeringScope
+from saif_core.records.steering import Arm, GenerationRequest, SteeringScope
 
 MAX_FIRST, MAX_DECAY, MAX_POWER = 2048, 10.0, 5.0
 

@@ -10,17 +10,12 @@ import yaml
 from app.dashboard.fields.url_fields import publish, seed_choice, seed_number
 from app.dashboard.messages import shown
 from app.dashboard.work import work
-from app.presentation.sessions import escape_markdown
+from app.presentation.escaping import escape_markdown
 from saif_core.errors import PromptPairError
-from saif_core.inputs.prompt_pairs import (
-    load_contents,
-    load_instruction,
-    load_pairs,
-    make_pairs,
-    shipped_contents,
-    shipped_instructions,
-)
-from saif_core.records.texts import Instruction, InstructionPosition, PromptPair
+from saif_core.inputs.instruction_files import load_instruction
+from saif_core.inputs.prompt_pairs import load_contents, load_pairs, make_pairs
+from saif_core.inputs.shipped import shipped_contents, shipped_instructions
+from saif_core.records.prompts import Instruction, InstructionPosition, PromptPair
 
 T = TypeVar("T")
 Source = Literal["instruction", "file"]

@@ -10,11 +10,11 @@ from app.dashboard.fields.url_fields import publish, seed_choice, seed_flag, see
 from app.dashboard.frame import sae_picker
 from app.dashboard.instructions.pair_form import PairChoice
 from app.dashboard.work import work
-from app.presentation.sessions import escape_markdown
-from saif_core.records.texts import RankingRequest, ReadPosition
+from app.presentation.arms import READ_WORDS
+from app.presentation.escaping import escape_markdown
+from saif_core.records.ranking import RankingRequest, ReadPosition
 from saif_core.registry import SELECTORS
 
-_READ: dict[ReadPosition, str] = {"response": "The answer", "last-token": "Last prompt token"}
 DEFAULT_SELECTOR = "sensitivity"
 DEFAULT_RESPONSE_TOKENS, MAX_RESPONSE_TOKENS = 24, 256
 DEFAULT_TOP, MAX_TOP = 15, 1000
@@ -86,7 +86,7 @@ def _draw_read() -> tuple[ReadPosition, int]:
         "Read activations at",
         get_args(ReadPosition)[::-1],
         required=True,
-        format_func=lambda option: _READ[option],
+        format_func=lambda option: READ_WORDS[option],
         key="read",
         persist_state="session",
         help="The answer: the first tokens that the model itself writes, with and without the "

@@ -4,11 +4,12 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from app.dashboard.handles import engine, store
 from app.dashboard.jobs.job_progress import draw_progress, result_of
-from app.dashboard.work import engine, store, work
-from app.presentation.sessions import escape_markdown
+from app.dashboard.work import work
+from app.presentation.escaping import escape_markdown
 from saif_core.errors import JobCancelled
-from saif_core.records.texts import Ranking
+from saif_core.records.ranking import Ranking
 
 if TYPE_CHECKING:
     from saif_core.engine.job import Job

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from app.dashboard.messages import shown
-from app.presentation.sessions import escape_markdown
+from app.presentation.escaping import escape_markdown
 from saif_core.errors import JobCancelled, SaifError
 
 if TYPE_CHECKING:

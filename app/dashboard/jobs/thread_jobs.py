@@ -10,7 +10,7 @@ import streamlit as st
 
 from saif_core.engine.job import Job
 from saif_core.errors import SaifError
-from saif_core.records.texts import JobRecord
+from saif_core.records.jobs import JobRecord
 
 _STOP_SECONDS = 30.0
 logger = logging.getLogger("saif")

@@ -8,8 +8,8 @@ import streamlit as st
 from app.charts.latent import logit_histogram, profile_histogram, token_bars
 from app.dashboard.corpus.indexes import indexes_of
 from app.dashboard.fields.url_fields import publish, seed_choice
-from app.dashboard.work import engine, store
-from app.presentation.sessions import escape_markdown, promotes
+from app.dashboard.handles import engine, store
+from app.presentation.escaping import escape_markdown, promotes
 from saif_core.records.corpus import (
     LatentFilter,
     LatentIndex,
@@ -125,11 +125,11 @@ def _draw_verdict(profile: LatentProfile) -> None:
     from saif_core.explaining.latent_scores import (
         AMPLIFICATION,
         N_PROMOTED,
-        NEUTRAL_PROMPT,
         READS_FROM,
         WRITES_FROM,
         verdict,
     )
+    from saif_core.models.prompting import NEUTRAL_PROMPT
 
     if profile.s_in is None or profile.s_out is None:
         st.badge(

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import streamlit as st
 
+from app.dashboard.handles import engine, store
 from app.dashboard.latent.evidence import KnownLatent, token_words
-from app.dashboard.work import engine, store
 from app.presentation.token_html import TintedText, examples_html, text_html
 from saif_core.records.corpus import N_KINDS, ProfileExample
 

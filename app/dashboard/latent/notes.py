@@ -4,15 +4,16 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from app.dashboard.handles import engine, store
 from app.dashboard.jobs.job_progress import draw_progress
 from app.dashboard.latent.evidence import KnownLatent
 from app.dashboard.latent.examples import ExampleText
 from app.dashboard.messages import shown
-from app.dashboard.work import engine, store
-from app.presentation.sessions import escape_markdown
+from app.presentation.escaping import escape_markdown
 from app.settings import load_settings
-from saif_core.records.corpus import LatentDescription, LatentFilter, LatentNote, NoteKind
-from saif_core.records.texts import ChosenLatent
+from saif_core.records.corpus import LatentFilter
+from saif_core.records.notes import LatentDescription, LatentNote, NoteKind
+from saif_core.records.ranking import ChosenLatent
 
 if TYPE_CHECKING:  # importing these imports torch, which the first paint need not wait for
     from saif_core.engine.job import Job

@@ -8,11 +8,13 @@ import numpy as np
 import streamlit as st
 
 from app.charts.latent import FLOW_CLICK, flow_chart
+from app.dashboard.handles import engine, store
 from app.dashboard.latent.evidence import KnownLatent, newest_index, percent, summaries_of, words_of
-from app.dashboard.work import VIA_LINK, Work, engine, open_page, store
-from app.presentation.sessions import escape_markdown
+from app.dashboard.work import VIA_LINK, Work, open_page
+from app.presentation.escaping import escape_markdown
+from saif_core.records.as_json import from_json
 from saif_core.records.corpus import LatentIndex
-from saif_core.records.texts import Ranking, from_json
+from saif_core.records.ranking import Ranking
 
 if TYPE_CHECKING:  # importing these imports torch, which the first paint need not wait for
     from saif_core.explaining.flow import FlowGraph

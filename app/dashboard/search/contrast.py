@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
+from app.dashboard.handles import engine
 from app.dashboard.jobs.job_progress import draw_failure, draw_progress
 from app.dashboard.messages import shown
 from app.dashboard.search.table import N_PROMOTED, draw_latents
-from app.dashboard.work import engine, publish_parameter, work
-from app.presentation.sessions import escape_markdown
+from app.dashboard.work import publish_parameter, work
+from app.presentation.escaping import escape_markdown
 from saif_core.inputs.prompt_pairs import load_contents
 from saif_core.records.corpus import LatentIndex
 

@@ -12,12 +12,12 @@ import numpy as np
 import streamlit as st
 
 from app.dashboard.fields.url_fields import publish
+from app.dashboard.handles import engine, store
 from app.dashboard.jobs.job_progress import draw_failure, draw_progress
 from app.dashboard.jobs.thread_jobs import thread_jobs
 from app.dashboard.search.table import draw_latents, summaries_of, summary_columns
 from app.dashboard.search.words import MAX_QUERY
-from app.dashboard.work import engine, store
-from app.presentation.sessions import escape_markdown
+from app.presentation.escaping import escape_markdown
 from app.settings import load_settings
 from saif_core.engine.job import Job
 from saif_core.models.text_embeddings import REQUIREMENT, TextEmbedder, is_installed, nearest

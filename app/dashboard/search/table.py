@@ -5,7 +5,8 @@ from typing import Any
 
 import streamlit as st
 
-from app.dashboard.work import engine, open_page, store, work
+from app.dashboard.handles import engine, store
+from app.dashboard.work import open_page, work
 from saif_core.records.corpus import LatentFilter, LatentIndex, LatentSummary
 
 N_PROMOTED = 8

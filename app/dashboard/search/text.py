@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import streamlit as st
 
 from app.dashboard.fields.url_fields import publish, seed_flag
+from app.dashboard.handles import engine
 from app.dashboard.search.table import draw_latents, meaning_columns
-from app.dashboard.work import engine, publish_parameter, work
-from app.presentation.sessions import escape_markdown, visible
+from app.dashboard.work import publish_parameter, work
+from app.presentation.escaping import escape_markdown, visible
 from saif_core.records.corpus import LatentIndex
 
 if TYPE_CHECKING:

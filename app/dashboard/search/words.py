@@ -5,9 +5,10 @@ from typing import get_args
 import streamlit as st
 
 from app.dashboard.fields.url_fields import publish, seed_choice, seed_flag
+from app.dashboard.handles import store
 from app.dashboard.search.table import draw_latents, summary_columns
-from app.dashboard.work import publish_parameter, store
-from app.presentation.sessions import escape_markdown
+from app.dashboard.work import publish_parameter
+from app.presentation.escaping import escape_markdown
 from saif_core.records.corpus import LatentFilter, LatentIndex, LatentPage, LatentSort
 
 PAGE_SIZE = 50

@@ -21,26 +21,21 @@ from app.dashboard.compare.steering_form import (
     steering_form,
 )
 from app.dashboard.compare.text_columns import draw_finished, draw_growing
+from app.dashboard.handles import engine, store
 from app.dashboard.messages import shown
 from app.dashboard.sae_fit import misfit
-from app.dashboard.work import Work, engine, resume_ranking, store, work
-from app.presentation.sessions import (
-    default_session_name,
-    escape_markdown,
-    session_of_work,
-    size_sentence,
-    speed_sentence,
-)
+from app.dashboard.work import Work, resume_ranking, work
+from app.presentation.escaping import escape_markdown
+from app.presentation.sessions import default_session_name, session_of_work
+from app.presentation.texts import size_sentence, speed_sentence
 from saif_core.errors import JobCancelled, SaifError
-from saif_core.records.texts import (
-    GenerationRequest,
-    GenerationResult,
-    Instruction,
-    JobRecord,
-    LatentScore,
-    SteeringSession,
-    from_json,
-)
+from saif_core.records.as_json import from_json
+from saif_core.records.jobs import JobRecord
+from saif_core.records.prompts import Instruction
+from saif_core.records.ranking import LatentScore
+from saif_core.records.sessions import SteeringSession
+from saif_core.records.steering import GenerationRequest
+from saif_core.records.texts import GenerationResult
 
 if TYPE_CHECKING:
     from saif_core.engine.job import Job
@@ -353,7 +348,7 @@ def _start_over() -> None:
 
 
 def _instruction_of(name: str) -> Instruction | None:
-    from saif_core.inputs.prompt_pairs import shipped_instructions
+    from saif_core.inputs.shipped import shipped_instructions
 
     opened: SteeringSession | None = st.session_state.get(OPENED)
     if opened and opened.instruction and opened.instruction.name == name:

@@ -20,12 +20,13 @@ from app.dashboard.corpus.uploads import (
     uploads_of,
 )
 from app.dashboard.frame import describe_sae
+from app.dashboard.handles import engine, store
 from app.dashboard.jobs.job_progress import draw_failure, draw_progress
 from app.dashboard.jobs.thread_jobs import thread_jobs
 from app.dashboard.messages import shown
 from app.dashboard.search.meaning import vectors_file
-from app.dashboard.work import engine, open_page, store, work
-from app.presentation.sessions import escape_markdown
+from app.dashboard.work import open_page, work
+from app.presentation.escaping import escape_markdown
 from saif_core.engine.job import Job
 from saif_core.errors import CorpusError
 from saif_core.records.corpus import LatentIndex
@@ -247,7 +248,7 @@ def _draw_start() -> None:
 
 
 def _begin(name: str, path: str, sae_ids: tuple[str, ...]) -> None:
-    from saif_core.explaining.corpus_index import IndexRequest
+    from saif_core.records.corpus import IndexRequest
 
     engine().index(IndexRequest(name, (path,), sae_ids))
     st.rerun()

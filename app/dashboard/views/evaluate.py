@@ -12,11 +12,12 @@ from app.dashboard.evaluate.form import (
     draw_evaluation_form,
 )
 from app.dashboard.evaluate.results import draw_evaluation
+from app.dashboard.handles import engine, store
 from app.dashboard.jobs.job_progress import draw_progress
 from app.dashboard.messages import shown
-from app.dashboard.work import engine, publish_parameter, store
+from app.dashboard.work import publish_parameter
 from app.presentation.arms import ARM_NAMES
-from app.presentation.sessions import escape_markdown
+from app.presentation.escaping import escape_markdown
 from saif_core.errors import JobCancelled, SaifError, UnknownNameError
 from saif_core.records.evaluation import Evaluation, EvaluationRequest, EvaluationSummary
 

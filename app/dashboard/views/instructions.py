@@ -2,15 +2,17 @@
 
 import streamlit as st
 
+from app.dashboard.handles import engine
 from app.dashboard.instructions.pair_form import PairChoice, draw_pair_choice
 from app.dashboard.instructions.ranking_form import RankingChoice, draw_ranking_choice
 from app.dashboard.jobs.job_panel import draw_ranking_job, ranking_is_running
 from app.dashboard.messages import shown
-from app.dashboard.work import engine, open_page, work, write_url
+from app.dashboard.work import open_page, work, write_url
+from app.presentation.escaping import escape_markdown
 from app.presentation.prompt_html import added_tokens, prompt_html
-from app.presentation.sessions import escape_markdown
 from saif_core.errors import SaifError
-from saif_core.records.texts import PromptPair, PromptView, RankingRequest
+from saif_core.records.prompts import PromptPair, PromptView
+from saif_core.records.ranking import RankingRequest
 
 POLL_SECONDS = 1.0
 

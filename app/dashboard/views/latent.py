@@ -7,6 +7,7 @@ import streamlit as st
 
 from app.charts.latent import activation_histogram, activation_sentence, pair_chart
 from app.dashboard.corpus.indexes import indexes_of
+from app.dashboard.handles import engine, store
 from app.dashboard.latent.evidence import (
     KnownLatent,
     choose_index,
@@ -20,10 +21,11 @@ from app.dashboard.latent.examples import draw_examples, draw_own_text, firing_w
 from app.dashboard.latent.notes import draw_descriptions, draw_notes, draw_star, newest_label
 from app.dashboard.latent.relations import draw_relations
 from app.dashboard.messages import shown
-from app.dashboard.work import Work, engine, store, work
-from app.presentation.sessions import escape_markdown
-from saif_core.records.corpus import LatentIndex, LatentNote
-from saif_core.records.texts import LatentDetail, PairActivations
+from app.dashboard.work import Work, work
+from app.presentation.escaping import escape_markdown
+from saif_core.records.corpus import LatentIndex
+from saif_core.records.notes import LatentNote
+from saif_core.records.ranking import LatentDetail, PairActivations
 
 # Address and session remember a latent under these names; the SAE is the work in hand's own.
 _PARAMETER, _REMEMBERED = "latent", "latent_index"

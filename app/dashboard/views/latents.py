@@ -7,11 +7,12 @@ import streamlit as st
 
 from app.charts.ranking import BRUSH, latents_in, overlap_rows, rate_scatter, score_curve
 from app.dashboard.fields.url_fields import publish, seed_number
+from app.dashboard.handles import engine
 from app.dashboard.jobs.job_panel import draw_ranking_job
 from app.dashboard.messages import shown
-from app.dashboard.work import FinishedRanking, engine, open_page, resume_ranking, work
-from app.presentation.sessions import escape_markdown, promotes
-from saif_core.records.texts import LatentScore, Ranking
+from app.dashboard.work import FinishedRanking, open_page, resume_ranking, work
+from app.presentation.escaping import escape_markdown, promotes
+from saif_core.records.ranking import LatentScore, Ranking
 
 _TABLE_SEEN = "latent_table_seen"
 
@@ -103,7 +104,7 @@ def _draw_head(ranking: Ranking) -> int:
 
 
 def _steer(ranking: Ranking, top: int) -> None:
-    from saif_core.steering.target import choose_latents
+    from saif_core.finding.ranking import choose_latents
 
     chosen = choose_latents(ranking, top=top)
     work().clear()

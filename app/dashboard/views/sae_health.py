@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from app.dashboard.corpus.indexes import indexes_of
+from app.dashboard.handles import engine, store
 from app.dashboard.jobs.job_progress import draw_failure, draw_progress
 from app.dashboard.sae_fit import misfit
-from app.dashboard.work import engine, store, work
-from app.presentation.sessions import escape_markdown
-from saif_core.records.texts import SaeInfo
+from app.dashboard.work import work
+from app.presentation.escaping import escape_markdown
+from saif_core.records.saes import SaeInfo
 
 if TYPE_CHECKING:  # these import torch, which the first paint need not wait for
     from saif_core.engine.job import Job
@@ -53,7 +54,7 @@ def draw_page() -> None:
 def _draw_verdict(
     info: SaeInfo, measured: "Sequence[TextMeasurement]", density: "DensityReport | None"
 ) -> None:
-    from app.charts.health import verdict
+    from app.presentation.health import verdict
     from saif_core.explaining.health import judge_health
 
     # What was measured here counts more than what a file says of itself.
@@ -83,7 +84,7 @@ def _draw_figures(
     measured: "Sequence[TextMeasurement]",
     reason: str | None,
 ) -> None:
-    from app.charts.health import figure_table
+    from app.presentation.health import figure_table
 
     st.subheader("How much of the residual stream it keeps", anchor=False)
     running = job if job is not None and not job.finished() else None
@@ -179,7 +180,8 @@ def _density(sae_id: str) -> "DensityReport | None":
 
 
 def _draw_density(density: "DensityReport | None") -> None:
-    from app.charts.health import density_chart, density_sentence
+    from app.charts.health import density_chart
+    from app.presentation.health import density_sentence
 
     st.subheader("How often its latents fire", anchor=False)
     if density is None:

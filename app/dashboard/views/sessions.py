@@ -6,16 +6,17 @@ from collections.abc import Sequence
 import streamlit as st
 
 from app.dashboard.compare.open_session import OPENED, open_in_compare
+from app.dashboard.handles import store
 from app.dashboard.messages import shown
-from app.dashboard.work import store
+from app.presentation.escaping import escape_markdown
 from app.presentation.session_files import (
     MAX_BYTES,
     export_filename,
     export_session,
     import_session,
 )
-from app.presentation.sessions import escape_markdown, session_table, share_link
-from saif_core.records.texts import SessionSummary, SteeringSession
+from app.presentation.sessions import session_table, share_link
+from saif_core.records.sessions import SessionSummary, SteeringSession
 
 _SELECTED, _DELETED = "sessions_selected", "sessions_deleted"
 MAX_NAME = 120

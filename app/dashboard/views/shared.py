@@ -4,21 +4,15 @@ import streamlit as st
 
 from app.dashboard.compare.open_session import open_in_compare
 from app.dashboard.compare.text_columns import draw_finished
-from app.dashboard.work import store
-from app.presentation.sessions import (
-    chosen_table,
-    escape_markdown,
-    manifest,
-    size_sentence,
-)
-from saif_core.records.texts import (
-    ChosenLatent,
-    GenerationResult,
-    Instruction,
-    Ranking,
-    SteeringRecipe,
-    SteeringSession,
-)
+from app.dashboard.handles import store
+from app.presentation.escaping import escape_markdown
+from app.presentation.sessions import chosen_table, manifest
+from app.presentation.texts import size_sentence
+from saif_core.records.prompts import Instruction
+from saif_core.records.ranking import ChosenLatent, Ranking
+from saif_core.records.sessions import SteeringSession
+from saif_core.records.steering import SteeringRecipe
+from saif_core.records.texts import GenerationResult
 
 
 def draw_page() -> None:

@@ -5,17 +5,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import streamlit as st
 
+from app.dashboard.handles import engine, store
 from app.dashboard.jobs.job_progress import draw_progress, result_of
 from app.dashboard.messages import shown
-from app.dashboard.work import Work, engine, open_page, resume_ranking, store, work
-from app.presentation.sessions import escape_markdown, size_sentence
+from app.dashboard.work import Work, open_page, resume_ranking, work
+from app.presentation.escaping import escape_markdown
+from app.presentation.texts import size_sentence
 from saif_core.errors import JobCancelled
 
 if TYPE_CHECKING:  # these import torch, which the first paint need not wait for
     from saif_core.engine.job import Job
     from saif_core.explaining.vectors import VectorReport
     from saif_core.models.loaded_model import LoadedModel
-    from saif_core.reading.pairs import Step
+    from saif_core.records.jobs import Step
     from saif_core.saes.loaded_sae import LoadedSae
 
     MakeVector = Callable[[LoadedModel, LoadedSae, Any, Step], Any]
@@ -107,7 +109,7 @@ def _draw_file(in_hand: Work) -> None:
     if file is None:
         st.info("Choose a .npy or .safetensors file first.", icon=":material/upload_file:")
         return
-    from saif_core.explaining.decompose import read_vector
+    from saif_core.finding.vector_files import read_vector
 
     name, data = file.name, file.getvalue()
     _start(
@@ -208,8 +210,9 @@ def _draw_outcome(in_hand: Work, job: "Job") -> None:
 
 
 def _draw_pursuit(in_hand: Work, job_id: str, report: "VectorReport") -> None:
-    from app.charts.vector import atom_table, explained_chart, explained_sentence
-    from saif_core.explaining.vectors import vector_file
+    from app.charts.vector import explained_chart
+    from app.presentation.vector import atom_table, explained_sentence
+    from saif_core.finding.vector_files import vector_file
 
     st.subheader("The latents it is a sum of", anchor=False)
     st.caption(
@@ -275,7 +278,7 @@ def _fill_basket(in_hand: Work, report: "VectorReport", key: str) -> None:
 
 
 def _draw_changes(job_id: str, report: "VectorReport") -> None:
-    from app.charts.vector import change_table
+    from app.presentation.vector import change_table
 
     st.subheader("What adding it changes", anchor=False)
     n = report.n_prompts
@@ -298,7 +301,7 @@ def _draw_changes(job_id: str, report: "VectorReport") -> None:
 
 
 def _draw_naive(report: "VectorReport") -> None:
-    from app.charts.vector import naive_sentence
+    from app.presentation.vector import naive_sentence
 
     st.subheader("What encoding it would say", anchor=False)
     st.warning(naive_sentence(report.naive), icon=":material/warning:")

@@ -13,8 +13,10 @@ from torch import Tensor
 from saif_core.errors import PromptPairError
 from saif_core.models.activations import read_resid
 from saif_core.models.loaded_model import LoadedModel
-from saif_core.reading.pairs import Step, find_readings
-from saif_core.records.texts import ActivationCache, RankingRequest
+from saif_core.reading.pairs import find_readings
+from saif_core.records.jobs import Step
+from saif_core.records.ports import ActivationCache
+from saif_core.records.ranking import RankingRequest
 
 
 def read_mean_difference(

@@ -13,7 +13,8 @@ import unicodedata
 from typing import Literal
 
 from saif_core.judging.words import clean, content_of, only_repeats, own_sentences, words
-from saif_core.records.texts import Judgement, PromptPair
+from saif_core.records.prompts import PromptPair
+from saif_core.records.texts import Judgement
 
 _MIN_WORDS = 3
 

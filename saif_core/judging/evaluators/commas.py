@@ -19,7 +19,8 @@ from saif_core.judging.words import (
     shared_content_words,
     words,
 )
-from saif_core.records.texts import Judgement, PromptPair
+from saif_core.records.prompts import PromptPair
+from saif_core.records.texts import Judgement
 
 _COMMAS = frozenset(",،⸲，、﹐﹑､︐︑")
 _MIN_WORDS = 3

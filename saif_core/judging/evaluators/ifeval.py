@@ -22,7 +22,8 @@ from typing import Any
 
 from saif_core.errors import EvaluatorError
 from saif_core.judging.words import clean, is_blank
-from saif_core.records.texts import Judgement, PromptPair
+from saif_core.records.prompts import PromptPair
+from saif_core.records.texts import Judgement
 from saif_core.registry import describe_value
 
 _MAX_LETTERS = 50_000

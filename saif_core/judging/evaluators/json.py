@@ -12,7 +12,8 @@ from json import JSONDecoder
 from typing import Any
 
 from saif_core.judging.words import clean
-from saif_core.records.texts import Judgement, PromptPair
+from saif_core.records.prompts import PromptPair
+from saif_core.records.texts import Judgement
 
 _FENCE = re.compile(r"```(?:json|JSON)?\s*\n?(.*?)\s*```", re.DOTALL)
 _STARTED = re.compile(r'\{\s*"(?:[^"\\\n]|\\.){1,200}"\s*:\s*(?:"[^"\n]|[-\d\[{]|true|false|null)')

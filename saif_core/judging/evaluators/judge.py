@@ -19,7 +19,8 @@ from saif_core.judging.judge_endpoint import (
     read_choice,
 )
 from saif_core.judging.words import clean, content_of, instruction_of, is_blank
-from saif_core.records.texts import Grade, Judgement, PromptPair
+from saif_core.records.prompts import PromptPair
+from saif_core.records.texts import Grade, Judgement
 
 _GRADES: dict[str, Grade] = {"strict": "strict", "loose": "loose", "none": "none"}
 _TASK = (

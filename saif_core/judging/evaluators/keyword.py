@@ -9,7 +9,8 @@ instruction, or a content that has the keyword already, is none.
 
 from saif_core.errors import EvaluatorError
 from saif_core.judging.words import clean, only_repeats, own_sentences, words
-from saif_core.records.texts import Judgement, PromptPair
+from saif_core.records.prompts import PromptPair
+from saif_core.records.texts import Judgement
 
 _MIN_OTHER_WORDS = 3
 

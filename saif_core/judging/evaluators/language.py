@@ -23,7 +23,8 @@ from saif_core.judging.words import (
     split_sentences,
     words,
 )
-from saif_core.records.texts import Judgement, PromptPair
+from saif_core.records.prompts import PromptPair
+from saif_core.records.texts import Judgement
 
 if TYPE_CHECKING:
     from lingua import LanguageDetector

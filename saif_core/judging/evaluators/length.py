@@ -19,7 +19,8 @@ from saif_core.judging.words import (
     count_content_words,
     shared_content_words,
 )
-from saif_core.records.texts import Judgement, PromptPair
+from saif_core.records.prompts import PromptPair
+from saif_core.records.texts import Judgement
 
 
 def length(pair: PromptPair, generation: str, *, max_share: float = 0.6) -> Judgement:

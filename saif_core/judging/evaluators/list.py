@@ -9,7 +9,8 @@ none: anything else. Items that repeat items of the prompt word for word do not 
 import re
 
 from saif_core.judging.words import clean, words
-from saif_core.records.texts import Judgement, PromptPair
+from saif_core.records.prompts import PromptPair
+from saif_core.records.texts import Judgement
 
 _BULLET = re.compile(r"\s*(?:[-*+–—]\s|[•‣◦▪▫●○■□·・⁃➢➤✓✔])(.*)")
 _NUMBERED = re.compile(r"\s*(?:\(?\d{1,3}[.)]|\(?[a-zA-Z][.)])\s+(.*)")

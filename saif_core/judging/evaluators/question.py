@@ -8,7 +8,8 @@ is a question is not judged as an answer.
 """
 
 from saif_core.judging.words import clean, only_repeats, own_sentences, split_sentences, words
-from saif_core.records.texts import Judgement, PromptPair
+from saif_core.records.prompts import PromptPair
+from saif_core.records.texts import Judgement
 
 _MARKS = ("?", "？", "؟", "⁇", "⁈", "‽")
 _CLOSING = " \"'”’»)]*_"

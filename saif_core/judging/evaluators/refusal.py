@@ -23,7 +23,8 @@ from saif_core.judging.words import (
     split_sentences,
     words,
 )
-from saif_core.records.texts import Judgement, PromptPair
+from saif_core.records.prompts import PromptPair
+from saif_core.records.texts import Judgement
 
 _MAX_LETTERS = 20_000
 _N_OPENING = 3

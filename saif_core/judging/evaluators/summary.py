@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from saif_core.errors import ModelError
 from saif_core.judging.words import check_max_share, compare_length
-from saif_core.records.texts import Judgement, PromptPair
+from saif_core.records.prompts import PromptPair
+from saif_core.records.texts import Judgement
 
 if TYPE_CHECKING:
     from saif_core.models.text_embeddings import TextEmbedder

@@ -1,0 +1,46 @@
+"""What comes with SAIF: instructions, contents and indexes."""
+
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+
+import saif_core
+from saif_core.inputs.instruction_files import load_instruction
+from saif_core.inputs.prompt_pairs import load_contents
+from saif_core.records.prompts import Instruction
+
+SHIPPED_INDEXES = Path(saif_core.__file__).parent / "defaults" / "indexes"
+
+
+def shipped_index(sae_id: str) -> Path | None:
+    """The file of the corpus index that ships with an SAE; None if none does."""
+    file = SHIPPED_INDEXES / f"{sae_id}.index"
+    # An SAE may be given as a path, and a path never names a shipped index.
+    found = file.is_file() and file.resolve().is_relative_to(SHIPPED_INDEXES)
+    return file if found else None
+
+
+def shipped_instructions() -> dict[str, Instruction]:
+    """The instructions that come with SAIF, by name, in alphabetical order."""
+    return dict(_shipped_instructions())
+
+
+def shipped_contents() -> list[str]:
+    """The contents that come with SAIF, in their fixed order."""
+    return list(_shipped_contents())
+
+
+@lru_cache(maxsize=1)
+def _shipped_instructions() -> dict[str, Instruction]:
+    folder = files("saif_core") / "defaults" / "instructions"
+    found = sorted(
+        (file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda f: f.name
+    )
+    loaded = (load_instruction(f.read_text(encoding="utf-8"), source=f.name) for f in found)
+    return {instruction.name: instruction for instruction in loaded}
+
+
+@lru_cache(maxsize=1)
+def _shipped_contents() -> tuple[str, ...]:
+    file = files("saif_core") / "defaults" / "contents.jsonl"
+    return tuple(load_contents(file.read_bytes(), filename=file.name))

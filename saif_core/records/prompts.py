@@ -1,0 +1,52 @@
+"""What is asked: instructions in several wordings, prompt pairs, and turns of a chat."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+InstructionPosition = Literal["after", "before"]
+
+
+@dataclass(frozen=True)
+class Wording:
+    """One way to say an instruction; ``language`` is an ISO 639-1 code."""
+
+    text: str
+    language: str = "en"
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """An instruction in several wordings, and how an answer to it is judged."""
+
+    name: str
+    description: str
+    evaluator: str
+    evaluator_parameters: dict[str, Any]
+    wordings: tuple[Wording, ...]
+
+
+@dataclass(frozen=True)
+class PromptPair:
+    """The same content with (positive) and without (negative) the instruction, as plain text."""
+
+    positive: str
+    negative: str
+    content: str = ""
+    instruction: str = ""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message of a chat."""
+
+    role: Literal["user", "assistant"]
+    text: str
+
+
+@dataclass(frozen=True)
+class PromptView:
+    """A prompt as the model sees it, token by token; special tokens are flagged."""
+
+    tokens: tuple[str, ...]
+    special: tuple[bool, ...]
+    token_ids: tuple[int, ...]
