@@ -16,10 +16,9 @@ from saif_core.errors import SaifError
 from saif_core.hook_points import edit_resid
 from saif_core.models import LoadedModel
 from saif_core.records import SaeCard
-from saif_core.saes import LoadedSae
+from saif_core.saes import SINK_NORM_RATIO, LoadedSae
 
 BATCH_ROWS = 8
-SINK_NORM_RATIO = 5.0
 
 
 class SaeMeasurement(NamedTuple):

@@ -23,7 +23,7 @@ from saif_core.corpus import read_jsonl
 from saif_core.errors import SaifError
 from saif_core.hook_points import hook_point_name
 from saif_core.models import LoadedModel
-from saif_core.sae_card import SINK_NORM_RATIO
+from saif_core.saes import SINK_NORM_RATIO
 
 HELD_OUT_SHARE = 50  # one document in fifty is never trained on
 SEQUENCE_TOKENS = 256
