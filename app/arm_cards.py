@@ -22,7 +22,14 @@ from app.schedule_fields import Schedule, draw_schedule
 from app.session_view import escape_markdown
 from app.state import MAX_STRENGTH, Work, engine
 from app.steering_form import DIAL_STEP, SteeringForm
-from saif_core.records import Arm, ChosenLatent, InstructionPosition, Ranking, SteeringEdit
+from saif_core.records import (
+    Arm,
+    ChosenLatent,
+    InstructionPosition,
+    Ranking,
+    SteeringEdit,
+    layers_of,
+)
 
 if TYPE_CHECKING:
     from saif_core.jobs import Job
@@ -82,7 +89,7 @@ def _add(work: Work, form: SteeringForm) -> None:
         st.session_state["compare_arm_needs"] = needs
         return
     with shown():
-        layer = next((info.layer for info in engine().saes() if info.id == work.sae_id), 0)
+        layer = layers_of(engine().saes()).get(work.sae_id, 0)
         lab = new_arm(choice, work, form.schedule, form.arm_names(), layer=layer)
         if choice == "mean-difference" and work.ranking_request is not None:
             lab.job_id = engine().mean_difference(work.ranking_request, [layer]).id

@@ -11,6 +11,7 @@ from app.cli_options import JsonOption, LayerOption, ModelOption, SaeOption
 from app.cli_output import ProgressLine, answering, quiet_libraries, table, wait_for
 from app.cli_requests import (
     absolute_folder,
+    check_offered,
     choose_sae,
     opened_store,
     settings_for,
@@ -80,6 +81,8 @@ def index(
         chosen = [absolute_folder(sae)] if sae else [info.id for info in offered]
         if layer is not None:
             chosen = [choose_sae(offered, layer, settings.model)]
+        if not sae:
+            check_offered(engine)
         if not chosen:
             raise UnknownNameError(
                 f"SAE for model {settings.model!r}", "default; name one with --sae", []

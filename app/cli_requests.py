@@ -13,8 +13,21 @@ from typing import TYPE_CHECKING, Any
 from app.cli_options import Wordings
 from app.cli_output import quiet_libraries
 from app.settings import Settings, load_settings
-from saif_core.errors import HookPointError, PromptPairError, SaifError, UnknownNameError
-from saif_core.records import ChosenLatent, Instruction, InstructionPosition, PromptPair, SaeInfo
+from saif_core.errors import (
+    HookPointError,
+    PromptPairError,
+    SaeMismatchError,
+    SaifError,
+    UnknownNameError,
+)
+from saif_core.records import (
+    ChosenLatent,
+    Instruction,
+    InstructionPosition,
+    PromptPair,
+    SaeInfo,
+    layers_of,
+)
 
 if TYPE_CHECKING:  # these take seconds to import, and `saif --help` needs neither
     from saif_core.engine import Engine
@@ -73,6 +86,8 @@ def opened_engine(model: str, sae: str, layer: int | None) -> Iterator[tuple["En
         )
     settings = settings_for(model, sae)
     with opened_store(settings) as store, started_engine(settings, store) as engine:
+        if not sae:
+            check_offered(engine)
         yield engine, absolute_folder(sae) or choose_sae(engine.saes(), layer, settings.model)
 
 
@@ -101,6 +116,17 @@ def started_engine(settings: Settings, store: "Store") -> Iterator["Engine"]:
         engine.close()
 
 
+def check_offered(engine: "Engine") -> None:
+    """Check that an SAE can be chosen, where some were named.
+
+    Raises:
+        SaeMismatchError: those that were named cannot be used.
+    """
+    refused = engine.refused_saes()
+    if refused and not engine.saes():
+        raise SaeMismatchError(f"SAE {refused[0].id!r} cannot be used. {refused[0].unsupported}")
+
+
 def choose_sae(saes: Sequence[SaeInfo], layer: int | None, model_id: str) -> str:
     """Id of the SAE of a layer, or of the first SAE when no layer is asked for.
 
@@ -118,7 +144,7 @@ def choose_sae(saes: Sequence[SaeInfo], layer: int | None, model_id: str) -> str
             f"Layer {layer} has {len(found)} SAEs, {', '.join(found)}; choose one with --sae."
         )
     if not found:
-        layers = ", ".join(str(number) for number in sorted({info.layer for info in saes}))
+        layers = ", ".join(str(number) for number in sorted({*layers_of(saes).values()}))
         raise HookPointError(
             f"There is no SAE for layer {layer} of model {model_id!r}; those available are for "
             f"layers {layers}: choose one of these, or give --sae."

@@ -12,6 +12,7 @@ from app.schedule_fields import Schedule
 from app.state import Work, engine, store
 from app.steering_form import SteeringForm, dial_range
 from saif_core.evaluation_records import WORST_DISORDER, Cell, Evaluation
+from saif_core.records import layers_of
 
 # Older evaluations than these are not looked through.
 _NEWEST = 10
@@ -156,8 +157,8 @@ def _safe(curve: Sequence[Cell]) -> list[Cell]:
 
 def _find(work: Work, form: SteeringForm) -> MeasuredStrength | None:
     """From the newest evaluation that steered as the page does."""
-    layer = next((info.layer for info in engine().saes() if info.id == work.sae_id), -1)
-    if form.method != "addition":
+    layer = layers_of(engine().saes()).get(work.sae_id)
+    if layer is None or form.method != "addition":
         return None
     for summary in store().evaluations.list(instruction=work.instruction, limit=_NEWEST):
         evaluation = _evaluation(summary.id)

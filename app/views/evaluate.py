@@ -19,6 +19,7 @@ from app.session_view import escape_markdown
 from app.state import engine, publish_parameter, store
 from saif_core.errors import JobCancelled, SaifError, UnknownNameError
 from saif_core.evaluation_records import Evaluation, EvaluationRequest, EvaluationSummary
+from saif_core.records import layers_of
 
 if TYPE_CHECKING:  # importing the engine imports torch, which the first paint need not wait for
     from saif_core.jobs import Job
@@ -113,7 +114,7 @@ def _draw_form(job: "Job | None", evaluation: Evaluation | None) -> None:
 
 
 def _cost(request: EvaluationRequest, evaluation: Evaluation | None) -> str:
-    layers = {info.id: info.layer for info in engine().saes()}
+    layers = layers_of(engine().saes())
     cost = cost_of(request, [layers[sae_id] for sae_id in request.sae_ids])
     speed = _speed(evaluation)
     return cost_sentence(cost, speed or CPU_TOKENS_PER_SECOND, measured=speed is not None)
