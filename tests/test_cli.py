@@ -327,12 +327,25 @@ def test_doctor_reports_problems_and_goes_on(
     found = json.loads(ran.out)
     assert ran.status == 1
     assert found["ok"] is False
-    assert [sae["id"] for sae in found["saes"]] == [str(tiny_sae_dir)]
-    assert found["saes"][0]["fvu_at_load"] is not None
+    broken, whole = found["saes"]
+    assert (broken["layer"], broken["fvu_at_load"]) == (None, None)
+    assert "sae-lens's format" in broken["unsupported"]
+    assert (whole["id"], whole["layer"], whole["unsupported"]) == (str(tiny_sae_dir), 1, "")
+    assert whole["fvu_at_load"] is not None
     assert any("broken" in problem for problem in found["problems"])
     missing = saif("doctor", "--model", tmp_path / "nothing")
     assert missing.status == 1
     assert "problem: " in missing.out
+
+
+def test_a_bad_sae_among_others_stops_nothing(
+    saif: Run, monkeypatch: pytest.MonkeyPatch, tiny_sae_dir: Path, pairs_file: Path
+) -> None:
+    bad = "gpt2-small-mlp-tm:blocks.3.hook_mlp_out"
+    monkeypatch.setenv("SAIF_SAES", bad)
+    assert "It reads the output of an MLP" in saif("rank", "--pairs", pairs_file).refusal
+    monkeypatch.setenv("SAIF_SAES", f"{bad},{tiny_sae_dir}")
+    assert saif("rank", "--pairs", pairs_file, "--json").answer["sae"] == str(tiny_sae_dir)
 
 
 def test_fetch_says_where_the_model_is(saif: Run, tiny_model_dir: Path, tmp_path: Path) -> None:

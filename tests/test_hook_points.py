@@ -6,8 +6,10 @@ from torch import Tensor, nn
 
 from saif_core.errors import HookPointError, ModelError
 from saif_core.models.hook_points import (
+    block_of,
     capture_resid,
     edit_resid,
+    elsewhere,
     find_blocks,
     find_final_norm,
     hook_point_name,
@@ -61,11 +63,39 @@ def test_names_and_layers_are_inverse() -> None:
     assert hook_point_name(3) == "blocks.3.hook_resid_post"
 
 
+def test_before_a_block_is_after_the_one_below() -> None:
+    assert parse_hook_point("blocks.8.hook_resid_pre") == 7
+    assert parse_hook_point("blocks.1.hook_resid_pre", n_layers=2) == 0
+    with pytest.raises(HookPointError, match="asks for block 2"):
+        parse_hook_point("blocks.2.hook_resid_pre", n_layers=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "words"),
+    [
+        ("blocks.5.hook_resid_post", 5, ""),
+        ("blocks.5.hook_resid_pre", 4, ""),
+        ("blocks.5.hook_resid_mid", 5, "between attention and MLP"),
+        ("blocks.5.hook_mlp_out", 5, "output of an MLP"),
+        ("blocks.5.ln2.hook_normalized", 5, "input of an MLP"),
+        ("blocks.5.attn.hook_z", 5, "attention heads"),
+        ("blocks.0.hook_resid_pre", None, "embedding"),
+        ("hook_embed", None, "embedding"),
+        ("model.layers.5", None, "unknown"),
+    ],
+)
+def test_what_a_hook_point_reads_is_told(name: str, block: int | None, words: str) -> None:
+    assert block_of(name) == block
+    assert words in elsewhere(name)
+    assert bool(words) == bool(elsewhere(name))
+
+
 @pytest.mark.parametrize(
     "name",
     [
         "",
-        "blocks.1.hook_resid_pre",
+        "blocks.0.hook_resid_pre",
+        "hook_embed",
         "blocks.1.hook_mlp_out",
         "blocks.-1.hook_resid_post",
         "blocks.1.hook_resid_post.",

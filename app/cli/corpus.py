@@ -9,7 +9,7 @@ import typer
 
 from app.cli.options import JsonOption, LayerOption, ModelOption, SaeOption
 from app.cli.output import ProgressLine, answering, table, wait_for
-from app.cli.requests import absolute_folder, choose_sae, settings_for
+from app.cli.requests import absolute_folder, check_offered, choose_sae, settings_for
 from app.installation import opened_store, quiet_libraries, started_engine
 from saif_core.errors import HookPointError, UnknownNameError
 from saif_core.records.as_json import to_json
@@ -75,6 +75,8 @@ def index(
         chosen = [absolute_folder(sae)] if sae else [info.id for info in offered]
         if layer is not None:
             chosen = [choose_sae(offered, layer, settings.model)]
+        if not sae:
+            check_offered(engine)
         if not chosen:
             raise UnknownNameError(
                 f"SAE for model {settings.model!r}", "default; name one with --sae", []

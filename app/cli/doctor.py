@@ -132,26 +132,26 @@ def _examine_saes(
     from saif_core.catalog import Catalog
 
     problems = report["problems"]
-    infos: list[SaeInfo] = []
-    # One by one: a single bad folder among them must not hide the others.
-    for extra in ([], *([id] for id in settings.saes)):
-        listing = partial(Catalog(settings.home, extra_saes=extra).saes, loaded.id)
-        listed = _attempt(problems, "the list of SAEs", listing) or []
-        infos += [info for info in listed if info.id not in {old.id for old in infos}]
+    catalog = Catalog(settings.home, extra_saes=settings.saes)
+    listing = partial(catalog.offered_saes, loaded.id)
+    infos = _attempt(problems, "the list of SAEs", listing) or []
     if sae:
         infos = [info for info in infos if info.id == sae]
     if not infos and not problems:
         asked = f"SAE {sae!r} was not found" if sae else "no SAE is offered"
         problems.append(f"For model {loaded.id!r} {asked}; name one with --sae or SAIF_SAES.")
-    catalog = Catalog(settings.home, extra_saes=settings.saes)
     for done, info in enumerate(infos):
         progress(f"loading {info.id}", done, len(infos))
         entry = _describe(info)
         report["saes"].append(entry)
+        if info.unsupported:
+            problems.append(f"SAE {info.id!r} cannot be used. {info.unsupported}")
+            continue
         load = partial(catalog.load_sae, info.id, loaded)
         checked = _attempt(problems, f"SAE {info.id!r}", load)
         if checked is not None:
             entry |= {"hook_point": checked.hook_point, "d_sae": checked.d_sae}
+            entry |= {"layer": checked.layer, "warning": checked.warning}
             entry["fvu_at_load"] = checked.fvu
             entry["fvu"] = checked.fvu if entry["fvu"] is None else entry["fvu"]
 
@@ -161,7 +161,10 @@ def _describe(info: SaeInfo) -> dict[str, Any]:
         "id": info.id,
         "path": info.path,
         "hook_point": info.hook_point,
+        "layer": info.layer,
         "d_sae": info.d_sae,
+        "unsupported": info.unsupported,
+        "warning": "",
         "fvu": _mean(info.cards, lambda card: card.fvu),
         "ce_recovered": _mean(info.cards, lambda card: card.ce_recovered),
         "l0": _mean(info.cards, lambda card: card.l0),
@@ -200,12 +203,13 @@ def _report_text(report: dict[str, Any]) -> str:
             f"in {model['path']}"
         )
     rows = [
-        (sae["id"], sae["hook_point"], sae["d_sae"])
+        (sae["id"], sae["hook_point"], sae["d_sae"] or "unknown")
         + tuple(_figure(sae[name]) for name in ("fvu", "ce_recovered", "l0", "dead_fraction"))
         for sae in report["saes"]
     ]
     headers = ("SAE", "hook point", "latents", "FVU", "CE recovered", "L0", "dead")
     lines += ["", table(headers, rows), ""]
+    lines += [f"warning: {sae['warning']}" for sae in report["saes"] if sae["warning"]]
     lines += [f"problem: {problem}" for problem in report["problems"]] or ["No problems."]
     return "\n".join(lines)
 

@@ -13,10 +13,16 @@ from typing import TYPE_CHECKING, Any
 from app.cli.options import Wordings
 from app.installation import opened_store, started_engine
 from app.settings import Settings, load_settings
-from saif_core.errors import HookPointError, PromptPairError, SaifError, UnknownNameError
+from saif_core.errors import (
+    HookPointError,
+    PromptPairError,
+    SaeMismatchError,
+    SaifError,
+    UnknownNameError,
+)
 from saif_core.records.prompts import Instruction, InstructionPosition, PromptPair
 from saif_core.records.ranking import ChosenLatent
-from saif_core.records.saes import SaeInfo
+from saif_core.records.saes import SaeInfo, layers_of
 
 if TYPE_CHECKING:  # these take seconds to import, and `saif --help` needs neither
     from saif_core.engine.engine import Engine
@@ -61,7 +67,20 @@ def opened_engine(model: str, sae: str, layer: int | None) -> Iterator[tuple["En
         )
     settings = settings_for(model, sae)
     with opened_store(settings) as store, started_engine(settings, store) as engine:
+        if not sae:
+            check_offered(engine)
         yield engine, absolute_folder(sae) or choose_sae(engine.saes(), layer, settings.model)
+
+
+def check_offered(engine: "Engine") -> None:
+    """Check that an SAE can be chosen, where some were named.
+
+    Raises:
+        SaeMismatchError: those that were named cannot be used.
+    """
+    refused = engine.refused_saes()
+    if refused and not engine.saes():
+        raise SaeMismatchError(f"SAE {refused[0].id!r} cannot be used. {refused[0].unsupported}")
 
 
 def choose_sae(saes: Sequence[SaeInfo], layer: int | None, model_id: str) -> str:
@@ -81,7 +100,7 @@ def choose_sae(saes: Sequence[SaeInfo], layer: int | None, model_id: str) -> str
             f"Layer {layer} has {len(found)} SAEs, {', '.join(found)}; choose one with --sae."
         )
     if not found:
-        layers = ", ".join(str(number) for number in sorted({info.layer for info in saes}))
+        layers = ", ".join(str(number) for number in sorted({*layers_of(saes).values()}))
         raise HookPointError(
             f"There is no SAE for layer {layer} of model {model_id!r}; those available are for "
             f"layers {layers}: choose one of these, or give --sae."

@@ -105,7 +105,7 @@ def shape_like(
         SaifError: the SAE, its layer or its size is not known.
     """
     info = next((info for info in catalog.saes(model_id) if info.id == sae), None)
-    if info is None or info.layer < 0 or info.d_sae < 1:
+    if info is None or info.layer is None or not info.d_sae:
         raise SaifError(
             f"The layer and size of SAE {sae!r} are not known; give --layers and --d-sae."
         )

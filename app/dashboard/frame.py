@@ -40,12 +40,16 @@ def draw_work_in_hand() -> None:
             "and restart.",
             icon=":material/info:",
         )
+        _draw_refused()
         return
     if work().sae_id not in {info.id for info in offered}:
         # Ids come from the URL too: only what this installation offers is ever loaded.
         work().sae_id = offered[0].id
     st.caption(f"Model {escape_markdown(engine().model_id)}")
     sae_picker("sidebar_sae")
+    if warning := engine().sae_warning(work().sae_id):
+        st.warning(escape_markdown(warning), icon=":material/warning:")
+    _draw_refused()
     # A name may come from the URL or from a file, so it must not act as Markdown.
     st.caption(f"Instruction {escape_markdown(work().instruction)}")
     _draw_basket()
@@ -72,9 +76,14 @@ def sae_picker(key: str) -> None:
 def describe_sae(info: SaeInfo) -> str:
     """One line that tells SAEs apart."""
     name = info.id.rstrip("/").rsplit("/", 1)[-1]
-    layer = f"layer {info.layer}" if info.layer >= 0 else info.hook_point
+    layer = info.hook_point if info.layer is None else f"layer {info.layer}"
     size = f" · {info.d_sae:,} latents" if info.d_sae else ""
     return f"{layer}{size}" if name == f"layer{info.layer}" else f"{name} · {layer}{size}"
+
+
+def _draw_refused() -> None:
+    for info in engine().refused_saes():
+        st.caption(f":material/block: {escape_markdown(f'{info.id}: {info.unsupported}')}")
 
 
 def _draw_basket() -> None:

@@ -339,8 +339,17 @@ class Engine:
         )
 
     def saes(self) -> list[SaeInfo]:
-        """SAEs offered for the engine's model."""
+        """SAEs that can be chosen for the engine's model."""
         return self._catalog.saes(self.model_id)
+
+    def refused_saes(self) -> list[SaeInfo]:
+        """SAEs that were named for the engine's model but cannot be used; each says why."""
+        return [info for info in self._catalog.offered_saes(self.model_id) if info.unsupported]
+
+    def sae_warning(self, sae_id: str) -> str:
+        """What speaks against an SAE that is loaded and fits, in a sentence; else ""."""
+        loaded = self._saes.get(sae_id)
+        return loaded.warning if loaded else ""
 
     def status(self) -> EngineStatus:
         """Device, memory and what is running."""

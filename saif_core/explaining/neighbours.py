@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saif_core.errors import SaeMismatchError
 from saif_core.explaining.flow import FlowGraph, flow_graph, match_latents
-from saif_core.records.saes import SaeInfo
+from saif_core.records.saes import SaeInfo, layers_of
 
 KEPT_ANSWERS = 512
 
@@ -18,7 +18,7 @@ class DecoderCatalog(Protocol):
     """Where decoder directions come from."""
 
     def saes(self, model_id: str) -> list[SaeInfo]:
-        """SAEs offered for a model."""
+        """SAEs that can be chosen for a model."""
 
     def load_decoder(self, sae_id: str, model_id: str) -> Tensor:
         """Decoder directions (d_sae, d_model) of an SAE."""
@@ -88,7 +88,7 @@ class DecoderShelf:
         return near if layers[near] == layer else next(i for i, at in layers.items() if at == layer)
 
     def _layers(self) -> dict[str, int]:
-        return {info.id: info.layer for info in self._catalog.saes(self._model_id)}
+        return layers_of(self._catalog.saes(self._model_id))
 
     def _decoder(self, sae_id: str, latent: int = 0) -> Tensor:
         with self._lock:

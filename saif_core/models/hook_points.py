@@ -1,8 +1,8 @@
 """Hook points: where the residual stream is read and written; every hook of SAIF lives here.
 
 The only supported point is ``blocks.{layer}.hook_resid_post``: the output of block ``layer``
-(0-based), taken from the block itself. ``output_hidden_states`` is never used, because its last
-entry is taken after the final norm.
+(0-based), taken from the block itself. ``blocks.{layer + 1}.hook_resid_pre`` is another name of it.
+``output_hidden_states`` is never used, because its last entry is taken after the final norm.
 """
 
 import re
@@ -16,7 +16,21 @@ from torch import Tensor, nn
 
 from saif_core.errors import HookPointError, ModelError
 
-_PATTERN = re.compile(r"blocks\.(\d+)\.hook_resid_post")
+_PATTERN = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|post)")
+_BLOCK = re.compile(r"blocks\.(\d+)\.")
+_EMBEDDING = "the embedding, before the first block"
+# What other hook points read, by the end of their names.
+_ELSEWHERE = {
+    "hook_embed": _EMBEDDING,
+    "blocks.0.hook_resid_pre": _EMBEDDING,
+    "hook_resid_mid": "the residual stream between attention and MLP",
+    "hook_mlp_in": "the input of an MLP",
+    "mlp.hook_in": "the input of an MLP",
+    "ln2.hook_normalized": "the input of an MLP",
+    "hook_mlp_out": "the output of an MLP",
+    "hook_attn_out": "the output of an attention layer",
+    "hook_z": "the attention heads of a block",
+}
 _NORM_NAMES = (
     "norm",
     "ln_f",
@@ -46,25 +60,41 @@ def hook_point_name(layer: int) -> str:
     return f"blocks.{layer}.hook_resid_post"
 
 
+def elsewhere(name: str) -> str:
+    """In words, what a hook point reads that is no residual stream after a block; else ""."""
+    if _PATTERN.fullmatch(name) and name != "blocks.0.hook_resid_pre":
+        return ""
+    known = (words for ending, words in _ELSEWHERE.items() if name.endswith(ending))
+    return next(known, "an unknown place")
+
+
 def parse_hook_point(name: str, n_layers: int | None = None) -> int:
-    """Layer of a hook point name.
+    """Layer of a hook point name: the block after which the residual stream is meant.
 
     Raises:
         HookPointError: the name is not a residual stream after a block, or the layer is missing.
     """
     match = _PATTERN.fullmatch(name)
-    if match is None:
+    if match is None or elsewhere(name):
         raise HookPointError(
-            f"Hook point {name!r} is not supported: SAIF reads and writes the residual stream "
-            "after a block, named 'blocks.<layer>.hook_resid_post'."
+            f"Hook point {name!r} is not supported, as it is {elsewhere(name)}: SAIF reads and "
+            "writes the residual stream after a block, named 'blocks.<layer>.hook_resid_post'."
         )
-    layer = int(match.group(1))
-    if n_layers is not None and layer >= n_layers:
+    block = int(match[1])
+    if n_layers is not None and block >= n_layers:
         raise HookPointError(
-            f"Hook point {name!r} asks for block {layer}, but the model has blocks 0 to "
+            f"Hook point {name!r} asks for block {block}, but the model has blocks 0 to "
             f"{n_layers - 1}; choose one of these."
         )
-    return layer
+    return block if match[2] == "post" else block - 1
+
+
+def block_of(name: str) -> int | None:
+    """Block after which a hook point reads, or which it lies in; None for what is before them."""
+    if not elsewhere(name):
+        return parse_hook_point(name)
+    match = _BLOCK.match(name)
+    return None if match is None or elsewhere(name) == _EMBEDDING else int(match[1])
 
 
 def find_blocks(model: nn.Module, n_layers: int) -> nn.ModuleList:

@@ -16,10 +16,9 @@ from saif_core.errors import SaifError
 from saif_core.models.hook_points import edit_resid
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.records.saes import SaeCard
-from saif_core.saes.loaded_sae import LoadedSae
+from saif_core.saes.loaded_sae import SINK_NORM_RATIO, LoadedSae
 
 BATCH_ROWS = 8
-SINK_NORM_RATIO = 5.0
 
 
 class SaeMeasurement(NamedTuple):

@@ -5,6 +5,8 @@ sae-lens's orientation: W_enc (d_model, d_sae), W_dec (d_sae, d_model).
 """
 
 import hashlib
+import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +18,40 @@ from torch import Tensor
 
 from saif_core.errors import HookPointError, SaeMismatchError
 from saif_core.models.activations import read_resid
-from saif_core.models.hook_points import hook_point_name, parse_hook_point
+from saif_core.models.hook_points import elsewhere, hook_point_name, parse_hook_point
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.saes.latents import LatentActivations
 
 # Per-token input scalings that SAIF knows how to undo; "none" covers scalings folded into weights.
 _NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale")
+# Architectures whose latents each write their row of W_dec wherever they fire.
+_ARCHITECTURES = ("standard", "gated", "topk", "jumprelu", "matching_pursuit")
+_TRANSCODER = "a transcoder, which reads one place of the model and writes another"
+_CHECKPOINT = "a checkpoint of training, to be saved anew by sae-lens's save_inference_model"
+_OTHER_ARCHITECTURES = {
+    "transcoder": _TRANSCODER,
+    "skip_transcoder": _TRANSCODER,
+    "jumprelu_transcoder": _TRANSCODER,
+    "jumprelu_skip_transcoder": _TRANSCODER,
+    "temporal": "a temporal SAE, whose latents at a token depend on the tokens before it",
+    "abstopk": "an SAE whose latents also fire below zero, which SAIF does not count",
+    "batchtopk": _CHECKPOINT,
+    "matryoshka_batchtopk": _CHECKPOINT,
+}
+WEIGHTS_FILE = "sae_weights.safetensors"
 WORST_FVU = 0.6
+# Tokens whose residual norm is this many times the median are attention sinks.
+SINK_NORM_RATIO = 5.0
 _CHECK_TEXTS = (
     "The committee will meet on Thursday to discuss the new budget for the school library.",
     "Water boils at a lower temperature in the mountains because the air pressure is lower.",
     "She opened the old box, found a letter from her grandmother, and began to read it aloud.",
     "To restart the server, stop the service first, then clear the cache and start it again.",
 )
+_ALIASES = {"gpt2-small": "gpt2", "mistral-7b": "mistral-7b-v0.1"}
+_ROUNDING = 1e-3
+_LFS_POINTER = b"version https://git-lfs"
+log = logging.getLogger(__name__)
 
 
 class LoadedSae:
@@ -39,7 +62,9 @@ class LoadedSae:
         sha256: hash of its weights and configuration.
         layer, hook_point: where it reads and writes.
         d_sae: number of latents.
+        W_dec: decoder directions (d_sae, d_model): what one unit of each latent writes.
         fvu: fraction of variance unexplained on a few sentences, measured when it was loaded.
+        warning: what speaks against it although it fits, in a sentence; "" if nothing does.
     """
 
     def __init__(self, sae: Any, *, id: str, model: LoadedModel) -> None:
@@ -49,23 +74,34 @@ class LoadedSae:
         self.hook_point = hook_point_name(self.layer)
         self.d_sae = int(sae.cfg.d_sae)
         self.normalisation: str = sae.cfg.normalize_activations
-        self.W_dec: Tensor = sae.W_dec.detach()
+        options = sae.cfg.metadata.model_from_pretrained_kwargs or {}
+        # TransformerLens may take the mean over d_model out of all that a model writes.
+        self._centred = bool(options.get("center_writing_weights"))
+        self._mean: Tensor | None = None
+        self.W_dec: Tensor = written_directions(sae)
         self.sha256 = _hash_weights(sae)
         for parameter in sae.parameters():
             parameter.requires_grad_(False)
         self.fvu = self._check_reconstruction(model)
+        self.warning = self._compare_names(model)
+        if self.warning:
+            log.warning(self.warning)
 
     @torch.no_grad()
     def encode(self, resid: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_sae"]:
         """Latent activations, dense, exactly as sae-lens computes them."""
-        encoded: Tensor = self.sae.encode(resid.to(self.W_dec.device, self.W_dec.dtype))
+        resid = resid.to(self.W_dec.device, self.W_dec.dtype)
+        if self._centred:
+            self._mean = resid.mean(dim=-1, keepdim=True)
+            resid = resid - self._mean
+        encoded: Tensor = self.sae.encode(resid)
         return encoded
 
     @torch.no_grad()
     def decode(self, activations: Float[Tensor, "n d_sae"]) -> Float[Tensor, "n d_model"]:
         """Reconstructed residual stream; only right after ``encode`` of the same rows."""
         decoded: Tensor = self.sae.decode(activations)
-        return decoded
+        return decoded if self._mean is None else decoded + self._mean
 
     def encode_sparse(self, resid: Float[Tensor, "n d_model"]) -> LatentActivations:
         """Latent activations of rows that belong to one prompt."""
@@ -107,7 +143,7 @@ class LoadedSae:
         # The first token is an attention sink that SAEs are not trained on.
         wanted = [range(1, len(sequence)) for sequence in sequences]
         found, _ = read_resid(model, sequences, [self.layer], [list(w) for w in wanted])
-        resid = torch.cat(found[self.layer])
+        resid = without_sinks(torch.cat(found[self.layer]))
         fvu = unexplained_variance(resid, self.decode(self.encode(resid)))
         if not fvu <= WORST_FVU:
             raise SaeMismatchError(
@@ -116,6 +152,16 @@ class LoadedSae:
                 "most likely trained on another model or layer; choose an SAE for this model."
             )
         return fvu
+
+    def _compare_names(self, model: LoadedModel) -> str:
+        named = str(self.sae.cfg.metadata.model_name or "")
+        if not named or model_name(named) == model_name(model.id):
+            return ""
+        return (
+            f"SAE {self.id!r} was trained on model {named!r}, and the model in use is "
+            f"{model.id!r}: shapes fit and {self.fvu:.0%} of the variance is unexplained, so it is "
+            "used, but its latents may mean something else here."
+        )
 
 
 def unexplained_variance(
@@ -128,13 +174,14 @@ def unexplained_variance(
 
 
 def check_fits(sae: Any, id: str, model: LoadedModel) -> int:
-    """Layer of an SAE whose shape, hook point and model name fit the model.
+    """Layer of an SAE whose architecture, shape and hook point fit the model.
 
     Raises:
         SaeMismatchError: they do not, or its input scaling cannot be undone.
         HookPointError: the hook point is not supported.
     """
     config = sae.cfg
+    check_supported(why_not_architecture(config.architecture()), id)
     if int(config.d_in) != model.d_model:
         raise SaeMismatchError(
             f"SAE {id!r} reads {config.d_in} dimensions, but the residual stream of model "
@@ -146,18 +193,68 @@ def check_fits(sae: Any, id: str, model: LoadedModel) -> int:
             f"SAE {id!r} does not name its hook point; add 'hook_name' to the metadata in cfg.json."
         )
     layer = parse_hook_point(hook_point, model.n_layers)
-    named = config.metadata.model_name
-    if named and not _same_model(str(named), model.id):
-        raise SaeMismatchError(
-            f"SAE {id!r} was trained on model {named!r}, but the model in use is {model.id!r}; "
-            "choose an SAE for this model."
-        )
     if config.normalize_activations not in _NORMALISATIONS:
         raise SaeMismatchError(
             f"SAE {id!r} scales its input by {config.normalize_activations!r}, which is not folded "
             f"into its weights; fold it, or choose one of: {', '.join(_NORMALISATIONS)}."
         )
     return layer
+
+
+def why_not_architecture(architecture: str) -> str:
+    """Why SAIF cannot use SAEs of an architecture, in a sentence; "" if it can, or for no name."""
+    if not architecture or architecture in _ARCHITECTURES:
+        return ""
+    unknown = f"of the architecture {architecture!r}, which SAIF does not know"
+    what = _OTHER_ARCHITECTURES.get(architecture, unknown)
+    return f"It is {what}; choose an SAE of the residual stream after a block."
+
+
+def why_not_hook_point(name: str) -> str:
+    """Why SAIF cannot use SAEs of a hook point, in a sentence; "" if it can."""
+    if not name:
+        return "Its hook point is not known before it is loaded; download it and give its folder."
+    place = elsewhere(name)
+    if not place:
+        return ""
+    return f"It reads {place}; choose an SAE of the residual stream after a block."
+
+
+def model_name(id: str) -> str:
+    """The name that a hub id, a folder or a folder of the hub's cache stands for, in lower case."""
+    parts = id.rstrip("/").split("/")
+    # …/models--organisation--name/snapshots/<hash>
+    if len(parts) > 2 and parts[-2] == "snapshots" and parts[-3].startswith("models--"):
+        parts = parts[-3].split("--")
+    name = parts[-1].lower()
+    return _ALIASES.get(name, name)
+
+
+def check_supported(reason: str, id: str) -> None:
+    """Refuse an SAE for a reason, if there is one.
+
+    Raises:
+        SaeMismatchError: there is.
+    """
+    if reason:
+        raise SaeMismatchError(f"SAE {id!r} cannot be used: {reason[0].lower()}{reason[1:]}")
+
+
+def written_directions(sae: Any) -> Tensor:
+    """What one unit of each latent writes (d_sae, d_model), whatever the norm of its row."""
+    rows: Tensor = sae.W_dec.detach()
+    if not getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
+        return rows
+    norms: Tensor = rows.norm(dim=-1, keepdim=True)
+    # Rows that are unit but for the rounding of half precision stay as saved recipes know them.
+    is_unit = (norms - 1).abs() < _ROUNDING
+    return torch.where(is_unit, rows, rows / norms.clamp_min(torch.finfo(norms.dtype).tiny))
+
+
+def without_sinks(resid: Float[Tensor, "n d_model"]) -> Float[Tensor, "m d_model"]:
+    """The rows without attention sinks, which SAEs are not trained on."""
+    norms = resid.float().norm(dim=-1)
+    return resid[norms < SINK_NORM_RATIO * norms.median()]
 
 
 def load_sae_folder(path: Path, *, id: str, model: LoadedModel) -> LoadedSae:
@@ -169,14 +266,39 @@ def load_sae_folder(path: Path, *, id: str, model: LoadedModel) -> LoadedSae:
     # sae-lens takes seconds to import; a page that shows no SAE should not pay for it.
     from sae_lens import SAE
 
+    check_weights(path, id=id)
+    check_supported(why_not_architecture(_saved_architecture(path)), id)
     try:
         sae = SAE.load_from_disk(str(path), device=str(model.device), dtype="float32")
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise SaeMismatchError(
-            f"{id!r} could not be read as an SAE; give a folder with cfg.json and "
-            "sae_weights.safetensors in sae-lens's format."
-        ) from error
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+        raise _unreadable(id) from error
     return LoadedSae(sae, id=id, model=model)
+
+
+def check_weights(path: Path, *, id: str) -> None:
+    """Check that an SAE's folder has whole weights; only their header is read.
+
+    Raises:
+        SaeMismatchError: it has not.
+    """
+    weights = path / WEIGHTS_FILE
+    try:
+        with weights.open("rb") as file:
+            pointer = file.read(len(_LFS_POINTER)) == _LFS_POINTER
+        if not pointer:
+            with safe_open(weights, framework="pt"):
+                return
+    except SafetensorError as error:
+        raise SaeMismatchError(
+            f"The file {WEIGHTS_FILE} of SAE {id!r} is cut short or damaged, at "
+            f"{weights.stat().st_size:,} bytes; download it again."
+        ) from error
+    except OSError as error:
+        raise _unreadable(id) from error
+    raise SaeMismatchError(
+        f"The file {WEIGHTS_FILE} of SAE {id!r} is a Git LFS pointer and not the weights; get them "
+        "with 'git lfs pull', or download the file again."
+    )
 
 
 def read_decoder(path: Path, *, id: str) -> Tensor:
@@ -185,15 +307,28 @@ def read_decoder(path: Path, *, id: str) -> Tensor:
     Raises:
         SaeMismatchError: the folder is not an SAE.
     """
+    check_weights(path, id=id)
     try:
-        with safe_open(path / "sae_weights.safetensors", framework="pt") as weights:
+        with safe_open(path / WEIGHTS_FILE, framework="pt") as weights:
             decoder: Tensor = weights.get_tensor("W_dec")
     except (OSError, SafetensorError) as error:
-        raise SaeMismatchError(
-            f"{id!r} could not be read as an SAE; give a folder with cfg.json and "
-            "sae_weights.safetensors in sae-lens's format."
-        ) from error
+        raise _unreadable(id) from error
     return decoder.float()
+
+
+def _saved_architecture(path: Path) -> str:
+    """The architecture that a folder's cfg.json names; "" where it is for sae-lens to say."""
+    try:
+        return str(json.loads((path / "cfg.json").read_text(encoding="utf-8"))["architecture"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _unreadable(id: str) -> SaeMismatchError:
+    return SaeMismatchError(
+        f"{id!r} could not be read as an SAE; give a folder with cfg.json and {WEIGHTS_FILE} in "
+        "sae-lens's format."
+    )
 
 
 def load_sae_release(id: str, *, model: LoadedModel) -> LoadedSae:
@@ -222,14 +357,6 @@ def load_release(id: str, *, device: str) -> Any:
             f"({type(error).__name__}); check both names and that the hub can be reached."
         ) from error
     return loaded[0] if isinstance(loaded, tuple) else loaded
-
-
-def _same_model(named: str, model_id: str) -> bool:
-    def short(name: str) -> str:
-        return name.rstrip("/").split("/")[-1].lower().removesuffix("-instruct")
-
-    # Gemma Scope's SAEs of base models are used on their instruct versions too.
-    return short(named).removesuffix("-it") == short(model_id).removesuffix("-it")
 
 
 def _hash_weights(sae: Any) -> str:

@@ -23,7 +23,7 @@ from saif_core.inputs.documents import read_jsonl
 from saif_core.models.activations import PackedRow, pack_rows, run_rows
 from saif_core.models.hook_points import hook_point_name
 from saif_core.models.loaded_model import LoadedModel
-from saif_core.saes.card import SINK_NORM_RATIO
+from saif_core.saes.loaded_sae import SINK_NORM_RATIO
 
 HELD_OUT_SHARE = 50  # one document in fifty is never trained on
 SEQUENCE_TOKENS = 256

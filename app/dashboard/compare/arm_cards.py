@@ -25,6 +25,7 @@ from app.presentation.arms import ARM_NAMES, describe_arm
 from app.presentation.escaping import escape_markdown
 from saif_core.records.prompts import InstructionPosition
 from saif_core.records.ranking import ChosenLatent, Ranking
+from saif_core.records.saes import layers_of
 from saif_core.records.steering import Arm, SteeringEdit
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _add(work: Work, form: SteeringForm) -> None:
         st.session_state["compare_arm_needs"] = needs
         return
     with shown():
-        layer = next((info.layer for info in engine().saes() if info.id == work.sae_id), 0)
+        layer = layers_of(engine().saes()).get(work.sae_id, 0)
         lab = new_arm(choice, work, form.schedule, form.arm_names(), layer=layer)
         if choice == "mean-difference" and work.ranking_request is not None:
             lab.job_id = engine().mean_difference(work.ranking_request, [layer]).id

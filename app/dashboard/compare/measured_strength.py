@@ -13,6 +13,7 @@ from app.dashboard.handles import engine, store
 from app.dashboard.work import Work
 from app.presentation.evaluation import ARM_COLOURS
 from saif_core.records.evaluation import WORST_DISORDER, Cell, Evaluation
+from saif_core.records.saes import layers_of
 
 # Older evaluations than these are not looked through.
 _NEWEST = 10
@@ -157,8 +158,8 @@ def _safe(curve: Sequence[Cell]) -> list[Cell]:
 
 def _find(work: Work, form: SteeringForm) -> MeasuredStrength | None:
     """From the newest evaluation that steered as the page does."""
-    layer = next((info.layer for info in engine().saes() if info.id == work.sae_id), -1)
-    if form.method != "addition":
+    layer = layers_of(engine().saes()).get(work.sae_id)
+    if layer is None or form.method != "addition":
         return None
     for summary in store().evaluations.list(instruction=work.instruction, limit=_NEWEST):
         evaluation = _evaluation(summary.id)

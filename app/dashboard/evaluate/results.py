@@ -36,6 +36,7 @@ from saif_core.records.evaluation import (
     Evaluation,
     EvaluationText,
 )
+from saif_core.records.saes import layers_of
 from saif_core.records.steering import SteeringEdit
 
 TEXTS_PER_PAGE = 10
@@ -312,9 +313,8 @@ def _draw_text(text: EvaluationText) -> None:
 def _draw_use(evaluation: Evaluation, number: int, label: str, key: str) -> None:
     setting = evaluation.cells[number].setting
     latents = lab_latents(evaluation, number)
-    offered = {
-        info.layer: info.id for info in engine().saes() if info.id in evaluation.request.sae_ids
-    }
+    asked = evaluation.request.sae_ids
+    offered = {layer: id for id, layer in layers_of(engine().saes()).items() if id in asked}
     if not latents or not set(latents) <= set(offered):
         if setting.arm in SAE_ARMS:
             st.caption(

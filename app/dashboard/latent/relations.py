@@ -15,6 +15,7 @@ from app.presentation.escaping import escape_markdown
 from saif_core.records.as_json import from_json
 from saif_core.records.corpus import LatentIndex
 from saif_core.records.ranking import Ranking
+from saif_core.records.saes import layers_of
 
 if TYPE_CHECKING:  # importing these imports torch, which the first paint need not wait for
     from saif_core.explaining.flow import FlowGraph
@@ -134,7 +135,7 @@ def nearest_directions(sae_id: str, latent: int) -> "dict[str, tuple[Neighbour, 
         SaeMismatchError: there is no such latent.
     """
     decoders = engine().decoders
-    layers = {info.id: info.layer for info in engine().saes()}
+    layers = layers_of(engine().saes())
     here = layers[sae_id]
     below = max((layer for layer in layers.values() if layer < here), default=None)
     above = min((layer for layer in layers.values() if layer > here), default=None)
@@ -168,19 +169,20 @@ def _draw_flow(sae_id: str, latent: int, graph: "FlowGraph", known: KnownLatent 
     from saif_core.explaining.flow import CHANCE_COSINE, KEPT_COSINE
 
     st.subheader("Flow through the layers", anchor=False)
-    layers = {info.layer for info in engine().saes()}
+    layers = layers_of(engine().saes())
     if not graph.edges:
+        n_layers = len({*layers.values()})
         st.info(
-            f"It stands alone: among the {len(layers)} layers with SAEs, no decoder direction of "
+            f"It stands alone: among the {n_layers} layers with SAEs, no decoder direction of "
             f"the layer before or after has a cosine of {KEPT_COSINE:g} or more with it."
-            if len(layers) > 1
+            if n_layers > 1
             else "Only one layer has an SAE here, so there is nothing to follow; name SAEs of "
             "other layers in SAIF_SAES.",
             icon=":material/info:",
         )
         return
     names: dict[tuple[int, int], str] = {}
-    asked = next(info.layer for info in engine().saes() if info.id == sae_id)
+    asked = layers[sae_id]
     for layer in {node.layer for node in graph.nodes}:
         latents = [node.latent for node in graph.nodes if node.layer == layer]
         other_id = engine().decoders.sae_of_layer(layer, sae_id)

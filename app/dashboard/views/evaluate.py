@@ -20,6 +20,7 @@ from app.presentation.arms import ARM_NAMES
 from app.presentation.escaping import escape_markdown
 from saif_core.errors import JobCancelled, SaifError, UnknownNameError
 from saif_core.records.evaluation import Evaluation, EvaluationRequest, EvaluationSummary
+from saif_core.records.saes import layers_of
 
 if TYPE_CHECKING:  # importing the engine imports torch, which the first paint need not wait for
     from saif_core.engine.job import Job
@@ -114,7 +115,7 @@ def _draw_form(job: "Job | None", evaluation: Evaluation | None) -> None:
 
 
 def _cost(request: EvaluationRequest, evaluation: Evaluation | None) -> str:
-    layers = {info.id: info.layer for info in engine().saes()}
+    layers = layers_of(engine().saes())
     cost = cost_of(request, [layers[sae_id] for sae_id in request.sae_ids])
     speed = _speed(evaluation)
     return cost_sentence(cost, speed or CPU_TOKENS_PER_SECOND, measured=speed is not None)

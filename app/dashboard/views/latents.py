@@ -13,6 +13,7 @@ from app.dashboard.messages import shown
 from app.dashboard.work import FinishedRanking, open_page, resume_ranking, work
 from app.presentation.escaping import escape_markdown, promotes
 from saif_core.records.ranking import LatentScore, Ranking
+from saif_core.records.saes import layers_of
 
 _TABLE_SEEN = "latent_table_seen"
 
@@ -50,8 +51,8 @@ def _draw_empty() -> None:
 
 
 def _draw_sentence(ranking: Ranking) -> None:
-    layer = next((info.layer for info in engine().saes() if info.id == work().sae_id), -1)
-    place = f"layer {layer}" if layer >= 0 else escape_markdown(ranking.hook_point)
+    layer = layers_of(engine().saes()).get(work().sae_id)
+    place = escape_markdown(ranking.hook_point) if layer is None else f"layer {layer}"
     st.markdown(
         f"Of {ranking.d_sae:,} latents at {place}, **{ranking.n_selective:,}** fire at ≥ 80% of "
         "the positions read with the instruction and at ≤ 5% of those without."
