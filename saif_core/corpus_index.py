@@ -49,14 +49,14 @@ class ContextStore(Protocol):
     def indexes(self) -> list[LatentIndex]:
         """Every index, the newest first."""
 
-    def append(self, index_id: str, block: CorpusBlock) -> list[int]:
-        """Ids of the contexts of a block, added in one transaction."""
+    def append(self, index_id: str, block: CorpusBlock) -> None:
+        """Add the contexts of a block in one transaction."""
 
     def blocks(self, index_id: str) -> Iterator[CorpusBlock]:
         """All contexts of an index, in order, some at a time."""
 
     def checkpoint(self, index_id: str) -> None:
-        """Write the lists and the density of everything added so far."""
+        """Write the density of everything added so far."""
 
     def density(self, index_id: str) -> np.ndarray:
         """Number of tokens on which each latent fires, (d_sae,) int64."""

@@ -59,24 +59,6 @@ class CorpusBlock:
 
 
 @dataclass(frozen=True)
-class LatentExample:
-    """A token on which a latent fires, in its context.
-
-    Attributes:
-        position: of the token in its context.
-        token_ids: (n_tokens,) uint32, the whole context.
-        activations: (n_tokens,) float32, of this latent on every token of the context.
-    """
-
-    context_id: int
-    position: int
-    activation: float
-    document: str
-    token_ids: np.ndarray
-    activations: np.ndarray
-
-
-@dataclass(frozen=True)
 class LatentIndex:
     """What is known of a corpus that was read through one SAE.
 
@@ -84,7 +66,7 @@ class LatentIndex:
         sae_id: name that the SAE was asked for by.
         source_sha256: hash of the text; empty where it is not known.
         n_contexts, n_tokens, n_nonzero: what was added so far.
-        n_listed: contexts that the lists of largest activations and the density take in.
+        n_listed: contexts that the density takes in.
         finished: nothing can be added any more.
     """
 

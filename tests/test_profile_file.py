@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import zstandard
-from sqlalchemy import select
 
 from saif_core.corpus_records import LatentPage, ProfileText, pack_profile
 from saif_core.errors import StorageError
@@ -74,13 +73,11 @@ def test_an_imported_index_has_the_contexts_of_its_examples_only(
     assert {ordinal: ids.tolist() for ordinal, ids in contexts.items()} == {
         c: [10 * c, 10 * c + 1, 10 * c + 2, 10 * c + 3] for c in (1, 2, 4)
     }
-    with second._database.transaction("Reading the ids") as db:
-        ids = db.scalars(select(CorpusContextRow.id).order_by(CorpusContextRow.id)).all()
-    block = second.latents.context_latents(ids[2])
-    assert block.token_ids.tolist() == [40, 41, 42, 43]
-    assert block.counts.tolist() == [0, 0, 0, 0]
-    assert block.documents == ("document 4",)
-    assert second.latents.top_examples(index_id, 3) == []
+    (block,) = second.latents.blocks(index_id)
+    assert block.token_ids[block.context_starts[2] :].tolist() == [40, 41, 42, 43]
+    assert block.counts.tolist() == [0] * 12
+    assert block.documents == ("document 1", "document 2", "document 4")
+    assert second.latents.firing_tokens(index_id, [3])[3].tolist() == []
 
 
 def test_imported_twice_is_imported_once(store: Store) -> None:
