@@ -165,7 +165,8 @@ class LatentStore:
             which = CorpusContextRow.id.between(id_of(number, start), id_of(number, end - 1))
             with self._database.transaction("Reading the contexts of an index") as db:
                 found = _read_contexts(db, which)
-            yield _joined(found)
+            if found:
+                yield _joined(found)
 
     def firing_tokens(self, index_id: str, latents: Sequence[int]) -> dict[int, np.ndarray]:
         """Numbers of the tokens on which each latent fires, counted over the whole corpus.

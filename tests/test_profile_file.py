@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import zstandard
 
-from saif_core.corpus_records import LatentPage, ProfileText, pack_profile
+from saif_core.corpus_records import CorpusBlock, LatentPage, ProfileText, pack_profile
 from saif_core.errors import StorageError
 from storage import Store, open_store, profile_file
+from storage.latent_store import CONTEXTS_PER_READ
 from storage.profile_store import ProfileStore
 from storage.tables import CorpusContextRow, LatentRow, LatentTextRow
 from tests.test_profile_store import (
@@ -20,6 +22,7 @@ from tests.test_profile_store import (
     make_index,
     make_profile,
     n_rows,
+    put,
     search,
 )
 
@@ -78,6 +81,27 @@ def test_an_imported_index_has_the_contexts_of_its_examples_only(
     assert block.counts.tolist() == [0] * 12
     assert block.documents == ("document 1", "document 2", "document 4")
     assert second.latents.firing_tokens(index_id, [3])[3].tolist() == []
+
+
+def test_an_imported_index_may_lack_long_stretches_of_its_contexts(
+    store: Store, second: Store
+) -> None:
+    index_id = make_index(store, finish=False)
+    silent = CorpusBlock(
+        np.arange(4 * CONTEXTS_PER_READ),
+        np.arange(CONTEXTS_PER_READ) * 4,
+        np.zeros(4 * CONTEXTS_PER_READ, dtype=np.int64),
+        np.zeros(0, dtype=np.int64),
+        np.zeros(0, dtype=np.float32),
+        ("silent",) * CONTEXTS_PER_READ,
+    )
+    store.latents.append(index_id, silent)
+    store.latents.append(index_id, silent)
+    store.latents.finish(index_id)
+    put(store, index_id, make_profile(3, (N_CONTEXTS + 2 * CONTEXTS_PER_READ - 1,)))
+    second.profiles.import_index(store.profiles.export(index_id))
+    (block,) = second.latents.blocks(index_id)
+    assert block.token_ids.tolist() == [*range(4 * CONTEXTS_PER_READ)][-4:]
 
 
 def test_imported_twice_is_imported_once(store: Store) -> None:
