@@ -8,16 +8,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session as OrmSession
 
 from saif_core.errors import StorageError, UnknownNameError
 from saif_core.evaluation_records import Evaluation, EvaluationSummary, EvaluationText
 from saif_core.records import from_json
-from storage.database import Database, clean_text
+from storage.database import Database, clean_text, some_ids
 from storage.tables import EvaluationRow, EvaluationTextsRow
-
-LISTED_IN_ERRORS = 10
 
 
 class EvaluationStore:
@@ -140,10 +138,7 @@ def _delete_texts(db: OrmSession, number: int) -> None:
 
 def _unknown(db: OrmSession, evaluation_id: str) -> UnknownNameError:
     newest = select(EvaluationRow.id).order_by(EvaluationRow.number.desc())
-    ids = [*db.scalars(newest.limit(LISTED_IN_ERRORS))]
-    total = db.scalar(select(func.count()).select_from(EvaluationRow)) or 0
-    more = [f"and {total - len(ids)} more"] if total > len(ids) else []
-    return UnknownNameError("evaluation", evaluation_id, ids + more)
+    return UnknownNameError("evaluation", evaluation_id, some_ids(db, newest))
 
 
 def _unreadable(evaluation_id: str) -> StorageError:

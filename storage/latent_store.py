@@ -23,7 +23,7 @@ from saif_core.corpus_records import (
     unpack_activations,
 )
 from saif_core.errors import StorageError, UnknownNameError
-from storage.database import Database, clean_text
+from storage.database import Database, clean_text, some_ids
 from storage.tables import (
     CorpusContextRow,
     LatentIndexRow,
@@ -33,7 +33,6 @@ from storage.tables import (
 )
 
 CONTEXTS_PER_READ = 256
-LISTED_IN_ERRORS = 10
 # Ids of contexts and latents: the number of their index, then their own, in 64 bits.
 OWN_BITS = 32
 COLUMNS = tuple(
@@ -302,8 +301,7 @@ def find_index(db: OrmSession, index_id: str) -> LatentIndexRow:
     row = db.scalar(select(LatentIndexRow).where(LatentIndexRow.id == clean_text(index_id)))
     if row is None:
         newest = select(LatentIndexRow.id).order_by(LatentIndexRow.number.desc())
-        known = db.scalars(newest.limit(LISTED_IN_ERRORS)).all()
-        raise UnknownNameError("latent index", index_id, list(known))
+        raise UnknownNameError("latent index", index_id, some_ids(db, newest))
     return row
 
 

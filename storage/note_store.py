@@ -13,13 +13,12 @@ from sqlalchemy.orm import Session as OrmSession
 from saif_core.corpus_records import LatentDescription, LatentNote, NoteKind
 from saif_core.errors import StorageError, UnknownNameError
 from saif_core.records import to_json
-from storage.database import Database, clean_text
+from storage.database import Database, clean_text, some_ids
 from storage.latent_store import id_of
 from storage.tables import LatentDescriptionRow, LatentIndexRow, LatentNoteRow, LatentTextRow
 
 NAME_CHARACTERS = 200
 TEXT_CHARACTERS = 10_000
-LISTED_IN_ERRORS = 10
 # One search text per latent must stay below the 1 MB that PostgreSQL allows.
 SEARCH_CHARACTERS = 20_000
 WORD_CHARACTERS = 64
@@ -103,8 +102,7 @@ class NoteStore:
             row = db.scalar(select(LatentNoteRow).where(LatentNoteRow.id == clean_text(note_id)))
             if row is None:
                 newest = select(LatentNoteRow.id).order_by(LatentNoteRow.number.desc())
-                known = db.scalars(newest.limit(LISTED_IN_ERRORS)).all()
-                raise UnknownNameError("note", note_id, [*known])
+                raise UnknownNameError("note", note_id, some_ids(db, newest))
             db.delete(row)
             if row.kind == "label":
                 _refresh_label(db, row.sae_sha256, row.latent)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, select
+from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session as OrmSession
 
 from saif_core.errors import StorageError, UnknownNameError
@@ -22,10 +22,9 @@ from saif_core.records import (
     to_json,
     utc_now,
 )
-from storage.database import Database, clean_text
+from storage.database import Database, clean_text, some_ids
 from storage.tables import SessionRow
 
-LISTED_IN_ERRORS = 10
 SHARE_BYTES = 16
 
 
@@ -212,15 +211,9 @@ def _find(
 ) -> SessionRow:
     row = db.get(SessionRow, clean_text(session_id), with_for_update=lock)
     if row is None or (row.deleted_at is not None and not deleted):
-        raise UnknownNameError("session", session_id, _known_ids(db))
+        newest = select(SessionRow.id).where(_is_live()).order_by(SessionRow.saved_seconds.desc())
+        raise UnknownNameError("session", session_id, some_ids(db, newest))
     return row
-
-
-def _known_ids(db: OrmSession) -> list[str]:
-    newest = select(SessionRow.id).where(_is_live()).order_by(SessionRow.saved_seconds.desc())
-    ids = list(db.scalars(newest.limit(LISTED_IN_ERRORS)))
-    total = db.scalar(select(func.count()).select_from(SessionRow).where(_is_live())) or 0
-    return ids + ([f"and {total - len(ids)} more"] if total > len(ids) else [])
 
 
 def _check_version(name: str, version: int) -> None:
