@@ -12,7 +12,10 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+if TYPE_CHECKING:  # only the type of what ``TensorPort`` takes
+    import numpy as np
 
 R = TypeVar("R")
 
@@ -516,6 +519,21 @@ class JobLog(Protocol):
 
     def save_job(self, job: JobRecord) -> None:
         """Insert or update a job."""
+
+
+class TensorPort(Protocol):
+    """Where learned tensors are kept, such as steering vectors; ``storage`` implements it.
+
+    A record never holds their numbers but the SHA-256 that ``put`` returns: whoever has it gets
+    exactly what was put. The same content has the same hash. Tensors are numpy arrays, which have
+    no bfloat16. Safe from several threads and processes.
+    """
+
+    def put(self, tensors: "Mapping[str, np.ndarray]", *, note: str = "") -> str:
+        """The SHA-256 that named tensors are kept under, all or none."""
+
+    def get(self, sha256: str) -> "dict[str, np.ndarray]":
+        """The tensors that are kept under a hash, by name."""
 
 
 def to_json(record: Any) -> dict[str, Any]:

@@ -43,6 +43,22 @@ class ActivationTailRow(Base):
     piece: Mapped[bytes] = mapped_column(LargeBinary)
 
 
+class TensorsRow(Base):
+    """Some learned tensors as safetensors bytes, under the hash of these bytes.
+
+    Attributes:
+        put_at: when they were last put, in seconds since 1970.
+    """
+
+    __tablename__ = "tensors"
+
+    sha256: Mapped[str] = mapped_column(Text, primary_key=True)
+    note: Mapped[str] = mapped_column(Text)
+    n_bytes: Mapped[int] = mapped_column(BigInteger)
+    put_at: Mapped[int] = mapped_column(BigInteger)
+    payload: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
+
+
 class LatentIndexRow(Base):
     """A corpus read through one SAE, as ``LatentIndex`` of the records has it.
 

@@ -30,7 +30,7 @@ from tests.storage_samples import sample_session
 pytest_plugins = ["tests.storage_fixtures"]
 
 ROOT = Path(__file__).parent.parent
-HEAD = "0006"
+HEAD = "0007"
 
 WRITER = """
 import sys
