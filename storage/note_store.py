@@ -11,7 +11,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session as OrmSession
 
 from saif_core.corpus_records import LatentDescription, LatentNote, NoteKind
-from saif_core.errors import StorageError, UnknownNameError
+from saif_core.errors import StorageError, UnknownNameError, check_latent
 from saif_core.records import to_json
 from storage.database import Database, clean_text, some_ids
 from storage.latent_store import id_of
@@ -57,8 +57,8 @@ class NoteStore:
             source: the catalogue that a label was imported from; empty for what people write.
 
         Raises:
-            StorageError: there can be no such latent, a text is too long, a label or note is
-                empty, or the database refused.
+            UnknownLatentError: there can be no such latent.
+            StorageError: a text is too long, a label or note is empty, or the database refused.
         """
         text = _checked_text(kind, text, NAME_CHARACTERS if kind == "label" else TEXT_CHARACTERS)
         author = _checked_text("name of an author", author, NAME_CHARACTERS)
@@ -79,6 +79,7 @@ class NoteStore:
         """Everything people say of a latent, the newest first.
 
         Raises:
+            UnknownLatentError: there can be no such latent.
             StorageError: the database refused.
         """
         query = (
@@ -111,8 +112,9 @@ class NoteStore:
         """The description as it is stored; adding it twice is adding it once.
 
         Raises:
-            StorageError: there can be no such latent, the text is too long, something is no JSON
-                (such as a number that is not finite), or the database refused.
+            UnknownLatentError: there can be no such latent.
+            StorageError: the text is too long, something is no JSON (such as a number that is not
+                finite), or the database refused.
         """
         _check_latent(description.latent)
         text = _checked_text("description", description.text, TEXT_CHARACTERS)
@@ -143,6 +145,7 @@ class NoteStore:
         """Every description of a latent, the newest first.
 
         Raises:
+            UnknownLatentError: there can be no such latent.
             StorageError: the database refused.
         """
         query = (
@@ -224,8 +227,7 @@ def _checked_text(kind: str, text: str, limit: int) -> str:
 
 
 def _check_latent(latent: int) -> None:
-    if not 0 <= latent < MOST_LATENTS:
-        raise StorageError(f"Latent {latent} was asked for; choose one from 0 upwards.")
+    check_latent(latent, MOST_LATENTS, "the largest SAE there can be")
 
 
 def _take_back(db: OrmSession, star: LatentNote) -> bool:

@@ -32,7 +32,7 @@ from saif_core.corpus_records import (
     pack_profile,
     unpack_profile,
 )
-from saif_core.errors import StorageError
+from saif_core.errors import StorageError, check_latent
 from storage.database import Database, chunks, clean_text
 from storage.latent_store import OWN_BITS, find_index, id_of, own_part, rows_of
 from storage.note_store import SEARCH_CHARACTERS, folded_words, label_words
@@ -101,18 +101,17 @@ class ProfileStore:
 
         Raises:
             UnknownNameError: there is no such index.
+            UnknownLatentError: the index has no such latent.
             StorageError: the latent has no profile, it cannot be read, or the database refused.
         """
         with self._database.transaction("Reading the profile of a latent") as db:
             row = find_index(db, index_id)
-            found = None
-            if 0 <= latent < row.d_sae:
-                found = db.get(LatentProfileRow, id_of(row.number, latent))
+            check_latent(latent, row.d_sae, f"the index {row.name!r}")
+            found = db.get(LatentProfileRow, id_of(row.number, latent))
             if found is None:
                 raise StorageError(
                     f"The profile of latent {latent} was asked for, but the index {row.name!r} "
-                    f"of {row.d_sae} latents has none of it; profile the index, or choose another "
-                    "latent."
+                    "has none of it; profile the index, or choose another latent."
                 )
             return unpack_profile(found.profile)
 

@@ -17,9 +17,9 @@ from saif_core.errors import (
     BudgetError,
     JobCancelled,
     PromptPairError,
-    SaeMismatchError,
     SaifError,
     SteeringError,
+    UnknownLatentError,
     UnknownNameError,
 )
 from saif_core.jobs import Job
@@ -116,7 +116,7 @@ def test_blocking_questions(
 def test_errors_reach_the_caller_and_the_engine_goes_on(
     engine: Engine, generation_request: GenerationRequest, tiny_sae_dir: Path
 ) -> None:
-    with pytest.raises(SaeMismatchError, match="has latents 0 to"):
+    with pytest.raises(UnknownLatentError, match="has latents 0 to"):
         engine.latent_detail(str(tiny_sae_dir), 10**6)
     job = engine.rank(RankingRequest("no-such-sae", "x", tiny.planted_pairs(2)))
     with pytest.raises(UnknownNameError):

@@ -40,7 +40,7 @@ def describe_latent(
     """Tokens and neighbours of one latent, from the weights alone.
 
     Raises:
-        SaeMismatchError: the SAE has no such latent.
+        UnknownLatentError: the SAE has no such latent.
     """
     sae.check_index(index)
     logits = read_logits(model, sae.W_dec[index : index + 1])[0]

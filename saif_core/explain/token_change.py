@@ -54,7 +54,7 @@ def read_token_change(
         n: promoted and suppressed tokens each.
 
     Raises:
-        SaeMismatchError: the SAE has no such latent.
+        UnknownLatentError: the SAE has no such latent.
         PromptPairError: there is no sequence, or one is empty.
     """
     sae.check_index(latent)
