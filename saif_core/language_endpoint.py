@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx2
 
+from saif_core.characters import valid_text
 from saif_core.errors import SaifError
 
 N_TRIES = 4
@@ -183,12 +184,6 @@ class LanguageEndpoint:
             hint = "allow more tokens" if stopped == "length" else "choose another model"
             raise SaifError(f"Model {self.model!r} at {self.host} answered without a text; {hint}.")
         return valid_text(text)
-
-
-def valid_text(text: str) -> str:
-    """The text with "�" for what cannot be stored or sent: NUL and halves of surrogate pairs."""
-    joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return joined.replace("\0", "�")
 
 
 def _url_error() -> SaifError:

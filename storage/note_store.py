@@ -10,10 +10,11 @@ from dataclasses import asdict, replace
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session as OrmSession
 
+from saif_core.characters import valid_text
 from saif_core.corpus_records import LatentDescription, LatentNote, NoteKind
 from saif_core.errors import StorageError, UnknownNameError, check_latent
 from saif_core.records import to_json
-from storage.database import Database, clean_text, some_ids
+from storage.database import Database, some_ids
 from storage.latent_store import id_of
 from storage.tables import LatentDescriptionRow, LatentIndexRow, LatentNoteRow, LatentTextRow
 
@@ -66,7 +67,7 @@ class NoteStore:
         if not text and kind != "star":
             raise StorageError(f"The {kind} of latent {latent} is empty; type one.")
         _check_latent(latent)
-        note = LatentNote(clean_text(sae_sha256), latent, kind, text, author, source)
+        note = LatentNote(valid_text(sae_sha256), latent, kind, text, author, source)
         with self._database.transaction(f"Saving the {kind}", write=True) as db:
             if kind == "star" and _take_back(db, note):
                 return None
@@ -84,7 +85,7 @@ class NoteStore:
         """
         query = (
             select(*NOTE_COLUMNS)
-            .where(LatentNoteRow.sae_sha256 == clean_text(sae_sha256))
+            .where(LatentNoteRow.sae_sha256 == valid_text(sae_sha256))
             .where(LatentNoteRow.latent == latent)
             .order_by(LatentNoteRow.number.desc())
         )
@@ -100,7 +101,7 @@ class NoteStore:
             StorageError: the database refused.
         """
         with self._database.transaction("Removing the note", write=True) as db:
-            row = db.scalar(select(LatentNoteRow).where(LatentNoteRow.id == clean_text(note_id)))
+            row = db.scalar(select(LatentNoteRow).where(LatentNoteRow.id == valid_text(note_id)))
             if row is None:
                 newest = select(LatentNoteRow.id).order_by(LatentNoteRow.number.desc())
                 raise UnknownNameError("note", note_id, some_ids(db, newest))
@@ -128,11 +129,11 @@ class NoteStore:
             ) from error
         stored = replace(
             description,
-            sae_sha256=clean_text(description.sae_sha256),
-            method=clean_text(description.method),
+            sae_sha256=valid_text(description.sae_sha256),
+            method=valid_text(description.method),
             text=text,
-            model=clean_text(description.model),
-            prompt=clean_text(description.prompt),
+            model=valid_text(description.model),
+            prompt=valid_text(description.prompt),
             evidence=json.loads(evidence),
         )
         insert = self._database.insert(LatentDescriptionRow)
@@ -150,7 +151,7 @@ class NoteStore:
         """
         query = (
             select(*DESCRIPTION_COLUMNS)
-            .where(LatentDescriptionRow.sae_sha256 == clean_text(sae_sha256))
+            .where(LatentDescriptionRow.sae_sha256 == valid_text(sae_sha256))
             .where(LatentDescriptionRow.latent == latent)
             .order_by(LatentDescriptionRow.number.desc())
         )
@@ -218,7 +219,7 @@ _FOLDED = _Folded()
 
 
 def _checked_text(kind: str, text: str, limit: int) -> str:
-    text = clean_text(text).strip()
+    text = valid_text(text).strip()
     if len(text) > limit:
         raise StorageError(
             f"A {kind} of {len(text):,} characters was to be saved; shorten it to {limit:,}."

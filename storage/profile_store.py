@@ -21,6 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session as OrmSession
 
+from saif_core.characters import valid_text
 from saif_core.corpus_records import (
     FoundIn,
     LatentFilter,
@@ -33,7 +34,7 @@ from saif_core.corpus_records import (
     unpack_profile,
 )
 from saif_core.errors import StorageError, check_latent
-from storage.database import Database, chunks, clean_text
+from storage.database import Database, chunks
 from storage.latent_store import OWN_BITS, find_index, id_of, own_part, rows_of
 from storage.note_store import SEARCH_CHARACTERS, folded_words, label_words
 from storage.profile_file import PackedIndex, packed_index
@@ -237,7 +238,7 @@ class ProfileStore:
                 profiles.append(
                     key
                     | {
-                        "promotes": clean_text(text.promotes[:SEARCH_CHARACTERS]),
+                        "promotes": valid_text(text.promotes[:SEARCH_CHARACTERS]),
                         "profile": packed,
                     }
                 )

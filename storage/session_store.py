@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session as OrmSession
 
+from saif_core.characters import valid_text
 from saif_core.errors import StorageError, UnknownNameError
 from saif_core.records import (
     SESSION_SCHEMA_VERSION,
@@ -22,7 +23,7 @@ from saif_core.records import (
     to_json,
     utc_now,
 )
-from storage.database import Database, clean_text, some_ids
+from storage.database import Database, some_ids
 from storage.tables import SessionRow
 
 SHARE_BYTES = 16
@@ -50,7 +51,7 @@ class SessionStore:
                 holds NaN or infinity; or the database refused.
         """
         with self._database.transaction("Saving the session", write=True) as db:
-            row = db.get(SessionRow, clean_text(session.id), with_for_update=True)
+            row = db.get(SessionRow, valid_text(session.id), with_for_update=True)
             if row is not None:
                 _check_version(row.name, row.schema_version)
             share_id = row.share_id if row is not None and row.deleted_at is None else None
@@ -187,7 +188,7 @@ class SessionStore:
         Raises:
             StorageError: it is of a newer schema version, cannot be read, or the database refused.
         """
-        query = select(SessionRow).where(SessionRow.share_id == clean_text(share_id), _is_live())
+        query = select(SessionRow).where(SessionRow.share_id == valid_text(share_id), _is_live())
         with self._database.transaction("Reading the shared session") as db:
             row = db.scalar(query)
             return None if row is None else _to_record(row)
@@ -209,7 +210,7 @@ def _is_live() -> ColumnElement[bool]:
 def _find(
     db: OrmSession, session_id: str, *, lock: bool = False, deleted: bool = False
 ) -> SessionRow:
-    row = db.get(SessionRow, clean_text(session_id), with_for_update=lock)
+    row = db.get(SessionRow, valid_text(session_id), with_for_update=lock)
     if row is None or (row.deleted_at is not None and not deleted):
         newest = select(SessionRow.id).where(_is_live()).order_by(SessionRow.saved_seconds.desc())
         raise UnknownNameError("session", session_id, some_ids(db, newest))
@@ -235,15 +236,15 @@ def _to_columns(session: SteeringSession) -> dict[str, Any]:
         ) from error
     source = session.recipe or session.ranking
     return {
-        "id": clean_text(session.id),
-        "name": clean_text(session.name),
-        "instruction": clean_text(_instruction_name(session)),
-        "model": clean_text(source.model if source else ""),
-        "sae": clean_text(source.sae if source else ""),
+        "id": valid_text(session.id),
+        "name": valid_text(session.name),
+        "instruction": valid_text(_instruction_name(session)),
+        "model": valid_text(source.model if source else ""),
+        "sae": valid_text(source.sae if source else ""),
         "n_prompts": len(session.prompts),
         "share_id": session.share_id,
         "schema_version": session.schema_version,
-        "created_at": clean_text(session.created_at),
+        "created_at": valid_text(session.created_at),
         "updated_at": session.updated_at,
         "deleted_at": None,
         "saved_seconds": time.time(),
@@ -281,5 +282,5 @@ def _search_text(session: SteeringSession) -> str:
 
 def _folded(text: str) -> str:
     # Twice normalized: folding can leave letters and accents apart again.
-    folded = unicodedata.normalize("NFC", clean_text(text)).casefold()
+    folded = unicodedata.normalize("NFC", valid_text(text)).casefold()
     return unicodedata.normalize("NFC", folded)

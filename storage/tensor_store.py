@@ -13,8 +13,9 @@ import numpy as np
 from safetensors.numpy import load, save
 from sqlalchemy import delete, select, update
 
+from saif_core.characters import is_valid_text, valid_text
 from saif_core.errors import StorageError, UnknownNameError
-from storage.database import Database, chunks, clean_text, some_ids
+from storage.database import Database, chunks, some_ids
 from storage.tables import TensorsRow
 
 MOST_BYTES = 256 << 20
@@ -54,7 +55,7 @@ class TensorStore:
         payload = _packed(tensors)
         row = {
             "sha256": hashlib.sha256(payload).hexdigest(),
-            "note": clean_text(note),
+            "note": valid_text(note),
             "n_bytes": len(payload),
             "put_at": int(self._clock()),
         }
@@ -77,7 +78,7 @@ class TensorStore:
             UnknownNameError: there is no such entry.
             StorageError: its content is not what was put there, or the database refused.
         """
-        query = select(TensorsRow.payload).where(TensorsRow.sha256 == clean_text(sha256))
+        query = select(TensorsRow.payload).where(TensorsRow.sha256 == valid_text(sha256))
         with self._database.transaction("Reading tensors") as db:
             payload = db.scalar(query)
             if payload is None:
@@ -96,7 +97,7 @@ class TensorStore:
         Raises:
             StorageError: the database refused.
         """
-        query = select(TensorsRow.sha256).where(TensorsRow.sha256 == clean_text(sha256))
+        query = select(TensorsRow.sha256).where(TensorsRow.sha256 == valid_text(sha256))
         with self._database.transaction("Looking for tensors") as db:
             return db.scalar(query) is not None
 
@@ -148,7 +149,7 @@ def _checked(name: str, tensor: np.ndarray) -> np.ndarray:
         StorageError: it cannot be stored.
     """
     problem = ""
-    if not name or name == "__metadata__" or clean_text(name) != name:
+    if not name or name == "__metadata__" or not is_valid_text(name):
         problem = "it has a name that cannot be stored; give it another one"
     elif tensor.dtype.name not in DTYPES:
         problem = f"its type is {tensor.dtype.name}; turn it into one of: {', '.join(DTYPES)}"

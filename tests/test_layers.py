@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("saif_core", "storage", "app")
 STORAGE_MAY_USE = (
+    "saif_core.characters",
     "saif_core.records",
     "saif_core.corpus_records",
     "saif_core.evaluation_records",

@@ -14,8 +14,8 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from saif_core.characters import valid_text
 from saif_core.errors import SaeMismatchError, SaifError
-from saif_core.language_endpoint import valid_text
 from saif_core.text_files import short_name
 
 MAX_BYTES = 100_000_000
