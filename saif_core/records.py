@@ -320,7 +320,7 @@ class TokenEvent:
 
 
 @dataclass(frozen=True)
-class TokenChange:
+class TokenDivergence:
     """What an arm did to one token of its text.
 
     Attributes:
@@ -350,7 +350,7 @@ class Generation:
     stopped: Literal["end", "length"]
     perplexity: float | None = None  # of the text under the unsteered model
     sample: int = 0
-    changes: tuple[TokenChange, ...] = ()
+    changes: tuple[TokenDivergence, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saif_core.errors import PromptPairError
+from saif_core.explain.logit_lens import strongest_tokens
 from saif_core.hook_points import edit_resid
 from saif_core.models import LoadedModel
 from saif_core.saes import LoadedSae
@@ -81,14 +82,7 @@ def read_token_change(
     n_tokens = sum(map(len, sequences))
     change = torch.as_tensor(total) / n_tokens
     return TokenChange(
-        _tokens(model, change, n, largest=True), _tokens(model, change, n, largest=False), n_tokens
-    )
-
-
-def _tokens(
-    model: LoadedModel, change: Float[Tensor, " d_vocab"], n: int, *, largest: bool
-) -> tuple[tuple[str, float], ...]:
-    top = change.topk(min(n, len(change)), largest=largest)
-    return tuple(
-        (model.token_text(int(i)), float(v)) for v, i in zip(top.values, top.indices, strict=True)
+        strongest_tokens(model, change, n, largest=True),
+        strongest_tokens(model, change, n, largest=False),
+        n_tokens,
     )
