@@ -1,8 +1,9 @@
-"""Size and speed of stored latent activations, next to two plainer ways of storing them.
+"""Size and speed of stored latent activations and profiles, next to two plainer ways of storing.
 
 Synthetic activations: 64 of 65,536 latents fire on a token, some often and most rarely
-(Zipf-like), with lognormal values; contexts have 128 tokens. Everything is in SQLite files, read
-back through a new connection while the operating system still has their pages in memory.
+(Zipf-like), with lognormal values; contexts have 128 tokens. Profiles are as long as those of the
+default SAEs, with 16 examples each. Everything is in SQLite files, read back through a new
+connection while the operating system still has their pages in memory.
 
     .venv/bin/python benchmarks/cache.py [--tokens N] [--json FILE]
 """
@@ -24,9 +25,16 @@ from typing import TypeVar
 
 import numpy as np
 
-from saif_core.records.corpus import CorpusBlock
+from saif_core.records.corpus import (
+    HISTOGRAM_BINS,
+    QUANTILES,
+    CorpusBlock,
+    LatentProfile,
+    ProfileExample,
+    ProfileText,
+)
 from saif_core.records.packing import pack_activations
-from storage import open_store
+from storage import Store, open_store
 
 T = TypeVar("T")
 
@@ -36,7 +44,12 @@ CONTEXT_TOKENS = 128
 BLOCK_CONTEXTS = 128
 N_SEGMENTS = 5
 N_QUERIES = 25
-TOP = 20
+N_EXAMPLES = 16
+N_LISTED = 10
+N_LOGIT_BINS = 20
+WINDOW_TOKENS, FIRING_IN_WINDOW = 24, 4
+PROFILES_PER_WRITE = 512
+PAGE_LATENTS = 50
 DENSE_CONTEXTS = 15
 ROWS_CONTEXTS = 160
 
@@ -161,36 +174,106 @@ def measure_cache(folder: Path, n_rows: int) -> list[Figure]:
     return figures.all
 
 
+def make_profiles(density: np.ndarray, n_contexts: int) -> Iterator[list[LatentProfile]]:
+    """A profile of every latent, some hundred at a time, always the same ones."""
+    rng = np.random.default_rng(2)
+    for first in range(0, D_SAE, PROFILES_PER_WRITE):
+        latents = range(first, min(first + PROFILES_PER_WRITE, D_SAE))
+        yield [make_profile(rng, latent, int(density[latent]), n_contexts) for latent in latents]
+
+
+def make_profile(
+    rng: np.random.Generator, latent: int, n_fired: int, n_contexts: int
+) -> LatentProfile:
+    """A profile with random numbers and examples."""
+    examples = []
+    for kind, context in enumerate(rng.integers(0, n_contexts, N_EXAMPLES).tolist()):
+        window = np.zeros(WINDOW_TOKENS, dtype=np.float32)
+        fires = rng.choice(WINDOW_TOKENS, FIRING_IN_WINDOW, replace=False)
+        window[fires] = np.exp(rng.standard_normal(FIRING_IN_WINDOW))
+        examples.append(ProfileExample(kind * 5 // N_EXAMPLES, context, 40, 26, window))
+    tokens = rng.integers(0, 50_000, 2 * N_LISTED).tolist()
+    logits = rng.standard_normal(2 * N_LISTED).tolist()
+    listed = list(zip(tokens, logits, strict=True))
+    return LatentProfile(
+        latent=latent,
+        n_fired=n_fired,
+        maximum=20.0,
+        mean=2.0,
+        quantiles=tuple(np.sort(rng.random(len(QUANTILES))).tolist()),
+        histogram=tuple(rng.integers(0, 1000, HISTOGRAM_BINS).tolist()),
+        n_first=0,
+        n_special=0,
+        cofiring=tuple((int(other), 10) for other in rng.integers(0, D_SAE, N_LISTED)),
+        examples=tuple(examples),
+        promoted=tuple(listed[:N_LISTED]),
+        suppressed=tuple(listed[N_LISTED:]),
+        logit_histogram=tuple(rng.integers(0, 5000, N_LOGIT_BINS).tolist()),
+        logit_range=(-4.0, 4.0),
+        s_in=float(rng.random()),
+        s_out=float(rng.random()),
+    )
+
+
+def words_of(profile: LatentProfile) -> ProfileText:
+    """What a profile is found by, with numbers for words."""
+    promotes = " ".join(f"word{token}" for token, _ in profile.promoted)
+    examples = " ".join(f"word{example.context}" for example in profile.examples)
+    return ProfileText(promotes, promotes, examples)
+
+
 def measure_latent_store(folder: Path, n_contexts: int) -> list[Figure]:
-    """The latent store; writing is timed by fifths of the corpus, with the lists in the last."""
+    """The latent store; writing is timed by fifths of the corpus, with the density in the last."""
     figures = Figures("latent store", n_contexts * CONTEXT_TOKENS)
     store = open_store(f"sqlite:///{folder / 'latents.db'}")
     index_id = store.latents.create_index("benchmark", "", "", D_SAE)
-    ids: list[int] = []
     timed: list[tuple[int, float]] = []
     for block in make_blocks(n_contexts, BLOCK_CONTEXTS):
-        start = time.perf_counter()
-        ids += store.latents.append(index_id, block)
-        timed.append((len(block.token_ids), time.perf_counter() - start))
-    finish = seconds(lambda: store.latents.finish(index_id))
+        taken = seconds(partial(store.latents.append, index_id, block))
+        timed.append((len(block.token_ids), taken))
+    n_tokens, taken = timed.pop()
+    timed.append((n_tokens, taken + seconds(lambda: store.latents.checkpoint(index_id))))
     store.close()
-    timed.append((0, finish))
     segments = np.array_split(np.array(timed), N_SEGMENTS)
     figures.add("write", "tokens/s", [float(s[:, 0].sum() / s[:, 1].sum()) for s in segments])
     total, taken = np.array(timed).sum(axis=0)
     figures.add("write, whole corpus", "tokens/s", [float(total / taken)])
     n_nonzero = n_contexts * CONTEXT_TOKENS * N_ACTIVE
-    figures.add("size", "bytes/activation", [file_bytes(folder) / n_nonzero])
+    n_bytes = file_bytes(folder)
+    figures.add("size", "bytes/activation", [n_bytes / n_nonzero])
     store = open_store(f"sqlite:///{folder / 'latents.db'}")
-    latents = store.latents
-    tops = milliseconds(lambda latent: latents.top_examples(index_id, latent), some_latents())
-    figures.add("top 20 of a latent", "ms", tops)
-    picks = np.random.default_rng(1).choice(ids, N_QUERIES).tolist()
-    figures.add("latents of a context", "ms", milliseconds(latents.context_latents, picks))
-    densities = milliseconds(lambda _: latents.density(index_id), range(N_SEGMENTS))
+    read = seconds(lambda: sum(len(block.values) for block in store.latents.blocks(index_id)))
+    figures.add("read, whole corpus", "tokens/s", [n_contexts * CONTEXT_TOKENS / read])
+    densities = milliseconds(lambda _: store.latents.density(index_id), range(N_SEGMENTS))
     figures.add("density", "ms", densities)
+    measure_profiles(figures, store, index_id, n_contexts)
     store.close()
+    figures.add("size of profiles", "bytes/latent", [(file_bytes(folder) - n_bytes) / D_SAE])
     return figures.all
+
+
+def measure_profiles(figures: Figures, store: Store, index_id: str, n_contexts: int) -> None:
+    """Profiles of the latents of an index, written and read as the pages read them."""
+    speeds = []
+    for profiles in make_profiles(store.latents.density(index_id), n_contexts):
+        texts = [words_of(profile) for profile in profiles]
+        taken = seconds(partial(store.profiles.put, index_id, profiles, texts))
+        speeds.append(len(profiles) / taken)
+    figures.add("write profiles", "latents/s", speeds)
+
+    def show(latent: int) -> dict[int, np.ndarray]:
+        examples = store.profiles.get(index_id, latent).examples
+        return store.profiles.contexts(index_id, [example.context for example in examples])
+
+    figures.add(f"{N_EXAMPLES} examples of a latent", "ms", milliseconds(show, some_latents()))
+    offsets = np.random.default_rng(1).integers(0, D_SAE - PAGE_LATENTS, N_QUERIES).tolist()
+    pages = milliseconds(
+        lambda offset: store.profiles.page(
+            index_id, sort="density", descending=True, offset=offset, limit=PAGE_LATENTS
+        ),
+        offsets,
+    )
+    figures.add(f"page of {PAGE_LATENTS} latents by density", "ms", pages)
 
 
 def measure_dense(folder: Path, n_total: int) -> list[Figure]:
@@ -220,26 +303,18 @@ def measure_dense(folder: Path, n_total: int) -> list[Figure]:
     figures.add("size", "bytes/activation", [file_bytes(folder) / (n_tokens * N_ACTIVE)])
     db = sqlite3.connect(folder / "dense.db")
 
-    def context(number: int) -> list[np.ndarray]:
-        first = number * CONTEXT_TOKENS
-        rows = db.execute(
-            "SELECT token, activations FROM tokens WHERE id >= ? AND id < ?",
-            (first, first + CONTEXT_TOKENS),
-        )
-        return [np.flatnonzero(np.frombuffer(row, np.float16)) for _, row in rows]
-
     def top(latent: int) -> list[tuple[float, int]]:
         rows = db.execute("SELECT id, activations FROM tokens")
         found = [(float(np.frombuffer(row, np.float16)[latent]), token) for token, row in rows]
-        return sorted(found, reverse=True)[:TOP]
+        return sorted(found, reverse=True)[:N_EXAMPLES]
 
     times = milliseconds(top, some_latents()[::5])
     scale = n_total / n_tokens
     figures.add(
-        f"top 20 of a latent, scaled to {n_total:,} tokens", "ms", [scale * time for time in times]
+        f"{N_EXAMPLES} examples of a latent, scaled to {n_total:,} tokens",
+        "ms",
+        [scale * time for time in times],
     )
-    numbers = np.arange(N_QUERIES) % DENSE_CONTEXTS
-    figures.add("latents of a context", "ms", milliseconds(context, numbers.tolist()))
     db.close()
     return figures.all
 
@@ -293,7 +368,7 @@ def measure_rows(folder: Path) -> list[Figure]:
         best = db.execute(
             "SELECT context, position, value, token_ids FROM activations JOIN contexts "
             "ON contexts.id = context WHERE latent = ? ORDER BY value DESC LIMIT ?",
-            (latent, TOP),
+            (latent, N_EXAMPLES),
         ).fetchall()
         return [
             db.execute(
@@ -303,14 +378,7 @@ def measure_rows(folder: Path) -> list[Figure]:
             for context, *_ in best
         ]
 
-    def context(number: int) -> list[tuple[object, ...]]:
-        return db.execute(
-            "SELECT position, latent, value FROM activations WHERE context = ?", (number,)
-        ).fetchall()
-
-    figures.add("top 20 of a latent", "ms", milliseconds(top, some_latents()))
-    picks = np.random.default_rng(1).integers(0, ROWS_CONTEXTS, N_QUERIES).tolist()
-    figures.add("latents of a context", "ms", milliseconds(context, picks))
+    figures.add(f"{N_EXAMPLES} examples of a latent", "ms", milliseconds(top, some_latents()))
     db.close()
     return figures.all
 

@@ -6,6 +6,7 @@ SaifError                 something the user can put right; the message is shown
 ├── HookPointError        an unsupported hook point, or a layer the model does not have
 ├── ModelError            a model that cannot be fetched, read or run
 ├── SaeMismatchError      an SAE that does not belong to the model
+├── UnknownLatentError    a latent that an SAE or an index does not have
 ├── PromptPairError       a pairs file, instruction file or prompt that cannot be used
 ├── CorpusError           text for an index that cannot be read
 ├── SteeringError         a steering request that cannot be carried out, or that changed nothing
@@ -44,6 +45,10 @@ class SaeMismatchError(SaifError):
     """An SAE whose shape, hook point, model or reconstruction does not fit the model."""
 
 
+class UnknownLatentError(SaifError):
+    """A latent beyond those that there are."""
+
+
 class PromptPairError(SaifError):
     """Pairs, instructions or prompts that cannot be used as given."""
 
@@ -70,3 +75,20 @@ class JobCancelled(SaifError):
 
 class BudgetError(SaifError):
     """A request that needs more memory than is free."""
+
+
+def check_latent(latent: int, n_latents: int, owner: str) -> int:
+    """The latent itself, if its owner has it.
+
+    Args:
+        owner: what has the latents, as the message names it: an SAE or an index.
+
+    Raises:
+        UnknownLatentError: it does not.
+    """
+    if not 0 <= latent < n_latents:
+        raise UnknownLatentError(
+            f"Latent {latent} was asked for, but {owner} has latents 0 to {n_latents - 1}; choose "
+            "one of these."
+        )
+    return latent

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # they import numpy, which most who open a store do not need
     from storage.corpus_store import LatentStore
     from storage.note_store import NoteStore
     from storage.profile_store import ProfileStore
+    from storage.tensor_store import TensorStore
 
 __all__ = ["Store", "open_store"]
 
@@ -61,6 +62,13 @@ class Store:
         from storage.note_store import NoteStore
 
         return NoteStore(self._database)
+
+    @cached_property
+    def tensors(self) -> "TensorStore":
+        """Learned tensors by the hash of their content."""
+        from storage.tensor_store import TensorStore
+
+        return TensorStore(self._database)
 
     def close(self) -> None:
         """Release every connection; an in-memory database is gone then."""

@@ -112,7 +112,7 @@ class ActivationStore:
             if unsure:
                 total = _measure(db)
             if total > self._max_bytes:
-                total -= sum(_evict(db, total - int(KEPT_SHARE * self._max_bytes)))
+                total -= _evict(db, total - int(KEPT_SHARE * self._max_bytes))
         self._total = total
         if unsure:
             self._measured_at = now
@@ -125,18 +125,6 @@ class ActivationStore:
         """
         with self._database.transaction("Measuring the cache") as db:
             return _measure(db)
-
-    def evict(self, max_bytes: int) -> int:
-        """Number of payloads removed, least recently used first, to fit the cache in a size.
-
-        Args:
-            max_bytes: what the payloads may take afterwards, in bytes.
-
-        Raises:
-            StorageError: the database refused.
-        """
-        with self._database.transaction("Shrinking the cache", write=True) as db:
-            return len(_evict(db, _measure(db) - max_bytes))
 
     def _touch(self, row_ids: Sequence[int]) -> None:
         now = int(self._clock())
@@ -188,8 +176,8 @@ def _measure(db: OrmSession) -> int:
     return int(db.scalar(select(func.coalesce(func.sum(ActivationRow.n_bytes), 0))) or 0)
 
 
-def _evict(db: OrmSession, n_bytes: int) -> list[int]:
-    """Sizes of the payloads removed, oldest use first, until so many bytes are free."""
+def _evict(db: OrmSession, n_bytes: int) -> int:
+    """Bytes of the payloads removed, oldest use first, until so many are free."""
     # The order of the index, so that only what goes is read. Rows that someone else is removing
     # or touching right now are passed over.
     oldest = (
@@ -198,17 +186,16 @@ def _evict(db: OrmSession, n_bytes: int) -> list[int]:
         .limit(CHUNK)
         .with_for_update(skip_locked=True)
     )
-    removed: list[int] = []
-    while n_bytes > 0 and (rows := db.execute(oldest).all()):
+    removed = 0
+    while removed < n_bytes and (rows := db.execute(oldest).all()):
         chosen = {}
         for row_id, size in rows:
-            if n_bytes > 0:
+            if removed < n_bytes:
                 chosen[row_id] = size
-                n_bytes -= size
+                removed += size
         for tail_ids in chunks(
             i for row_id, size in chosen.items() for i in _tail_ids(row_id, size)
         ):
             db.execute(delete(ActivationTailRow).where(ActivationTailRow.id.in_(tail_ids)))
         db.execute(delete(ActivationRow).where(ActivationRow.id.in_(chosen)))
-        removed += chosen.values()
     return removed

@@ -1,8 +1,7 @@
-"""Latent activations of a corpus in the database, and the largest of each latent.
+"""Latent activations of a corpus in the database, and on how many tokens each latent fires.
 
-A context is one row: its tokens and their packed activations. While a corpus is added, the largest
-activations of every latent are kept in memory; a checkpoint writes them as rows of neighbouring
-latents, so that reading one latent reads one small row and the contexts it points to.
+A context is one row: its tokens and their packed activations. While a corpus is added, the tokens
+on which each latent fires are counted in memory; a checkpoint writes the counts.
 """
 
 import contextlib
@@ -17,26 +16,22 @@ from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.orm import Session as OrmSession
 
+from saif_core.characters import valid_text
 from saif_core.errors import StorageError, UnknownNameError
-from saif_core.records.corpus import CorpusBlock, LatentExample, LatentIndex
+from saif_core.records.corpus import CorpusBlock, LatentIndex
 from saif_core.records.packing import pack_activations, unpack_activations
-from storage.database import Database, clean_text
+from storage.database import Database, some_ids
 from storage.tables import (
     CorpusContextRow,
     LatentIndexRow,
-    LatentListRow,
     LatentProfileRow,
     LatentRow,
     LatentTextRow,
 )
 
-LIST_LENGTH = 20
-LATENTS_PER_ROW = 64
 CONTEXTS_PER_READ = 256
-LISTED_IN_ERRORS = 10
-# Ids of contexts, lists and latents: the number of their index, then their own, in 64 bits.
+# Ids of contexts and latents: the number of their index, then their own, in 64 bits.
 OWN_BITS = 32
-LIST_ENTRY = np.dtype([("value", "<f4"), ("context", "<u4"), ("position", "<u4")])
 COLUMNS = tuple(
     column
     for column in LatentIndexRow.__table__.columns
@@ -50,59 +45,25 @@ class _Writer:
 
     Attributes:
         number: of the index.
-        lists: (d_sae, LIST_LENGTH) largest activations, in descending order; value 0 is no entry.
-            Equal values stand in the order of the corpus.
         density: (d_sae,) tokens on which each latent fires.
-        changed: (d_sae,) whose lists are not those in the database.
     """
 
     number: int
     index: LatentIndex
-    lists: np.ndarray
     density: np.ndarray
-    changed: np.ndarray
 
-    def take(self, first_context: int, block: CorpusBlock) -> None:
-        """Count a block and enter its largest activations; contexts come in ascending order."""
+    def take(self, block: CorpusBlock) -> None:
+        """Count the tokens of a block on which each latent fires."""
         self.density += np.bincount(block.indices, minlength=self.index.d_sae)
-        smallest = self.lists["value"][:, -1].copy()
-        larger = np.flatnonzero(block.values > smallest[block.indices])
-        tokens = np.searchsorted(np.cumsum(block.counts), larger, side="right")
-        contexts = np.searchsorted(block.context_starts, tokens, side="right") - 1
-        entries = np.empty(len(larger), LIST_ENTRY)
-        entries["value"] = block.values[larger]
-        entries["context"] = first_context + contexts
-        entries["position"] = tokens - block.context_starts[contexts]
-        self._enter(block.indices[larger], entries)
-
-    def _enter(self, latents: np.ndarray, entries: np.ndarray) -> None:
-        # Sorting is stable, so equal values stay in the order of the corpus.
-        order = np.lexsort((-entries["value"], latents))
-        latents, entries = latents[order], entries[order]
-        changed, starts, counts = np.unique(latents, return_index=True, return_counts=True)
-        rows = np.repeat(np.arange(len(changed)), counts)
-        rank = np.arange(len(latents)) - starts[rows]
-        fits = rank < LIST_LENGTH
-        rows, rank, entries = rows[fits], rank[fits], entries[fits]
-        # Both lists are sorted: an entry's place is its rank plus what is ahead of it in the other.
-        old = self.lists[changed]
-        ahead = (old["value"][rows] >= entries["value"][:, None]).sum(axis=1)
-        newcomers = np.bincount(rows * LIST_LENGTH + ahead, minlength=old.size)
-        shift = np.cumsum(newcomers.reshape(old.shape), axis=1)
-        merged = np.empty((len(changed), 2 * LIST_LENGTH), LIST_ENTRY)
-        merged[np.arange(len(changed))[:, None], np.arange(LIST_LENGTH) + shift] = old
-        merged[rows, ahead + rank] = entries
-        self.lists[changed] = merged[:, :LIST_LENGTH]
-        self.changed[changed] = True
 
 
 class LatentStore:
     """Sparse latent activations of corpora, each read through one SAE.
 
-    An index is filled by ``append`` and listed by ``checkpoint`` or ``finish``. Contexts can be
-    read as soon as they are added; the lists and the density are those of the last checkpoint. A
-    process that stopped loses nothing it added: whoever appends next first takes in the contexts
-    since the checkpoint. One process at a time may add to an index.
+    An index is filled by ``append``; ``checkpoint`` and ``finish`` write its density. Contexts can
+    be read as soon as they are added; the density is that of the last checkpoint. A process that
+    stopped loses nothing it added: whoever appends next first counts the contexts since the
+    checkpoint. One process at a time may add to an index.
 
     Args:
         database: a migrated database.
@@ -131,12 +92,12 @@ class LatentStore:
         if d_sae < 1:
             raise StorageError(f"An index of {d_sae} latents was asked for; let it have 1 or more.")
         index = LatentIndex(
-            clean_text(name),
+            valid_text(name),
             model_sha256,
             sae_sha256,
             d_sae,
             hook_point,
-            clean_text(sae_id),
+            valid_text(sae_id),
             source_sha256,
         )
         with self._database.transaction("Creating the latent index", write=True) as db:
@@ -153,8 +114,8 @@ class LatentStore:
         with self._database.transaction("Listing the latent indexes") as db:
             return [LatentIndex(**row._mapping) for row in db.execute(newest)]
 
-    def append(self, index_id: str, block: CorpusBlock) -> list[int]:
-        """Ids of the contexts of a block, added in one transaction.
+    def append(self, index_id: str, block: CorpusBlock) -> None:
+        """Add the contexts of a block in one transaction.
 
         Raises:
             UnknownNameError: there is no such index.
@@ -163,36 +124,30 @@ class LatentStore:
         """
         with self._writing(index_id) as writer:
             index = writer.index
-            parts = _contexts(_checked(block, index))
-            if not parts:
-                return []
+            added = _checked(block, index)
             first = index.n_contexts
             rows = [
-                _context_row(id_of(writer.number, first + ordinal), part, index.d_sae)
-                for ordinal, part in enumerate(parts)
+                _context_row(id_of(writer.number, first + ordinal), context, index.d_sae)
+                for ordinal, context in enumerate(_contexts(added))
             ]
-            # Listed is what is stored, so that lists and contexts agree to the last bit.
-            stored = _joined(
-                [
-                    replace(part, values=unpack_activations(row["activations"])[2])
-                    for part, row in zip(parts, rows, strict=True)
-                ]
-            )
+            if not rows:
+                return
             grown = replace(
                 index,
-                n_contexts=first + len(parts),
-                n_tokens=index.n_tokens + len(stored.token_ids),
-                n_nonzero=index.n_nonzero + len(stored.values),
+                n_contexts=first + len(rows),
+                n_tokens=index.n_tokens + len(added.token_ids),
+                n_nonzero=index.n_nonzero + len(added.values),
             )
             with self._database.transaction("Adding to the latent index", write=True) as db:
                 _advance(db, index, grown)
                 db.connection().execute(self._database.insert(CorpusContextRow), rows)
-            writer.take(first, stored)
+            writer.take(added)
             writer.index = grown
-        return [row["id"] for row in rows]
 
     def blocks(self, index_id: str) -> Iterator[CorpusBlock]:
         """All contexts of an index in the order of the corpus, some hundred at a time.
+
+        An imported index has the contexts of its examples only.
 
         Raises:
             UnknownNameError: there is no such index.
@@ -205,8 +160,9 @@ class LatentStore:
             end = min(start + CONTEXTS_PER_READ, n_contexts)
             which = CorpusContextRow.id.between(id_of(number, start), id_of(number, end - 1))
             with self._database.transaction("Reading the contexts of an index") as db:
-                found = list(_read_contexts(db, which).values())
-            yield _joined(found)
+                found = _read_contexts(db, which)
+            if found:
+                yield _joined(found)
 
     def firing_tokens(self, index_id: str, latents: Sequence[int]) -> dict[int, np.ndarray]:
         """Numbers of the tokens on which each latent fires, counted over the whole corpus.
@@ -231,7 +187,7 @@ class LatentStore:
         }
 
     def checkpoint(self, index_id: str) -> None:
-        """Write the lists and the density of everything added so far.
+        """Write the density of everything added so far.
 
         Raises:
             UnknownNameError: there is no such index.
@@ -242,7 +198,7 @@ class LatentStore:
             self._checkpoint(writer, finished=False)
 
     def finish(self, index_id: str) -> None:
-        """Write the lists and the density; nothing can be added from now on.
+        """Write the density; nothing can be added from now on.
 
         Raises:
             UnknownNameError: there is no such index.
@@ -263,66 +219,8 @@ class LatentStore:
         with self._database.transaction("Reading the density of latents") as db:
             return _density(find_index(db, index_id))
 
-    def top_examples(
-        self, index_id: str, latent: int, n: int = LIST_LENGTH, *, one_per_context: bool = False
-    ) -> list[LatentExample]:
-        """Tokens with the largest activations of a latent, the largest first.
-
-        Args:
-            latent: its index in the SAE.
-            n: how many at most, from 1 to 20.
-            one_per_context: leave out all but the largest activation of each context; there may
-                then be fewer, as no more than 20 tokens are listed.
-
-        Raises:
-            UnknownNameError: there is no such index.
-            StorageError: there is no such latent, ``n`` is out of range, or the database refused.
-        """
-        if not 1 <= n <= LIST_LENGTH:
-            raise StorageError(
-                f"{n} examples of a latent were asked for; ask for 1 to {LIST_LENGTH}."
-            )
-        with self._database.transaction("Reading the examples of a latent") as db:
-            row = find_index(db, index_id)
-            if not 0 <= latent < row.d_sae:
-                raise StorageError(
-                    f"Latent {latent} was asked for, but the index {row.name!r} has {row.d_sae}; "
-                    f"choose one from 0 to {row.d_sae - 1}."
-                )
-            chunk, offset = divmod(latent, LATENTS_PER_ROW)
-            listed = db.get(LatentListRow, id_of(row.number, chunk))
-            if listed is None:
-                return []
-            entries = _unpack_lists(listed.lists)[offset]
-            entries = entries[entries["value"] > 0]
-            if one_per_context:
-                _, first = np.unique(entries["context"], return_index=True)
-                entries = entries[np.sort(first)]
-            entries = entries[:n]
-            ids = [id_of(row.number, context) for context in entries["context"].tolist()]
-            found = _read_contexts(db, CorpusContextRow.id.in_(ids))
-        return [
-            _example(row_id, int(entry["position"]), float(entry["value"]), found[row_id], latent)
-            for row_id, entry in zip(ids, entries, strict=True)
-        ]
-
-    def context_latents(self, context_id: int) -> CorpusBlock:
-        """One context, with the latents that fire on each of its tokens.
-
-        Raises:
-            StorageError: there is no such context, or the database refused.
-        """
-        with self._database.transaction("Reading a context") as db:
-            found = _read_contexts(db, CorpusContextRow.id == context_id)
-        if not found:
-            raise StorageError(
-                f"Context {context_id} was asked for, but there is none; take the id from an "
-                "example of a latent."
-            )
-        return found[context_id]
-
     def delete_index(self, index_id: str) -> None:
-        """Remove an index with its contexts, lists and profiles.
+        """Remove an index with its contexts and profiles.
 
         Raises:
             UnknownNameError: there is no such index.
@@ -333,7 +231,6 @@ class LatentStore:
             with self._database.transaction("Deleting the latent index", write=True) as db:
                 row = find_index(db, index_id)
                 db.execute(delete(CorpusContextRow).where(rows_of(row.number, CorpusContextRow.id)))
-                db.execute(delete(LatentListRow).where(rows_of(row.number, LatentListRow.id)))
                 db.execute(delete(LatentRow).where(rows_of(row.number, LatentRow.id)))
                 db.execute(delete(LatentProfileRow).where(rows_of(row.number, LatentProfileRow.id)))
                 db.execute(delete(LatentTextRow).where(rows_of(row.number, LatentTextRow.id)))
@@ -360,54 +257,30 @@ class LatentStore:
                     f"The latent index {index.name!r} was to be changed, but it is finished; "
                     "create a new one."
                 )
-            lists = np.zeros((index.d_sae, LIST_LENGTH), LIST_ENTRY)
-            for listed in db.scalars(
-                select(LatentListRow).where(rows_of(row.number, LatentListRow.id))
-            ):
-                start = own_part(listed.id) * LATENTS_PER_ROW
-                lists[start : start + LATENTS_PER_ROW] = _unpack_lists(listed.lists)
-            changed = np.zeros(index.d_sae, dtype=bool)
-            writer = _Writer(row.number, index, lists, _density(row), changed)
+            writer = _Writer(row.number, index, _density(row))
             for start in range(index.n_listed, index.n_contexts, CONTEXTS_PER_READ):
                 end = min(start + CONTEXTS_PER_READ, index.n_contexts)
                 ids = CorpusContextRow.id.between(
                     id_of(row.number, start), id_of(row.number, end - 1)
                 )
-                writer.take(start, _joined(list(_read_contexts(db, ids).values())))
+                writer.take(_joined(_read_contexts(db, ids)))
         return writer
 
     def _checkpoint(self, writer: _Writer, *, finished: bool) -> None:
-        chunks = np.unique(np.flatnonzero(writer.changed) // LATENTS_PER_ROW).tolist()
-        rows = [
-            {
-                "id": id_of(writer.number, chunk),
-                "lists": writer.lists[
-                    chunk * LATENTS_PER_ROW : (chunk + 1) * LATENTS_PER_ROW
-                ].tobytes(),
-            }
-            for chunk in chunks
-        ]
-        insert = self._database.insert(LatentListRow)
-        upsert = insert.on_conflict_do_update(
-            index_elements=["id"], set_={"lists": insert.excluded.lists}
-        )
-        listed = replace(writer.index, n_listed=writer.index.n_contexts, finished=finished)
+        counted = replace(writer.index, n_listed=writer.index.n_contexts, finished=finished)
         density = writer.density.astype("<i8").tobytes()
-        with self._database.transaction("Writing the lists of latents", write=True) as db:
-            _advance(db, writer.index, listed, density=density)
-            if rows:
-                db.connection().execute(upsert, rows)
-        writer.index = listed
-        writer.changed[:] = False
+        with self._database.transaction("Writing the density of latents", write=True) as db:
+            _advance(db, writer.index, counted, density=density)
+        writer.index = counted
 
 
 def id_of(number: int, own: int) -> int:
-    """Id of a context, a list or a latent of the index with that number."""
+    """Id of a context or a latent of the index with that number."""
     return number << OWN_BITS | own
 
 
 def own_part(row_id: int) -> int:
-    """Which context, list or latent of its index an id names."""
+    """Which context or latent of its index an id names."""
     return row_id & ((1 << OWN_BITS) - 1)
 
 
@@ -422,11 +295,10 @@ def find_index(db: OrmSession, index_id: str) -> LatentIndexRow:
     Raises:
         UnknownNameError: there is no such index.
     """
-    row = db.scalar(select(LatentIndexRow).where(LatentIndexRow.id == clean_text(index_id)))
+    row = db.scalar(select(LatentIndexRow).where(LatentIndexRow.id == valid_text(index_id)))
     if row is None:
         newest = select(LatentIndexRow.id).order_by(LatentIndexRow.number.desc())
-        known = db.scalars(newest.limit(LISTED_IN_ERRORS)).all()
-        raise UnknownNameError("latent index", index_id, list(known))
+        raise UnknownNameError("latent index", index_id, some_ids(db, newest))
     return row
 
 
@@ -456,29 +328,24 @@ def _density(row: LatentIndexRow) -> np.ndarray:
     return np.frombuffer(row.density, "<i8").astype(np.int64)
 
 
-def _unpack_lists(lists: bytes) -> np.ndarray:
-    return np.frombuffer(lists, LIST_ENTRY).reshape(-1, LIST_LENGTH)
-
-
-def _read_contexts(db: OrmSession, which: ColumnElement[bool]) -> dict[int, CorpusBlock]:
-    """Contexts by id, in the order of the corpus."""
+def _read_contexts(db: OrmSession, which: ColumnElement[bool]) -> list[CorpusBlock]:
+    """Contexts in the order of the corpus."""
     columns = select(
-        CorpusContextRow.id,
         CorpusContextRow.document,
         CorpusContextRow.token_ids,
         CorpusContextRow.activations,
     )
-    found = {}
-    for row_id, document, token_ids, activations in db.execute(
-        columns.where(which).order_by(CorpusContextRow.id)
-    ):
-        found[row_id] = CorpusBlock(
+    return [
+        CorpusBlock(
             np.frombuffer(token_ids, "<u4"),
             np.zeros(1, dtype=np.int64),
             *unpack_activations(activations),
             (document,),
         )
-    return found
+        for document, token_ids, activations in db.execute(
+            columns.where(which).order_by(CorpusContextRow.id)
+        )
+    ]
 
 
 def _context_row(row_id: int, context: CorpusBlock, d_sae: int) -> dict[str, Any]:
@@ -488,18 +355,6 @@ def _context_row(row_id: int, context: CorpusBlock, d_sae: int) -> dict[str, Any
         "token_ids": context.token_ids.tobytes(),
         "activations": pack_activations(context.counts, context.indices, context.values, d_sae),
     }
-
-
-def _example(
-    context_id: int, position: int, value: float, context: CorpusBlock, latent: int
-) -> LatentExample:
-    tokens = np.repeat(np.arange(len(context.counts)), context.counts)
-    fires = context.indices == latent
-    activations = np.zeros(len(context.token_ids), dtype=np.float32)
-    activations[tokens[fires]] = context.values[fires]
-    return LatentExample(
-        context_id, position, value, context.documents[0], context.token_ids, activations
-    )
 
 
 def _checked(block: CorpusBlock, index: LatentIndex) -> CorpusBlock:
@@ -514,7 +369,7 @@ def _checked(block: CorpusBlock, index: LatentIndex) -> CorpusBlock:
         block.counts.astype(np.int64),
         block.indices.astype(np.int64),
         block.values.astype(np.float32),
-        tuple(clean_text(name) for name in block.documents),
+        tuple(valid_text(name) for name in block.documents),
     )
     n_tokens, n_nonzero = len(checked.token_ids), len(checked.values)
     lengths = np.diff([*checked.context_starts, n_tokens])

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Engine, create_engine, event, func
+from sqlalchemy import ColumnElement, Connection, Engine, Select, create_engine, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
@@ -29,6 +29,7 @@ T = TypeVar("T")
 BUSY_SECONDS = 10
 # Databases limit the parameters of a statement; the smallest limit still in use is 999.
 CHUNK = 500
+LISTED_IN_ERRORS = 10
 WRITE_OPTION = "saif_write"
 
 SQLITE_REASONS = {
@@ -139,9 +140,11 @@ def chunks(values: Iterable[T]) -> Iterator[list[T]]:
         yield chunk
 
 
-def clean_text(text: str) -> str:
-    """The text with what databases refuse (NUL, lone surrogates) shown as U+FFFD."""
-    return "".join("\ufffd" if c == "\0" or "\ud800" <= c <= "\udfff" else c for c in text)
+def some_ids(db: OrmSession, query: Select[str]) -> list[str]:
+    """The first ids that a query finds, as an error lists them, and how many more there are."""
+    ids = [*db.scalars(query.limit(LISTED_IN_ERRORS))]
+    total = db.scalar(select(func.count()).select_from(query.order_by(None).subquery())) or 0
+    return ids + ([f"and {total - len(ids)} more"] if total > len(ids) else [])
 
 
 def _reason(error: Exception) -> str:

@@ -8,16 +8,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session as OrmSession
 
+from saif_core.characters import valid_text
 from saif_core.errors import StorageError, UnknownNameError
 from saif_core.records.as_json import from_json
 from saif_core.records.evaluation import Evaluation, EvaluationSummary, EvaluationText
-from storage.database import Database, clean_text
+from storage.database import Database, some_ids
 from storage.tables import EvaluationRow, EvaluationTextsRow
-
-LISTED_IN_ERRORS = 10
 
 
 class EvaluationStore:
@@ -55,7 +54,7 @@ class EvaluationStore:
             UnknownNameError: there is none.
             StorageError: it cannot be read, or the database refused.
         """
-        query = select(EvaluationRow.record).where(EvaluationRow.id == clean_text(evaluation_id))
+        query = select(EvaluationRow.record).where(EvaluationRow.id == valid_text(evaluation_id))
         with self._database.transaction("Reading the evaluation") as db:
             record = db.scalar(query)
             if record is None:
@@ -79,7 +78,7 @@ class EvaluationStore:
                 (EvaluationTextsRow.number == EvaluationRow.number)
                 & (EvaluationTextsRow.cell == cell),
             )
-            .where(EvaluationRow.id == clean_text(evaluation_id))
+            .where(EvaluationRow.id == valid_text(evaluation_id))
         )
         with self._database.transaction("Reading the texts of an evaluation") as db:
             row = db.execute(query).one_or_none()
@@ -114,7 +113,7 @@ class EvaluationStore:
             EvaluationRow.created_at,
         )
         if instruction:
-            query = query.where(EvaluationRow.instruction == clean_text(instruction))
+            query = query.where(EvaluationRow.instruction == valid_text(instruction))
         query = query.order_by(EvaluationRow.number.desc()).limit(max(0, limit))
         with self._database.transaction("Listing the evaluations") as db:
             return [EvaluationSummary(**row._mapping) for row in db.execute(query)]
@@ -126,7 +125,7 @@ class EvaluationStore:
             UnknownNameError: there is none with that id.
             StorageError: the database refused.
         """
-        remove = delete(EvaluationRow).where(EvaluationRow.id == clean_text(evaluation_id))
+        remove = delete(EvaluationRow).where(EvaluationRow.id == valid_text(evaluation_id))
         with self._database.transaction("Deleting the evaluation", write=True) as db:
             number = db.scalar(remove.returning(EvaluationRow.number))
             if number is None:
@@ -140,10 +139,7 @@ def _delete_texts(db: OrmSession, number: int) -> None:
 
 def _unknown(db: OrmSession, evaluation_id: str) -> UnknownNameError:
     newest = select(EvaluationRow.id).order_by(EvaluationRow.number.desc())
-    ids = [*db.scalars(newest.limit(LISTED_IN_ERRORS))]
-    total = db.scalar(select(func.count()).select_from(EvaluationRow)) or 0
-    more = [f"and {total - len(ids)} more"] if total > len(ids) else []
-    return UnknownNameError("evaluation", evaluation_id, ids + more)
+    return UnknownNameError("evaluation", evaluation_id, some_ids(db, newest))
 
 
 def _unreadable(evaluation_id: str) -> StorageError:
@@ -156,14 +152,14 @@ def _unreadable(evaluation_id: str) -> StorageError:
 def _to_columns(evaluation: Evaluation) -> dict[str, Any]:
     best = {found.arm: found.rates.strict for found in evaluation.best}
     return {
-        "id": clean_text(evaluation.id),
-        "instruction": clean_text(evaluation.request.instruction.name),
-        "model": clean_text(evaluation.model),
+        "id": valid_text(evaluation.id),
+        "instruction": valid_text(evaluation.request.instruction.name),
+        "model": valid_text(evaluation.model),
         "n_cells": len(evaluation.cells),
         "n": len(evaluation.request.test_contents),
-        "best_sae_arm": clean_text(evaluation.best_sae_arm),
+        "best_sae_arm": valid_text(evaluation.best_sae_arm),
         "best_strict": best.get(evaluation.best_sae_arm),
-        "created_at": clean_text(evaluation.created_at),
+        "created_at": valid_text(evaluation.created_at),
         "record": _written(evaluation),
     }
 

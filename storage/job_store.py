@@ -6,10 +6,11 @@ from typing import Any
 
 from sqlalchemy import Row, select, update
 
+from saif_core.characters import valid_text
 from saif_core.errors import StorageError
 from saif_core.records.as_json import from_json, to_json
 from saif_core.records.jobs import JobRecord
-from storage.database import Database, clean_text
+from storage.database import Database
 from storage.tables import JobRow
 
 COLUMNS = tuple(column for column in JobRow.__table__.columns if column.name != "number")
@@ -48,7 +49,7 @@ class JobStore:
             StorageError: the database refused, or the row cannot be read.
         """
         with self._database.transaction("Reading a job") as db:
-            row = db.execute(select(*COLUMNS).where(JobRow.id == clean_text(job_id))).first()
+            row = db.execute(select(*COLUMNS).where(JobRow.id == valid_text(job_id))).first()
         return None if row is None else _from_columns(row)
 
     def list(self, limit: int = 50) -> list[JobRecord]:
@@ -95,7 +96,7 @@ def _to_columns(job: JobRecord) -> dict[str, Any]:
         ) from error
     result = values.pop("result")
     cleaned = {
-        name: clean_text(value) if isinstance(value, str) else value
+        name: valid_text(value) if isinstance(value, str) else value
         for name, value in values.items()
     }
     return {**cleaned, "result": None if result is None else json.dumps(result)}

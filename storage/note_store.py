@@ -10,16 +10,16 @@ from dataclasses import asdict, replace
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session as OrmSession
 
-from saif_core.errors import StorageError, UnknownNameError
+from saif_core.characters import valid_text
+from saif_core.errors import StorageError, UnknownNameError, check_latent
 from saif_core.records.as_json import to_json
 from saif_core.records.notes import LatentDescription, LatentNote, NoteKind
 from storage.corpus_store import id_of
-from storage.database import Database, clean_text
+from storage.database import Database, some_ids
 from storage.tables import LatentDescriptionRow, LatentIndexRow, LatentNoteRow, LatentTextRow
 
 NAME_CHARACTERS = 200
 TEXT_CHARACTERS = 10_000
-LISTED_IN_ERRORS = 10
 # One search text per latent must stay below the 1 MB that PostgreSQL allows.
 SEARCH_CHARACTERS = 20_000
 WORD_CHARACTERS = 64
@@ -58,8 +58,8 @@ class NoteStore:
             source: the catalogue that a label was imported from; empty for what people write.
 
         Raises:
-            StorageError: there can be no such latent, a text is too long, a label or note is
-                empty, or the database refused.
+            UnknownLatentError: there can be no such latent.
+            StorageError: a text is too long, a label or note is empty, or the database refused.
         """
         text = _checked_text(kind, text, NAME_CHARACTERS if kind == "label" else TEXT_CHARACTERS)
         author = _checked_text("name of an author", author, NAME_CHARACTERS)
@@ -67,7 +67,7 @@ class NoteStore:
         if not text and kind != "star":
             raise StorageError(f"The {kind} of latent {latent} is empty; type one.")
         _check_latent(latent)
-        note = LatentNote(clean_text(sae_sha256), latent, kind, text, author, source)
+        note = LatentNote(valid_text(sae_sha256), latent, kind, text, author, source)
         with self._database.transaction(f"Saving the {kind}", write=True) as db:
             if kind == "star" and _take_back(db, note):
                 return None
@@ -80,11 +80,12 @@ class NoteStore:
         """Everything people say of a latent, the newest first.
 
         Raises:
+            UnknownLatentError: there can be no such latent.
             StorageError: the database refused.
         """
         query = (
             select(*NOTE_COLUMNS)
-            .where(LatentNoteRow.sae_sha256 == clean_text(sae_sha256))
+            .where(LatentNoteRow.sae_sha256 == valid_text(sae_sha256))
             .where(LatentNoteRow.latent == latent)
             .order_by(LatentNoteRow.number.desc())
         )
@@ -100,11 +101,10 @@ class NoteStore:
             StorageError: the database refused.
         """
         with self._database.transaction("Removing the note", write=True) as db:
-            row = db.scalar(select(LatentNoteRow).where(LatentNoteRow.id == clean_text(note_id)))
+            row = db.scalar(select(LatentNoteRow).where(LatentNoteRow.id == valid_text(note_id)))
             if row is None:
                 newest = select(LatentNoteRow.id).order_by(LatentNoteRow.number.desc())
-                known = db.scalars(newest.limit(LISTED_IN_ERRORS)).all()
-                raise UnknownNameError("note", note_id, [*known])
+                raise UnknownNameError("note", note_id, some_ids(db, newest))
             db.delete(row)
             if row.kind == "label":
                 _refresh_label(db, row.sae_sha256, row.latent)
@@ -113,8 +113,9 @@ class NoteStore:
         """The description as it is stored; adding it twice is adding it once.
 
         Raises:
-            StorageError: there can be no such latent, the text is too long, something is no JSON
-                (such as a number that is not finite), or the database refused.
+            UnknownLatentError: there can be no such latent.
+            StorageError: the text is too long, something is no JSON (such as a number that is not
+                finite), or the database refused.
         """
         _check_latent(description.latent)
         text = _checked_text("description", description.text, TEXT_CHARACTERS)
@@ -128,11 +129,11 @@ class NoteStore:
             ) from error
         stored = replace(
             description,
-            sae_sha256=clean_text(description.sae_sha256),
-            method=clean_text(description.method),
+            sae_sha256=valid_text(description.sae_sha256),
+            method=valid_text(description.method),
             text=text,
-            model=clean_text(description.model),
-            prompt=clean_text(description.prompt),
+            model=valid_text(description.model),
+            prompt=valid_text(description.prompt),
             evidence=json.loads(evidence),
         )
         insert = self._database.insert(LatentDescriptionRow)
@@ -145,11 +146,12 @@ class NoteStore:
         """Every description of a latent, the newest first.
 
         Raises:
+            UnknownLatentError: there can be no such latent.
             StorageError: the database refused.
         """
         query = (
             select(*DESCRIPTION_COLUMNS)
-            .where(LatentDescriptionRow.sae_sha256 == clean_text(sae_sha256))
+            .where(LatentDescriptionRow.sae_sha256 == valid_text(sae_sha256))
             .where(LatentDescriptionRow.latent == latent)
             .order_by(LatentDescriptionRow.number.desc())
         )
@@ -217,7 +219,7 @@ _FOLDED = _Folded()
 
 
 def _checked_text(kind: str, text: str, limit: int) -> str:
-    text = clean_text(text).strip()
+    text = valid_text(text).strip()
     if len(text) > limit:
         raise StorageError(
             f"A {kind} of {len(text):,} characters was to be saved; shorten it to {limit:,}."
@@ -226,8 +228,7 @@ def _checked_text(kind: str, text: str, limit: int) -> str:
 
 
 def _check_latent(latent: int) -> None:
-    if not 0 <= latent < MOST_LATENTS:
-        raise StorageError(f"Latent {latent} was asked for; choose one from 0 upwards.")
+    check_latent(latent, MOST_LATENTS, "the largest SAE there can be")
 
 
 def _take_back(db: OrmSession, star: LatentNote) -> bool:

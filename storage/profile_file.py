@@ -15,12 +15,13 @@ import zstandard
 from sqlalchemy import select
 from sqlalchemy.orm import Session as OrmSession
 
+from saif_core.characters import valid_text
 from saif_core.errors import StorageError
 from saif_core.records.as_json import from_json, to_json
 from saif_core.records.corpus import LatentIndex, LatentProfile, ProfileText
 from saif_core.records.packing import pack_activations, unpack_profile
 from storage.corpus_store import COLUMNS, id_of, own_part, rows_of
-from storage.database import CHUNK, chunks, clean_text
+from storage.database import CHUNK, chunks
 from storage.tables import CorpusContextRow, LatentIndexRow, LatentProfileRow, LatentTextRow
 
 FORMAT = "SAIF latents"
@@ -99,7 +100,7 @@ class PackedIndex:
             activations = pack_activations(counts, nothing, nothing.astype("f4"), self.index.d_sae)
             yield {
                 "id": id_of(number, ordinal),
-                "document": clean_text(document),
+                "document": valid_text(document),
                 "token_ids": token_ids,
                 "activations": activations,
             }
@@ -210,13 +211,13 @@ def _read_header(parts: _Parts) -> LatentIndex:
         raise _unreadable()
     return replace(
         index,
-        name=clean_text(index.name),
-        model_sha256=clean_text(index.model_sha256),
-        sae_sha256=clean_text(index.sae_sha256),
-        hook_point=clean_text(index.hook_point),
-        sae_id=clean_text(index.sae_id),
-        source_sha256=clean_text(index.source_sha256),
-        created_at=clean_text(index.created_at),
+        name=valid_text(index.name),
+        model_sha256=valid_text(index.model_sha256),
+        sae_sha256=valid_text(index.sae_sha256),
+        hook_point=valid_text(index.hook_point),
+        sae_id=valid_text(index.sae_id),
+        source_sha256=valid_text(index.source_sha256),
+        created_at=valid_text(index.created_at),
         n_listed=index.n_contexts,
         finished=True,
     )

@@ -21,7 +21,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session as OrmSession
 
-from saif_core.errors import StorageError
+from saif_core.characters import valid_text
+from saif_core.errors import StorageError, check_latent
 from saif_core.records.corpus import (
     FoundIn,
     LatentFilter,
@@ -33,7 +34,7 @@ from saif_core.records.corpus import (
 )
 from saif_core.records.packing import pack_profile, unpack_profile
 from storage.corpus_store import OWN_BITS, find_index, id_of, own_part, rows_of
-from storage.database import Database, chunks, clean_text
+from storage.database import Database, chunks
 from storage.note_store import SEARCH_CHARACTERS, folded_words, label_words
 from storage.profile_file import PackedIndex, packed_index
 from storage.tables import (
@@ -100,18 +101,17 @@ class ProfileStore:
 
         Raises:
             UnknownNameError: there is no such index.
+            UnknownLatentError: the index has no such latent.
             StorageError: the latent has no profile, it cannot be read, or the database refused.
         """
         with self._database.transaction("Reading the profile of a latent") as db:
             row = find_index(db, index_id)
-            found = None
-            if 0 <= latent < row.d_sae:
-                found = db.get(LatentProfileRow, id_of(row.number, latent))
+            check_latent(latent, row.d_sae, f"the index {row.name!r}")
+            found = db.get(LatentProfileRow, id_of(row.number, latent))
             if found is None:
                 raise StorageError(
                     f"The profile of latent {latent} was asked for, but the index {row.name!r} "
-                    f"of {row.d_sae} latents has none of it; profile the index, or choose another "
-                    "latent."
+                    "has none of it; profile the index, or choose another latent."
                 )
             return unpack_profile(found.profile)
 
@@ -237,7 +237,7 @@ class ProfileStore:
                 profiles.append(
                     key
                     | {
-                        "promotes": clean_text(text.promotes[:SEARCH_CHARACTERS]),
+                        "promotes": valid_text(text.promotes[:SEARCH_CHARACTERS]),
                         "profile": packed,
                     }
                 )

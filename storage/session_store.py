@@ -9,16 +9,16 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, select
+from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session as OrmSession
 
+from saif_core.characters import valid_text
 from saif_core.errors import StorageError, UnknownNameError
 from saif_core.records.as_json import from_json, new_id, to_json, utc_now
 from saif_core.records.sessions import SESSION_SCHEMA_VERSION, SessionSummary, SteeringSession
-from storage.database import Database, clean_text
+from storage.database import Database, some_ids
 from storage.tables import SessionRow
 
-LISTED_IN_ERRORS = 10
 SHARE_BYTES = 16
 
 
@@ -44,7 +44,7 @@ class SessionStore:
                 holds NaN or infinity; or the database refused.
         """
         with self._database.transaction("Saving the session", write=True) as db:
-            row = db.get(SessionRow, clean_text(session.id), with_for_update=True)
+            row = db.get(SessionRow, valid_text(session.id), with_for_update=True)
             if row is not None:
                 _check_version(row.name, row.schema_version)
             share_id = row.share_id if row is not None and row.deleted_at is None else None
@@ -181,7 +181,7 @@ class SessionStore:
         Raises:
             StorageError: it is of a newer schema version, cannot be read, or the database refused.
         """
-        query = select(SessionRow).where(SessionRow.share_id == clean_text(share_id), _is_live())
+        query = select(SessionRow).where(SessionRow.share_id == valid_text(share_id), _is_live())
         with self._database.transaction("Reading the shared session") as db:
             row = db.scalar(query)
             return None if row is None else _to_record(row)
@@ -203,17 +203,11 @@ def _is_live() -> ColumnElement[bool]:
 def _find(
     db: OrmSession, session_id: str, *, lock: bool = False, deleted: bool = False
 ) -> SessionRow:
-    row = db.get(SessionRow, clean_text(session_id), with_for_update=lock)
+    row = db.get(SessionRow, valid_text(session_id), with_for_update=lock)
     if row is None or (row.deleted_at is not None and not deleted):
-        raise UnknownNameError("session", session_id, _known_ids(db))
+        newest = select(SessionRow.id).where(_is_live()).order_by(SessionRow.saved_seconds.desc())
+        raise UnknownNameError("session", session_id, some_ids(db, newest))
     return row
-
-
-def _known_ids(db: OrmSession) -> list[str]:
-    newest = select(SessionRow.id).where(_is_live()).order_by(SessionRow.saved_seconds.desc())
-    ids = list(db.scalars(newest.limit(LISTED_IN_ERRORS)))
-    total = db.scalar(select(func.count()).select_from(SessionRow).where(_is_live())) or 0
-    return ids + ([f"and {total - len(ids)} more"] if total > len(ids) else [])
 
 
 def _check_version(name: str, version: int) -> None:
@@ -235,15 +229,15 @@ def _to_columns(session: SteeringSession) -> dict[str, Any]:
         ) from error
     source = session.recipe or session.ranking
     return {
-        "id": clean_text(session.id),
-        "name": clean_text(session.name),
-        "instruction": clean_text(_instruction_name(session)),
-        "model": clean_text(source.model if source else ""),
-        "sae": clean_text(source.sae if source else ""),
+        "id": valid_text(session.id),
+        "name": valid_text(session.name),
+        "instruction": valid_text(_instruction_name(session)),
+        "model": valid_text(source.model if source else ""),
+        "sae": valid_text(source.sae if source else ""),
         "n_prompts": len(session.prompts),
         "share_id": session.share_id,
         "schema_version": session.schema_version,
-        "created_at": clean_text(session.created_at),
+        "created_at": valid_text(session.created_at),
         "updated_at": session.updated_at,
         "deleted_at": None,
         "saved_seconds": time.time(),
@@ -281,5 +275,5 @@ def _search_text(session: SteeringSession) -> str:
 
 def _folded(text: str) -> str:
     # Twice normalized: folding can leave letters and accents apart again.
-    folded = unicodedata.normalize("NFC", clean_text(text)).casefold()
+    folded = unicodedata.normalize("NFC", valid_text(text)).casefold()
     return unicodedata.normalize("NFC", folded)

@@ -43,13 +43,29 @@ class ActivationTailRow(Base):
     piece: Mapped[bytes] = mapped_column(LargeBinary)
 
 
+class TensorsRow(Base):
+    """Some learned tensors as safetensors bytes, under the hash of these bytes.
+
+    Attributes:
+        put_at: when they were last put, in seconds since 1970.
+    """
+
+    __tablename__ = "tensors"
+
+    sha256: Mapped[str] = mapped_column(Text, primary_key=True)
+    note: Mapped[str] = mapped_column(Text)
+    n_bytes: Mapped[int] = mapped_column(BigInteger)
+    put_at: Mapped[int] = mapped_column(BigInteger)
+    payload: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
+
+
 class LatentIndexRow(Base):
     """A corpus read through one SAE, as ``LatentIndex`` of the records has it.
 
     Attributes:
-        number: first half of the ids of its contexts, lists and latents.
-        density: tokens on which each latent fires among the listed contexts, int64; None before
-            the first checkpoint.
+        number: first half of the ids of its contexts and latents.
+        density: tokens on which each latent fires in the first ``n_listed`` contexts, int64; None
+            before the first checkpoint.
     """
 
     __tablename__ = "latent_indexes"
@@ -81,15 +97,6 @@ class CorpusContextRow(Base):
     document: Mapped[str] = mapped_column(Text)
     token_ids: Mapped[bytes] = mapped_column(LargeBinary)
     activations: Mapped[bytes] = mapped_column(LargeBinary)
-
-
-class LatentListRow(Base):
-    """The largest activations of some neighbouring latents of a corpus."""
-
-    __tablename__ = "latent_lists"
-
-    id: Mapped[int] = mapped_column(NUMBER, primary_key=True, autoincrement=False)
-    lists: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class LatentRow(Base):

@@ -11,16 +11,15 @@ import pytest
 import torch
 
 from saif_core.catalog import Catalog
-from saif_core.engine import shared_writing
-from saif_core.engine.engine import Engine
+from saif_core.engine.engine import Engine, shared_writing
 from saif_core.engine.job import Job
 from saif_core.errors import (
     BudgetError,
     JobCancelled,
     PromptPairError,
-    SaeMismatchError,
     SaifError,
     SteeringError,
+    UnknownLatentError,
     UnknownNameError,
 )
 from saif_core.records.jobs import JobRecord
@@ -118,7 +117,7 @@ def test_blocking_questions(
 def test_errors_reach_the_caller_and_the_engine_goes_on(
     engine: Engine, generation_request: GenerationRequest, tiny_sae_dir: Path
 ) -> None:
-    with pytest.raises(SaeMismatchError, match="has latents 0 to"):
+    with pytest.raises(UnknownLatentError, match="has latents 0 to"):
         engine.latent_detail(str(tiny_sae_dir), 10**6)
     job = engine.rank(RankingRequest("no-such-sae", "x", tiny.planted_pairs(2)))
     with pytest.raises(UnknownNameError):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from saif_core.errors import HookPointError, SaeMismatchError
+from saif_core.errors import HookPointError, UnknownLatentError
 from saif_core.explaining import flow
 from saif_core.explaining.flow import (
     CHANCE_COSINE,
@@ -140,7 +140,7 @@ def test_a_missing_layer_or_latent_is_refused(decoders: dict[int, Tensor]) -> No
     with pytest.raises(HookPointError, match="layers 3, 5, 9"):
         flow_graph(0, 4, decoders)
     for latent in (-1, 4):
-        with pytest.raises(SaeMismatchError, match="latents 0 to 3"):
+        with pytest.raises(UnknownLatentError, match="latents 0 to 3"):
             flow_graph(latent, 5, decoders)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from saif_core.errors import SaeMismatchError
+from saif_core.errors import UnknownLatentError
 from saif_core.explaining import latent_scores
 from saif_core.explaining.latent_scores import (
     N_PROMOTED,
@@ -97,7 +97,7 @@ def test_no_latents_have_no_scores(model: LoadedModel, sae: LoadedSae) -> None:
 
 
 def test_a_missing_latent_is_refused(model: LoadedModel, sae: LoadedSae) -> None:
-    with pytest.raises(SaeMismatchError, match="Latent 64"):
+    with pytest.raises(UnknownLatentError, match="Latent 64"):
         output_scores(model, sae, [0, 64], [1.0, 1.0])
 
 

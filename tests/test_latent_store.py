@@ -1,4 +1,4 @@
-"""Latent activations of a corpus, against a plain sort of everything that was added."""
+"""Latent activations of a corpus, against everything that was added."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,78 +11,74 @@ from saif_core.errors import StorageError, UnknownNameError
 from saif_core.records.corpus import CorpusBlock
 from saif_core.records.packing import pack_activations, unpack_activations
 from storage import Store, open_store
-from storage.corpus_store import LATENTS_PER_ROW, LIST_LENGTH, LatentStore
+from storage.corpus_store import CONTEXTS_PER_READ, LatentStore
 
 pytest_plugins = ["tests.storage_fixtures"]
 
-D_SAE = 150  # not a multiple of the latents in a row
-Entry = tuple[float, int, int]
+D_SAE = 150
 
 
-def make_block(
-    n_contexts: int, seed: int, *, d_sae: int = D_SAE, n_active: int = 12, levels: int = 0
-) -> CorpusBlock:
-    """Contexts of 1 to 9 tokens; with ``levels``, values of so few sizes that many are equal."""
+def make_block(n_contexts: int, seed: int, *, n_active: int = 12) -> CorpusBlock:
+    """Contexts of 1 to 9 tokens."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, 10, n_contexts)
     n_tokens = int(lengths.sum())
     counts = rng.integers(0, n_active, n_tokens)
-    weights = 1 / np.arange(1, d_sae + 1)
+    weights = 1 / np.arange(1, D_SAE + 1)
     indices = [
-        rng.choice(d_sae, n, replace=False, p=weights / weights.sum()).astype(np.int64)
+        rng.choice(D_SAE, n, replace=False, p=weights / weights.sum()).astype(np.int64)
         for n in counts
     ]
-    n = int(counts.sum())
-    values = rng.integers(1, levels + 1, n) if levels else rng.lognormal(size=n)
     return CorpusBlock(
         rng.integers(0, 1 << 32, n_tokens, dtype=np.uint32),
         np.cumsum([0, *lengths])[:-1],
         counts,
         np.concatenate([np.zeros(0, dtype=np.int64), *indices]),
-        values.astype(np.float32),
+        rng.lognormal(size=int(counts.sum())).astype(np.float32),
         tuple(f"document {seed}, part {j}" for j in range(n_contexts)),
     )
 
 
-def cut(block: CorpusBlock) -> list[CorpusBlock]:
-    """The contexts of a block, with the values as they are stored."""
+def split(block: CorpusBlock) -> list[CorpusBlock]:
+    """The contexts of a block."""
     bounds = [*block.context_starts, len(block.token_ids)]
     first = np.concatenate([[0], np.cumsum(block.counts)])
     parts = []
     for j, name in enumerate(block.documents):
-        start, end = bounds[j], bounds[j + 1]
-        counts = block.counts[start:end]
-        indices = block.indices[first[start] : first[end]]
-        values = block.values[first[start] : first[end]]
-        stored = unpack_activations(pack_activations(counts, indices, values, D_SAE))[2]
+        start, end = int(bounds[j]), int(bounds[j + 1])
+        nonzero = slice(int(first[start]), int(first[end]))
         parts.append(
-            CorpusBlock(block.token_ids[start:end], np.zeros(1), counts, indices, stored, (name,))
+            CorpusBlock(
+                block.token_ids[start:end],
+                np.zeros(1),
+                block.counts[start:end],
+                block.indices[nonzero],
+                block.values[nonzero],
+                (name,),
+            )
         )
     return parts
 
 
-def entries_of(contexts: list[CorpusBlock], latent: int) -> list[Entry]:
-    """(activation, context, position) of a latent, largest first, equal ones in corpus order."""
-    entries = []
-    for number, context in enumerate(contexts):
-        positions = np.repeat(np.arange(len(context.counts)), context.counts)
-        for j in np.flatnonzero(context.indices == latent):
-            entries.append((float(context.values[j]), number, int(positions[j])))
-    return sorted(entries, key=lambda entry: (-entry[0], *entry[1:]))
+def cut(block: CorpusBlock) -> list[CorpusBlock]:
+    """The contexts of a block, with the values as they are stored."""
+    parts = []
+    for part in split(block):
+        packed = pack_activations(part.counts, part.indices, part.values, D_SAE)
+        parts.append(replace(part, values=unpack_activations(packed)[2]))
+    return parts
 
 
-def assert_lists_are_exact(
-    latents: LatentStore, index_id: str, ids: list[int], contexts: list[CorpusBlock]
-) -> None:
-    assert len(ids) == len(contexts) == len(set(ids))
-    density = latents.density(index_id)
-    for latent in range(D_SAE):
-        expected = entries_of(contexts, latent)
-        assert density[latent] == len(expected)
-        found = latents.top_examples(index_id, latent)
-        assert [(e.activation, e.context_id, e.position) for e in found] == [
-            (value, ids[context], position) for value, context, position in expected[:LIST_LENGTH]
-        ]
+def assert_holds(latents: LatentStore, index_id: str, blocks: list[CorpusBlock]) -> None:
+    """The index holds the contexts of the blocks, in their order, and counts their latents."""
+    stored = [context for block in latents.blocks(index_id) for context in split(block)]
+    expected = [context for block in blocks for context in cut(block)]
+    assert [context.documents for context in stored] == [c.documents for c in expected]
+    for found, wanted in zip(stored, expected, strict=True):
+        for name in ("token_ids", "counts", "indices", "values"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+    fired = np.concatenate([block.indices.astype(np.int64) for block in blocks])
+    assert latents.density(index_id).tolist() == np.bincount(fired, minlength=D_SAE).tolist()
 
 
 @pytest.fixture
@@ -94,72 +90,36 @@ def new_index(latents: LatentStore, name: str = "corpus") -> str:
     return latents.create_index(name, "model hash", "sae hash", D_SAE)
 
 
-@pytest.mark.parametrize("levels", [0, 3])
-def test_lists_and_density_are_those_of_the_whole_corpus(latents: LatentStore, levels: int) -> None:
-    blocks = [make_block(40, seed, levels=levels) for seed in range(6)]
+def test_contexts_come_back_as_they_were_added_and_density_is_of_all(
+    latents: LatentStore,
+) -> None:
+    blocks = [make_block(60, seed) for seed in range(6)]
+    assert sum(len(block.documents) for block in blocks) > CONTEXTS_PER_READ
     index_id = new_index(latents)
-    ids = []
     for number, block in enumerate(blocks):
-        ids += latents.append(index_id, block)
+        latents.append(index_id, block)
         if number == 3:
             latents.checkpoint(index_id)
     latents.finish(index_id)
-    assert_lists_are_exact(latents, index_id, ids, [c for block in blocks for c in cut(block)])
-
-
-def test_an_example_shows_its_whole_context(latents: LatentStore) -> None:
-    block = CorpusBlock(
-        token_ids=np.array([7, 8, 9, 70_000], dtype=np.uint32),
-        context_starts=np.array([0, 3]),
-        counts=np.array([1, 2, 0, 1]),
-        indices=np.array([5, 5, 149, 5]),
-        values=np.array([1.0, 4.0, 3.0, 2.0], dtype=np.float32),
-        documents=("first", "second"),
-    )
-    index_id = new_index(latents)
-    ids = latents.append(index_id, block)
-    latents.finish(index_id)
-    best, second, third = latents.top_examples(index_id, 5)
-    assert (best.context_id, best.position, best.activation) == (ids[0], 1, 4.0)
-    assert best.document == "first"
-    assert best.token_ids.tolist() == [7, 8, 9]
-    assert best.activations.tolist() == [1.0, 4.0, 0.0]
-    assert (second.context_id, second.token_ids.tolist()) == (ids[1], [70_000])
-    assert (third.context_id, third.position, third.activation) == (ids[0], 0, 1.0)
-    grouped = latents.top_examples(index_id, 5, one_per_context=True)
-    assert [e.activation for e in grouped] == [4.0, 2.0]
-    assert [e.activation for e in latents.top_examples(index_id, 5, 1)] == [4.0]
-    assert latents.top_examples(index_id, 6) == []
-
-
-def test_a_context_comes_back_as_it_was_added(latents: LatentStore) -> None:
-    block = make_block(30, 0)
-    ids = latents.append(new_index(latents), block)
-    for context_id, expected in zip(ids, cut(block), strict=True):
-        found = latents.context_latents(context_id)
-        assert found.documents == expected.documents
-        for name in ("token_ids", "counts", "indices", "values"):
-            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert_holds(latents, index_id, blocks)
 
 
 def test_a_process_that_stopped_loses_and_repeats_nothing(shared_url: str) -> None:
-    blocks = [make_block(30, seed, levels=4) for seed in range(4)]
-    ids = []
+    blocks = [make_block(30, seed) for seed in range(4)]
     first = open_store(shared_url)
     index_id = new_index(first.latents)
-    ids += first.latents.append(index_id, blocks[0])
+    first.latents.append(index_id, blocks[0])
     first.latents.checkpoint(index_id)
-    ids += first.latents.append(index_id, blocks[1])
-    ids += first.latents.append(index_id, blocks[2])
+    first.latents.append(index_id, blocks[1])
+    first.latents.append(index_id, blocks[2])
     first.close()
     second = open_store(shared_url)
     (index,) = second.latents.indexes()
     assert (index.n_listed, index.n_contexts, index.finished) == (30, 90, False)
     assert second.latents.density(index_id).sum() == blocks[0].counts.sum()
-    ids += second.latents.append(index_id, blocks[3])
+    second.latents.append(index_id, blocks[3])
     second.latents.finish(index_id)
-    contexts = [context for block in blocks for context in cut(block)]
-    assert_lists_are_exact(second.latents, index_id, ids, contexts)
+    assert_holds(second.latents, index_id, blocks)
     second.close()
 
 
@@ -168,7 +128,7 @@ def test_a_write_that_fails_leaves_nothing_of_its_block(
 ) -> None:
     blocks = [make_block(20, seed) for seed in range(2)]
     index_id = new_index(latents)
-    ids = latents.append(index_id, blocks[0])
+    latents.append(index_id, blocks[0])
 
     def fail(*_arguments: object) -> None:
         raise KeyboardInterrupt
@@ -179,9 +139,9 @@ def test_a_write_that_fails_leaves_nothing_of_its_block(
         with pytest.raises(KeyboardInterrupt):
             latents.append(index_id, blocks[1])
     assert latents.indexes()[0].n_contexts == 20
-    ids += latents.append(index_id, blocks[1])
+    latents.append(index_id, blocks[1])
     latents.finish(index_id)
-    assert_lists_are_exact(latents, index_id, ids, [c for block in blocks for c in cut(block)])
+    assert_holds(latents, index_id, blocks)
 
 
 def test_an_interruption_after_the_write_counts_the_block_once(
@@ -189,7 +149,7 @@ def test_an_interruption_after_the_write_counts_the_block_once(
 ) -> None:
     blocks = [make_block(20, seed) for seed in range(3)]
     index_id = new_index(latents)
-    ids = latents.append(index_id, blocks[0])
+    latents.append(index_id, blocks[0])
 
     def fail(*_arguments: object) -> None:
         raise KeyboardInterrupt
@@ -199,10 +159,9 @@ def test_an_interruption_after_the_write_counts_the_block_once(
         with pytest.raises(KeyboardInterrupt):
             latents.append(index_id, blocks[1])
     assert latents.indexes()[0].n_contexts == 40
-    ids += [ids[-1] + 1 + j for j in range(20)]
-    ids += latents.append(index_id, blocks[2])
+    latents.append(index_id, blocks[2])
     latents.finish(index_id)
-    assert_lists_are_exact(latents, index_id, ids, [c for block in blocks for c in cut(block)])
+    assert_holds(latents, index_id, blocks)
 
 
 @pytest.mark.parametrize(
@@ -219,15 +178,14 @@ def test_a_second_process_that_adds_is_refused(
     stores = [open_store(shared_url), open_store(shared_url)]
     index_id = new_index(stores[0].latents)
     blocks = [make_block(10, seed) for seed in range(3)]
-    ids = stores[0].latents.append(index_id, blocks[0])
-    ids += stores[1].latents.append(index_id, blocks[1])
+    stores[0].latents.append(index_id, blocks[0])
+    stores[1].latents.append(index_id, blocks[1])
     with pytest.raises(StorageError, match="another process has changed it"):
         change(stores[0].latents, index_id)
     # Whoever was refused begins again from what is there.
-    ids += stores[0].latents.append(index_id, blocks[2])
+    stores[0].latents.append(index_id, blocks[2])
     stores[0].latents.finish(index_id)
-    contexts = [context for block in blocks for context in cut(block)]
-    assert_lists_are_exact(stores[1].latents, index_id, ids, contexts)
+    assert_holds(stores[1].latents, index_id, blocks)
     for store in stores:
         store.close()
 
@@ -235,22 +193,21 @@ def test_a_second_process_that_adds_is_refused(
 def test_indexes_do_not_mix(latents: LatentStore) -> None:
     blocks = {name: make_block(25, seed) for seed, name in enumerate(("a", "b"))}
     index_ids = {name: new_index(latents, name) for name in blocks}
-    ids = {name: latents.append(index_ids[name], block) for name, block in blocks.items()}
+    for name, block in blocks.items():
+        latents.append(index_ids[name], block)
     for name in blocks:
         latents.finish(index_ids[name])
     for name, block in blocks.items():
-        assert_lists_are_exact(latents, index_ids[name], ids[name], cut(block))
+        assert_holds(latents, index_ids[name], [block])
     assert [index.name for index in latents.indexes()] == ["b", "a"]
     latents.delete_index(index_ids["b"])
     assert [index.name for index in latents.indexes()] == ["a"]
-    with pytest.raises(StorageError, match="there is none"):
-        latents.context_latents(ids["b"][0])
-    assert_lists_are_exact(latents, index_ids["a"], ids["a"], cut(blocks["a"]))
+    assert_holds(latents, index_ids["a"], [blocks["a"]])
     # A number that is used again brings nothing back.
     again = new_index(latents, "c")
     latents.append(again, make_block(1, 9))
     latents.finish(again)
-    assert sum(len(latents.top_examples(again, latent)) for latent in range(D_SAE)) <= 9 * 12
+    assert_holds(latents, again, [make_block(1, 9)])
 
 
 def test_an_index_says_what_it_holds(latents: LatentStore) -> None:
@@ -283,13 +240,14 @@ def test_a_finished_index_cannot_be_changed(latents: LatentStore) -> None:
 
 def test_an_empty_index_and_an_empty_block_are_no_error(latents: LatentStore) -> None:
     index_id = new_index(latents)
-    assert latents.top_examples(index_id, 0) == []
-    assert latents.append(index_id, make_block(0, 0)) == []
+    assert latents.density(index_id).tolist() == [0] * D_SAE
+    latents.append(index_id, make_block(0, 0))
+    assert list(latents.blocks(index_id)) == []
     silent = make_block(2, 0, n_active=1)
     assert len(silent.values) == 0
-    assert len(latents.append(index_id, silent)) == 2
+    latents.append(index_id, silent)
     latents.finish(index_id)
-    assert latents.top_examples(index_id, 0) == []
+    assert_holds(latents, index_id, [silent])
     assert latents.density(index_id).tolist() == [0] * D_SAE
 
 
@@ -299,9 +257,9 @@ def test_any_integer_type_will_do(latents: LatentStore, dtype: type[np.integer])
     names = ("context_starts", "counts", "indices")
     typed = replace(block, **{name: getattr(block, name).astype(dtype) for name in names})
     index_id = new_index(latents)
-    ids = latents.append(index_id, typed)
+    latents.append(index_id, typed)
     latents.finish(index_id)
-    assert_lists_are_exact(latents, index_id, ids, cut(block))
+    assert_holds(latents, index_id, [block])
 
 
 @pytest.mark.parametrize(
@@ -349,13 +307,6 @@ def test_what_is_not_there_is_said(latents: LatentStore) -> None:
     for missing in (latents.checkpoint, latents.density, latents.delete_index):
         with pytest.raises(UnknownNameError, match=index_id):
             missing("nothing")
-    with pytest.raises(StorageError, match="Latent 150 .* from 0 to 149"):
-        latents.top_examples(index_id, D_SAE)
-    with pytest.raises(StorageError, match="Latent -1 "):
-        latents.top_examples(index_id, -1)
-    for n in (0, 21):
-        with pytest.raises(StorageError, match=f"{n} examples .* 1 to 20"):
-            latents.top_examples(index_id, 0, n)
     with pytest.raises(StorageError, match="0 latents"):
         latents.create_index("none", "", "", 0)
 
@@ -382,17 +333,6 @@ def test_the_file_takes_at_most_six_bytes_per_activation(tmp_path: Path) -> None
     store.close()
     size = sum(path.stat().st_size for path in tmp_path.glob("saif.db*"))
     assert size <= 6 * n_contexts * n
-
-
-def test_a_latent_is_read_from_one_small_row(store: Store) -> None:
-    index_id = new_index(store.latents)
-    store.latents.append(index_id, make_block(200, 0))
-    store.latents.finish(index_id)
-    with store._database.transaction("Looking") as db:
-        sizes = db.connection().exec_driver_sql("SELECT length(lists) FROM latent_lists").all()
-    assert sorted(size for (size,) in sizes) == [
-        entries * LIST_LENGTH * 12 for entries in (D_SAE % LATENTS_PER_ROW, 64, 64)
-    ]
 
 
 def test_firing_tokens_are_numbered_over_the_whole_corpus(latents: LatentStore) -> None:

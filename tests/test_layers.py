@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("saif_core", "storage", "app")
-STORAGE_MAY_USE = ("saif_core.records", "saif_core.errors")
+STORAGE_MAY_USE = ("saif_core.records", "saif_core.errors", "saif_core.characters")
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv"}
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from saif_core.catalog import Catalog
-from saif_core.errors import SaeMismatchError
+from saif_core.errors import UnknownLatentError
 from saif_core.explaining.neighbours import DecoderShelf
 from saif_core.saes.loaded_sae import read_decoder
 from tests import tiny
@@ -46,5 +46,5 @@ def test_the_planted_latent_flows_from_the_layer_below(
 
 
 def test_a_latent_that_is_not_there_is_refused(shelf: DecoderShelf, tiny_sae_dir: Path) -> None:
-    with pytest.raises(SaeMismatchError, match=f"has {tiny.D_SAE}; choose one from 0 to"):
+    with pytest.raises(UnknownLatentError, match=f"has latents 0 to {tiny.D_SAE - 1};"):
         shelf.neighbours(str(tiny_sae_dir), tiny.D_SAE, str(tiny_sae_dir), 5)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saif_core.errors import StorageError, UnknownNameError
+from saif_core.errors import StorageError, UnknownLatentError, UnknownNameError
 from saif_core.records.notes import LatentDescription, LatentNote
 from storage import Store
 from storage.note_store import NoteStore, folded_words
@@ -100,7 +100,7 @@ def test_a_latent_that_cannot_be_is_refused(notes: NoteStore, latent: int) -> No
         lambda: notes.add_description(description),
         lambda: notes.descriptions("sae", latent),
     ):
-        with pytest.raises(StorageError, match=f"Latent {latent} was asked for"):
+        with pytest.raises(UnknownLatentError, match=f"Latent {latent} was asked for"):
             ask()
 
 

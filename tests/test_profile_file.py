@@ -5,14 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import zstandard
-from sqlalchemy import select
 
 from saif_core.errors import StorageError
-from saif_core.records.corpus import LatentPage, ProfileText
+from saif_core.records.corpus import CorpusBlock, LatentPage, ProfileText
 from saif_core.records.packing import pack_profile
 from storage import Store, open_store, profile_file
+from storage.corpus_store import CONTEXTS_PER_READ
 from storage.profile_store import ProfileStore
 from storage.tables import CorpusContextRow, LatentRow, LatentTextRow
 from tests.test_profile_store import (
@@ -22,6 +23,7 @@ from tests.test_profile_store import (
     make_index,
     make_profile,
     n_rows,
+    put,
     search,
 )
 
@@ -75,13 +77,32 @@ def test_an_imported_index_has_the_contexts_of_its_examples_only(
     assert {ordinal: ids.tolist() for ordinal, ids in contexts.items()} == {
         c: [10 * c, 10 * c + 1, 10 * c + 2, 10 * c + 3] for c in (1, 2, 4)
     }
-    with second._database.transaction("Reading the ids") as db:
-        ids = db.scalars(select(CorpusContextRow.id).order_by(CorpusContextRow.id)).all()
-    block = second.latents.context_latents(ids[2])
-    assert block.token_ids.tolist() == [40, 41, 42, 43]
-    assert block.counts.tolist() == [0, 0, 0, 0]
-    assert block.documents == ("document 4",)
-    assert second.latents.top_examples(index_id, 3) == []
+    (block,) = second.latents.blocks(index_id)
+    assert block.token_ids[block.context_starts[2] :].tolist() == [40, 41, 42, 43]
+    assert block.counts.tolist() == [0] * 12
+    assert block.documents == ("document 1", "document 2", "document 4")
+    assert second.latents.firing_tokens(index_id, [3])[3].tolist() == []
+
+
+def test_an_imported_index_may_lack_long_stretches_of_its_contexts(
+    store: Store, second: Store
+) -> None:
+    index_id = make_index(store, finish=False)
+    silent = CorpusBlock(
+        np.arange(4 * CONTEXTS_PER_READ),
+        np.arange(CONTEXTS_PER_READ) * 4,
+        np.zeros(4 * CONTEXTS_PER_READ, dtype=np.int64),
+        np.zeros(0, dtype=np.int64),
+        np.zeros(0, dtype=np.float32),
+        ("silent",) * CONTEXTS_PER_READ,
+    )
+    store.latents.append(index_id, silent)
+    store.latents.append(index_id, silent)
+    store.latents.finish(index_id)
+    put(store, index_id, make_profile(3, (N_CONTEXTS + 2 * CONTEXTS_PER_READ - 1,)))
+    second.profiles.import_index(store.profiles.export(index_id))
+    (block,) = second.latents.blocks(index_id)
+    assert block.token_ids.tolist() == [*range(4 * CONTEXTS_PER_READ)][-4:]
 
 
 def test_imported_twice_is_imported_once(store: Store) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sqlalchemy import event, func, select, text
 
-from saif_core.errors import StorageError, UnknownNameError
+from saif_core.errors import StorageError, UnknownLatentError, UnknownNameError
 from saif_core.records.corpus import (
     HISTOGRAM_BINS,
     CorpusBlock,
@@ -151,11 +151,18 @@ def test_profiles_of_another_index_are_refused_in_one_sentence(
     assert store.profiles.page(index_id).n_total == 0
 
 
-@pytest.mark.parametrize("latent", [0, -1, D_SAE, 1 << 70])
-def test_a_latent_without_profile_is_said(store: Store, latent: int) -> None:
+def test_a_latent_without_profile_is_said(store: Store) -> None:
     index_id = make_index(store)
     put(store, index_id, make_profile(3))
-    with pytest.raises(StorageError, match=f"profile of latent {latent} was asked for"):
+    with pytest.raises(StorageError, match="profile of latent 0 was asked for"):
+        store.profiles.get(index_id, 0)
+
+
+@pytest.mark.parametrize("latent", [-1, D_SAE, 1 << 70])
+def test_a_latent_that_the_index_lacks_is_said(store: Store, latent: int) -> None:
+    index_id = make_index(store)
+    put(store, index_id, make_profile(3))
+    with pytest.raises(UnknownLatentError, match=f"Latent {latent} .* 'corpus' has latents 0 to 7"):
         store.profiles.get(index_id, latent)
 
 

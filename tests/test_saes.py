@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from saif_core.errors import HookPointError, SaeMismatchError
+from saif_core.errors import HookPointError, SaeMismatchError, UnknownLatentError
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.models.loading import load_model
 from saif_core.records.ranking import ChosenLatent
@@ -247,7 +247,7 @@ def test_folder_that_is_no_sae_is_refused(tmp_path: Path, model: LoadedModel) ->
 def test_steering_vector_is_the_weighted_sum_of_decoder_directions(sae: LoadedSae) -> None:
     vector = build_steering_vector(sae, [ChosenLatent(3, 2.0), ChosenLatent(7, -0.5)])
     torch.testing.assert_close(vector, 2.0 * sae.W_dec[3] - 0.5 * sae.W_dec[7])
-    with pytest.raises(SaeMismatchError, match="has latents 0 to"):
+    with pytest.raises(UnknownLatentError, match="has latents 0 to"):
         build_steering_vector(sae, [ChosenLatent(10**6, 1.0)])
 
 

@@ -10,7 +10,8 @@ from sqlalchemy import select, update
 
 from saif_core.errors import StorageError, UnknownNameError
 from saif_core.records.sessions import SESSION_SCHEMA_VERSION, SteeringSession
-from storage import Store, session_store
+from storage import Store
+from storage.database import LISTED_IN_ERRORS
 from storage.tables import SessionRow
 from tests.storage_samples import ODD_TEXT, sample_ranking, sample_session
 
@@ -249,7 +250,7 @@ def test_a_deleted_session_is_missing(action: str, store: Store) -> None:
 
 
 def test_a_long_list_of_known_ids_is_cut(store: Store) -> None:
-    for _ in range(session_store.LISTED_IN_ERRORS + 2):
+    for _ in range(LISTED_IN_ERRORS + 2):
         store.sessions.save(sample_session())
     with pytest.raises(UnknownNameError, match=r"and 2 more\.$"):
         store.sessions.get("missing")

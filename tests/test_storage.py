@@ -8,16 +8,19 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import event, text
+from sqlalchemy import event, inspect, text
 
 from saif_core.errors import StorageError, UnknownNameError
+from saif_core.records.corpus import CorpusBlock
 from saif_core.records.jobs import JobRecord
 from storage import Store, open_store
+from storage.corpus_store import LatentStore
 from storage.database import Database
 from storage.migrations import FOLDER, _config
 from storage.session_store import SessionStore
@@ -27,7 +30,7 @@ from tests.storage_samples import sample_session
 pytest_plugins = ["tests.storage_fixtures"]
 
 ROOT = Path(__file__).parent.parent
-HEAD = "0005"
+HEAD = "0007"
 
 WRITER = """
 import sys
@@ -167,6 +170,36 @@ def test_a_database_of_the_first_schema_keeps_its_sessions_and_loses_its_cache(
     assert store.cache.size_bytes() == 0
     store.cache.put_many({"a": b"1"})
     assert store.cache.get_many(["a"]) == {"a": b"1"}
+    store.close()
+
+
+def test_a_database_with_lists_of_largest_activations_keeps_its_contexts(
+    shared_url: str,
+) -> None:
+    database = Database(shared_url)
+    config = _config()
+    with database.transaction("Making the schema with lists", write=True) as db:
+        config.attributes["connection"] = db.connection()
+        command.upgrade(config, "0005")
+        db.execute(text("INSERT INTO latent_lists VALUES (4294967296, 'x')"))
+    old = LatentStore(database)
+    index_id = old.create_index("corpus", "model hash", "sae hash", 3)
+    block = CorpusBlock(
+        np.array([7, 8]), np.array([0]), np.array([1, 2]), np.array([2, 0, 2]), np.ones(3), ("a",)
+    )
+    old.append(index_id, block)
+    old.checkpoint(index_id)
+    old.append(index_id, block)
+    database.close()
+    store = open_store(shared_url)
+    assert revision(store) == HEAD
+    store.latents.append(index_id, block)
+    store.latents.finish(index_id)
+    assert store.latents.density(index_id).tolist() == [3, 0, 6]
+    (found,) = store.latents.blocks(index_id)
+    assert found.token_ids.tolist() == [7, 8] * 3
+    with store._database.transaction("Looking") as db:
+        assert "latent_lists" not in inspect(db.connection()).get_table_names()
     store.close()
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from saif_core.errors import PromptPairError, SaeMismatchError
+from saif_core.errors import PromptPairError, UnknownLatentError
 from saif_core.explaining.token_change import read_token_change
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.models.loading import load_model
@@ -110,7 +110,7 @@ def test_an_input_that_is_scaled_is_steered_in_its_own_scale(
 
 def test_unusable_requests_are_refused(tiny_model_dir: Path, tiny_sae_dir: Path) -> None:
     model, sae = load(tiny_model_dir, tiny_sae_dir)
-    with pytest.raises(SaeMismatchError, match="Latent -1"):
+    with pytest.raises(UnknownLatentError, match="Latent -1"):
         read_token_change(model, sae, -1, 1.0, [[5, 6]])
     for sequences in ([], [[5], []]):
         with pytest.raises(PromptPairError, match=f"on {len(sequences)} texts"):

@@ -3,11 +3,11 @@ import re
 import pytest
 
 from app.presentation.token_change_html import change_words, changes_html, legend_html
-from saif_core.records.texts import TokenChange
+from saif_core.records.texts import TokenDivergence
 
 
-def change(token: str, by: float, *, kl: float = 0.0, strength: float = 0.0) -> TokenChange:
-    return TokenChange(token, -1.5, by, kl, strength)
+def change(token: str, by: float, *, kl: float = 0.0, strength: float = 0.0) -> TokenDivergence:
+    return TokenDivergence(token, -1.5, by, kl, strength)
 
 
 def tints(shown: str) -> list[int]:
@@ -41,11 +41,11 @@ def test_tokens_that_were_steered_have_a_line_above() -> None:
 
 
 def test_figures_are_exact_and_name_both_log_probabilities() -> None:
-    words = change_words(TokenChange("a", -3.25, 2.0, 0.125, 0.8))
+    words = change_words(TokenDivergence("a", -3.25, 2.0, 0.125, 0.8))
     assert words == (
         "log-probability -1.25 here, -3.25 unsteered (change +2.00) · KL 0.125 nats · strength 0.8"
     )
-    assert words in changes_html([TokenChange("a", -3.25, 2.0, 0.125, 0.8)], "kl")
+    assert words in changes_html([TokenDivergence("a", -3.25, 2.0, 0.125, 0.8)], "kl")
 
 
 @pytest.mark.parametrize("tint", ["change", "kl"])

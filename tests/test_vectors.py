@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from saif_core.errors import PromptPairError, SaeMismatchError, SteeringError
+from saif_core.errors import PromptPairError, SteeringError, UnknownLatentError
 from saif_core.explaining.vectors import (
     MOST_PROMPTS,
     comparison_prompts,
@@ -198,7 +198,7 @@ def test_a_zero_vector_and_unknown_latents_are_refused(
 ) -> None:
     with pytest.raises(SteeringError, match="zero everywhere"):
         explain_vector(model, sae, torch.zeros(tiny.D_MODEL), resid)
-    with pytest.raises(SaeMismatchError, match="latents 0 to 63"):
+    with pytest.raises(UnknownLatentError, match="latents 0 to 63"):
         steering_vector_at(sae, [ChosenLatent(64, 1.0)], resid)
 
 

@@ -82,7 +82,7 @@ def test_a_latent_that_the_sae_lacks_is_answered_with_a_sentence() -> None:
 
 def test_a_latent_that_the_index_lacks_is_answered_with_a_sentence(index: LatentIndex) -> None:
     (message,) = errors(open_page("latent", latent="99999"))
-    assert f"of {index.d_sae} latents has none of it" in message
+    assert f"has latents 0 to {index.d_sae - 1}" in message
 
 
 def test_with_an_index_the_page_never_calls_the_worker(

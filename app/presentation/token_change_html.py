@@ -8,7 +8,7 @@ import html
 from collections.abc import Sequence
 from typing import Literal
 
-from saif_core.records.texts import TokenChange
+from saif_core.records.texts import TokenDivergence
 
 Tint = Literal["change", "kl"]
 
@@ -24,7 +24,7 @@ _LEGEND = "font-size:0.85rem;line-height:1.9;display:flex;flex-wrap:wrap;gap:0.2
 _MARK = '<span style="user-select:none;opacity:0.5">↵</span>'
 
 
-def changes_html(changes: Sequence[TokenChange], tint: Tint) -> str:
+def changes_html(changes: Sequence[TokenDivergence], tint: Tint) -> str:
     """A text token by token as one block; the exact figures show under the pointer."""
     spans = "".join(_token_html(change, tint) for change in changes)
     return f'<div dir="auto" style="{_BLOCK}">{spans}</div>'
@@ -48,7 +48,7 @@ def legend_html(tint: Tint) -> str:
     return f'<div style="{_LEGEND}">{shown}<span>Hover a token for its figures.</span></div>'
 
 
-def change_words(change: TokenChange) -> str:
+def change_words(change: TokenDivergence) -> str:
     """The figures of a token as one line of plain text."""
     return (
         f"log-probability {change.log_prob + change.change:.2f} here, {change.log_prob:.2f} "
@@ -57,7 +57,7 @@ def change_words(change: TokenChange) -> str:
     )
 
 
-def _token_html(change: TokenChange, tint: Tint) -> str:
+def _token_html(change: TokenDivergence, tint: Tint) -> str:
     value = change.change if tint == "change" else change.kl
     share = min(abs(value) / FULL_NATS, 1.0)
     styles = [_style(share, value)] if share >= _LEAST_SHARE else []

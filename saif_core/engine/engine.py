@@ -163,7 +163,7 @@ class Engine:
         """Tokens and neighbours of one latent.
 
         Raises:
-            SaeMismatchError: there is no such latent.
+            UnknownLatentError: there is no such latent.
         """
         if (sae_id, index) not in self._details:
 

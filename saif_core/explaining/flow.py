@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saif_core.errors import HookPointError, SaeMismatchError
+from saif_core.errors import HookPointError, check_latent
 
 Origin = Literal["kept", "newborn", "unmatched"]
 
@@ -157,18 +157,14 @@ def flow_graph(
 
     Raises:
         HookPointError: ``layer`` is not among the decoders.
-        SaeMismatchError: the SAE of that layer has no such latent.
+        UnknownLatentError: the SAE of that layer has no such latent.
     """
     if layer not in decoders:
         raise HookPointError(
             f"The flow of a latent of layer {layer} was asked for, but SAEs are loaded for layers "
             f"{', '.join(map(str, sorted(decoders))) or 'none'}; choose one of these."
         )
-    if not 0 <= latent < len(decoders[layer]):
-        raise SaeMismatchError(
-            f"Latent {latent} was asked for, but the SAE of layer {layer} has latents 0 to "
-            f"{len(decoders[layer]) - 1}; choose one of these."
-        )
+    check_latent(latent, len(decoders[layer]), f"the SAE of layer {layer}")
     layers = sorted(decoders)
     place = layers.index(layer)
     edges = {

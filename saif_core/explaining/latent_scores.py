@@ -81,7 +81,7 @@ def output_scores(
     layer as one row, which the edit turns into one row per latent.
 
     Raises:
-        SaeMismatchError: the SAE has no such latent.
+        UnknownLatentError: the SAE has no such latent.
     """
     for latent in latents:
         sae.check_index(latent)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from saif_core.errors import SaeMismatchError
+from saif_core.errors import check_latent
 from saif_core.explaining.flow import FlowGraph, flow_graph, match_latents
 from saif_core.records.saes import SaeInfo, layers_of
 
@@ -56,7 +56,7 @@ class DecoderShelf:
         """The ``n`` latents of an SAE most like one of another, or of the same but for itself.
 
         Raises:
-            SaeMismatchError: there is no such latent.
+            UnknownLatentError: there is no such latent.
         """
         same = other_id == sae_id
         decoder = self._decoder(sae_id, latent)
@@ -73,7 +73,7 @@ class DecoderShelf:
         """Where a latent comes from and goes to, through one SAE of each layer.
 
         Raises:
-            SaeMismatchError: there is no such latent.
+            UnknownLatentError: there is no such latent.
         """
         self._decoder(sae_id, latent)
         layers = self._layers()
@@ -96,9 +96,5 @@ class DecoderShelf:
                 loaded = self._catalog.load_decoder(sae_id, self._model_id)
                 self._decoders[sae_id] = loaded
             decoder = self._decoders[sae_id]
-        if not 0 <= latent < len(decoder):
-            raise SaeMismatchError(
-                f"Latent {latent} was asked for, but SAE {sae_id!r} has {len(decoder)}; choose one "
-                f"from 0 to {len(decoder) - 1}."
-            )
+        check_latent(latent, len(decoder), f"SAE {sae_id!r}")
         return decoder

@@ -70,7 +70,7 @@ def read_activations(
 
     Raises:
         PromptPairError: the text is empty or too long.
-        SaeMismatchError: there is no such latent.
+        UnknownLatentError: there is no such latent.
     """
     sae.check_index(latent)
     view = model.view_prompt(text, chat=chat)

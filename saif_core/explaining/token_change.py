@@ -16,6 +16,7 @@ from saif_core.errors import PromptPairError
 from saif_core.models.hook_points import edit_resid
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.saes.loaded_sae import LoadedSae
+from saif_core.saes.logit_lens import strongest_tokens
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def read_token_change(
         n: promoted and suppressed tokens each.
 
     Raises:
-        SaeMismatchError: the SAE has no such latent.
+        UnknownLatentError: the SAE has no such latent.
         PromptPairError: there is no sequence, or one is empty.
     """
     sae.check_index(latent)
@@ -81,14 +82,7 @@ def read_token_change(
     n_tokens = sum(map(len, sequences))
     change = torch.as_tensor(total) / n_tokens
     return TokenChange(
-        _tokens(model, change, n, largest=True), _tokens(model, change, n, largest=False), n_tokens
-    )
-
-
-def _tokens(
-    model: LoadedModel, change: Float[Tensor, " d_vocab"], n: int, *, largest: bool
-) -> tuple[tuple[str, float], ...]:
-    top = change.topk(min(n, len(change)), largest=largest)
-    return tuple(
-        (model.token_text(int(i)), float(v)) for v, i in zip(top.values, top.indices, strict=True)
+        strongest_tokens(model, change, n, largest=True),
+        strongest_tokens(model, change, n, largest=False),
+        n_tokens,
     )

@@ -155,7 +155,7 @@ def steering_vector_at(
 
     Raises:
         SteeringError: no latent was chosen, or a latent was chosen twice.
-        SaeMismatchError: a latent does not exist.
+        UnknownLatentError: a latent does not exist.
     """
     return build_steering_vector(sae, latents) * _scale(sae, resid)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import NamedTuple
 
+from saif_core.characters import is_valid_text
 from saif_core.errors import PromptPairError
 
 MAX_BYTES = 5_000_000
@@ -133,7 +134,7 @@ def check_characters(text: str, source: str, line: int) -> None:
     Raises:
         PromptPairError: it holds a NUL character or half of a surrogate pair.
     """
-    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+    if not is_valid_text(text):
         raise file_error(
             source, line, "the text holds a character that is not valid; write the text again"
         )

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from typing import NamedTuple
 
+from saif_core.characters import encodable_text
 from saif_core.errors import EvaluatorError
 from saif_core.records.prompts import PromptPair
 from saif_core.records.texts import Judgement
@@ -38,8 +39,7 @@ class Shortening(NamedTuple):
 
 def clean(text: str) -> str:
     """The text in composed form, without what cannot be encoded, stripped."""
-    encodable = text.encode("utf-8", "replace").decode("utf-8")
-    return unicodedata.normalize("NFC", encodable).strip()
+    return unicodedata.normalize("NFC", encodable_text(text)).strip()
 
 
 def is_blank(text: str) -> bool:

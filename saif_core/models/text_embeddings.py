@@ -29,7 +29,7 @@ MAX_CHARACTERS = 10_000
 BATCH = 32
 
 
-class Neighbour(NamedTuple):
+class NearestRow(NamedTuple):
     """A row of a matrix of embeddings, and its cosine with the query."""
 
     row: int
@@ -75,11 +75,11 @@ class TextEmbedder:
 
 def nearest(
     query_vector: Float32[np.ndarray, " d"], matrix: Float32[np.ndarray, "n d"], k: int
-) -> list[Neighbour]:
+) -> list[NearestRow]:
     """The ``k`` rows of largest cosine, best first, of unit rows; ties in the order of rows."""
     cosines = matrix @ query_vector
     best = np.argsort(-cosines, kind="stable")[:k]
-    return [Neighbour(int(row), float(cosines[row])) for row in best]
+    return [NearestRow(int(row), float(cosines[row])) for row in best]
 
 
 def _installed_folder() -> Path:

@@ -29,6 +29,21 @@ class ActivationCache(Protocol):
         """Keep payloads, all or none."""
 
 
+class TensorPort(Protocol):
+    """Where learned tensors are kept, such as steering vectors; ``storage`` implements it.
+
+    A record never holds their numbers but the SHA-256 that ``put`` returns: whoever has it gets
+    exactly what was put. The same content has the same hash. Tensors are numpy arrays, which have
+    no bfloat16. Safe from several threads and processes.
+    """
+
+    def put(self, tensors: Mapping[str, np.ndarray], *, note: str = "") -> str:
+        """The SHA-256 that named tensors are kept under, all or none."""
+
+    def get(self, sha256: str) -> dict[str, np.ndarray]:
+        """The tensors that are kept under a hash, by name."""
+
+
 class JobLog(Protocol):
     """Where the engine reports its jobs; ``storage`` implements it."""
 
@@ -61,14 +76,14 @@ class ContextStore(Protocol):
     def indexes(self) -> list[LatentIndex]:
         """Every index, the newest first."""
 
-    def append(self, index_id: str, block: CorpusBlock) -> list[int]:
-        """Ids of the contexts of a block, added in one transaction."""
+    def append(self, index_id: str, block: CorpusBlock) -> None:
+        """Add the contexts of a block in one transaction."""
 
     def blocks(self, index_id: str) -> Iterator[CorpusBlock]:
         """All contexts of an index, in order, some at a time."""
 
     def checkpoint(self, index_id: str) -> None:
-        """Write the lists and the density of everything added so far."""
+        """Write the density of everything added so far."""
 
     def density(self, index_id: str) -> np.ndarray:
         """Number of tokens on which each latent fires, (d_sae,) int64."""

@@ -24,7 +24,7 @@ class TokenEvent:
 
 
 @dataclass(frozen=True)
-class TokenChange:
+class TokenDivergence:
     """What an arm did to one token of its text.
 
     Attributes:
@@ -54,7 +54,7 @@ class Generation:
     stopped: Literal["end", "length"]
     perplexity: float | None = None  # of the text under the unsteered model
     sample: int = 0
-    changes: tuple[TokenChange, ...] = ()
+    changes: tuple[TokenDivergence, ...] = ()
 
 
 @dataclass(frozen=True)

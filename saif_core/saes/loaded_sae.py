@@ -16,7 +16,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from saif_core.errors import HookPointError, SaeMismatchError
+from saif_core.errors import HookPointError, SaeMismatchError, check_latent
 from saif_core.models.activations import read_resid
 from saif_core.models.hook_points import elsewhere, hook_point_name, parse_hook_point
 from saif_core.models.loaded_model import LoadedModel
@@ -129,14 +129,9 @@ class LoadedSae:
         """The index itself, if the SAE has that latent.
 
         Raises:
-            SaeMismatchError: it does not.
+            UnknownLatentError: it does not.
         """
-        if not 0 <= index < self.d_sae:
-            raise SaeMismatchError(
-                f"Latent {index} was asked for, but SAE {self.id!r} has latents 0 to "
-                f"{self.d_sae - 1}; choose one of these."
-            )
-        return index
+        return check_latent(index, self.d_sae, f"SAE {self.id!r}")
 
     def _check_reconstruction(self, model: LoadedModel) -> float:
         sequences = [model.encode_prompt(text, chat=False) for text in _CHECK_TEXTS]

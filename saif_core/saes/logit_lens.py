@@ -34,13 +34,23 @@ def promoted_tokens(
     return [tuple(model.token_text(int(token)) for token in row) for row in best]
 
 
+def strongest_tokens(
+    model: LoadedModel, logits: Float[Tensor, " d_vocab"], n: int, *, largest: bool
+) -> tuple[tuple[str, float], ...]:
+    """The ``n`` tokens with the largest logits or the smallest, the most extreme first."""
+    top = logits.topk(min(n, len(logits)), largest=largest)
+    return tuple(
+        (model.token_text(int(i)), float(v)) for v, i in zip(top.values, top.indices, strict=True)
+    )
+
+
 def describe_latent(
     model: LoadedModel, sae: LoadedSae, index: int, *, n_tokens: int = 20, n_neighbours: int = 10
 ) -> LatentDetail:
     """Tokens and neighbours of one latent, from the weights alone.
 
     Raises:
-        SaeMismatchError: the SAE has no such latent.
+        UnknownLatentError: the SAE has no such latent.
     """
     sae.check_index(index)
     logits = read_logits(model, sae.W_dec[index : index + 1])[0]
@@ -53,20 +63,11 @@ def describe_latent(
         sae=sae.id,
         hook_point=sae.hook_point,
         index=index,
-        promoted=_tokens(model, logits, n_tokens, largest=True),
-        suppressed=_tokens(model, logits, n_tokens, largest=False),
+        promoted=strongest_tokens(model, logits, n_tokens, largest=True),
+        suppressed=strongest_tokens(model, logits, n_tokens, largest=False),
         neighbours=tuple(
             (int(i), float(c)) for c, i in zip(nearest.values, nearest.indices, strict=True)
         ),
         decoder_norm=float(sae.W_dec[index].norm()),
         encoder_bias=float(bias[index]) if bias is not None else 0.0,
-    )
-
-
-def _tokens(
-    model: LoadedModel, logits: Float[Tensor, " d_vocab"], n: int, *, largest: bool
-) -> tuple[tuple[str, float], ...]:
-    top = logits.topk(min(n, len(logits)), largest=largest)
-    return tuple(
-        (model.token_text(int(i)), float(v)) for v, i in zip(top.values, top.indices, strict=True)
     )

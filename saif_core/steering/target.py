@@ -36,7 +36,7 @@ def build_target(sae: LoadedSae, latents: Sequence[ChosenLatent]) -> SteeringTar
 
     Raises:
         SteeringError: no latent was chosen, or a latent was chosen twice.
-        SaeMismatchError: a latent does not exist.
+        UnknownLatentError: a latent does not exist.
     """
     indices = [sae.check_index(latent.index) for latent in latents]
     if not indices:

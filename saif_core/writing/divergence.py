@@ -15,14 +15,14 @@ from torch import Tensor
 from saif_core.models.activations import read_resid
 from saif_core.models.hook_points import edit_resid
 from saif_core.models.loaded_model import LoadedModel
-from saif_core.records.texts import TokenChange
+from saif_core.records.texts import TokenDivergence
 from saif_core.steering.edits import Delta, add_deltas
 from saif_core.writing.decoder import Row
 
 
 def read_changes(
     model: LoadedModel, rows: Sequence[Row], plain_prompts: Sequence[Sequence[int]]
-) -> list[tuple[TokenChange, ...]]:
+) -> list[tuple[TokenDivergence, ...]]:
     """For each token of each text: log-probability, its change, and the KL divergence.
 
     Args:
@@ -74,7 +74,7 @@ def _steered_resid(model: LoadedModel, row: Row) -> Float[Tensor, "tokens d_mode
 
 def _changes(
     model: LoadedModel, row: Row, plain: Tensor, steered: Tensor
-) -> tuple[TokenChange, ...]:
+) -> tuple[TokenDivergence, ...]:
     if not row.token_ids:
         return ()
     before = torch.log_softmax(model.unembed(plain), dim=-1)
@@ -86,7 +86,7 @@ def _changes(
     ids = torch.tensor(row.token_ids, device=before.device)[:, None]
     own, unsteered = after.gather(1, ids)[:, 0], before.gather(1, ids)[:, 0]
     return tuple(
-        TokenChange(
+        TokenDivergence(
             token=model.token_text(token_id),
             log_prob=float(unsteered[step]),
             change=float(own[step] - unsteered[step]),

@@ -132,7 +132,7 @@ def nearest_directions(sae_id: str, latent: int) -> "dict[str, tuple[Neighbour, 
     """The most alike decoder directions, by SAE: the latent's own, and the layers next to it.
 
     Raises:
-        SaeMismatchError: there is no such latent.
+        UnknownLatentError: there is no such latent.
     """
     decoders = engine().decoders
     layers = layers_of(engine().saes())
