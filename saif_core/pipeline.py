@@ -1,67 +1,98 @@
 """The whole flow of SAIF; start reading here.
 
-prompt pairs → residual stream → latent activations → latent scores → steering vector → generation
+prompt pairs → residual stream → latent activations → what to steer with → edits → texts
 
-Source: SAIF (arXiv 2502.11356), reconstructed. ``read="response"`` and steering below the last
-layer are ours: on small models they are what makes steering work.
+Source: SAIF (arXiv 2502.11356), reconstructed. Reading the answer and steering below the last layer
+are ours: on small models they are what makes steering work.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from saif_core.finding.ranking import choose_latents, rank_latents
+from saif_core.finding.learning import learn
+from saif_core.finding.study import Study
 from saif_core.models.loaded_model import LoadedModel
+from saif_core.records.jobs import Step
 from saif_core.records.ports import ActivationCache
-from saif_core.records.ranking import ChosenLatent, Ranking, RankingRequest
-from saif_core.records.steering import GenerationRequest
+from saif_core.records.questions import LearnRequest, LearnResult
+from saif_core.records.ranking import Ranking, RankingRequest
+from saif_core.records.steering import UNSTEERED, Arm, GenerationRequest, Sampling
 from saif_core.records.texts import GenerationResult
 from saif_core.saes.loaded_sae import LoadedSae
-from saif_core.writing.run import steer
+from saif_core.steering.tensors import Tensors
+from saif_core.writing.run import generate
 
 
-@dataclass(frozen=True)
-class PipelineResult:
-    """What the whole flow found and wrote."""
+def rank_latents(
+    model: LoadedModel,
+    sae: LoadedSae,
+    request: RankingRequest,
+    *,
+    cache: ActivationCache | None = None,
+    step: Step | None = None,
+) -> Ranking:
+    """Prompt pairs → latents ordered by how much the instruction moves them."""
+    return Study(model, [sae], request, cache=cache, step=step).ranking(sae.layer)
 
-    ranking: Ranking
-    latents: tuple[ChosenLatent, ...]
-    result: GenerationResult
+
+def make_edits(
+    model: LoadedModel,
+    saes: Sequence[LoadedSae],
+    request: LearnRequest,
+    *,
+    cache: ActivationCache | None = None,
+    tensors: Tensors | None = None,
+    step: Step | None = None,
+) -> LearnResult:
+    """Prompt pairs → what is written after which blocks, as a source makes it.
+
+    Args:
+        saes: those of the request, in its order.
+        tensors: where what a source learns is kept.
+    """
+    study = Study(
+        model,
+        saes,
+        request.ranking,
+        layers=request.layers,
+        cache=cache,
+        tensors=tensors,
+        step=step,
+        seed=request.seed,
+    )
+    learned = learn(
+        study,
+        request.source,
+        request.parameters,
+        method=request.method,
+        method_parameters=request.method_parameters,
+        cache=cache,
+    )
+    return LearnResult(learned.edits, learned.origin)
 
 
 def run_pipeline(
     model: LoadedModel,
-    sae: LoadedSae,
-    request: RankingRequest,
+    saes: Sequence[LoadedSae],
+    request: LearnRequest,
     prompts: Sequence[str],
     *,
-    beta: float = 0.0,
     strength: float = 1.0,
-    max_new_tokens: int = 48,
+    sampling: Sampling | None = None,
     cache: ActivationCache | None = None,
-) -> PipelineResult:
-    """Rank the latents of an instruction, build its steering vector and answer prompts with it.
+) -> GenerationResult:
+    """The flow from end to end: prompts answered without and with what a source made.
 
     Args:
-        request: pairs, reading position and selector.
         prompts: texts without the instruction.
-        beta: coefficient of a latent = mean + beta x standard deviation of its activation.
         strength: 1 = as strongly as the latents fire on instructed prompts.
     """
-    ranking = rank_latents(model, sae, request, cache=cache)
-    latents = choose_latents(ranking, beta=beta)
-    result = steer(
-        model,
-        {sae.id: sae},
-        GenerationRequest(
-            sae_id=sae.id,
-            prompts=tuple(prompts),
-            latents=latents,
-            strength=strength,
-            chat=request.chat,
-            max_new_tokens=max_new_tokens,
-            instruction=request.instruction,
-            read=request.read,
-            selector=request.selector,
-        ),
+    tensors = Tensors()
+    made = make_edits(model, saes, request, cache=cache, tensors=tensors)
+    steered = Arm("steered", edits=made.edits, strength=strength, origin=made.origin)
+    asked = GenerationRequest(
+        prompts=tuple(prompts),
+        arms=(UNSTEERED, steered),
+        sampling=sampling or Sampling(),
+        instruction=request.ranking.instruction,
     )
-    return PipelineResult(ranking, latents, result)
+    return generate(model, {sae.id: sae for sae in saes}, asked, tensors=tensors)

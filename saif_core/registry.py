@@ -1,26 +1,32 @@
 """Methods by name: what can be chosen, with which parameters, read from the plug-in files.
 
-A plug-in is one file in ``finding/selectors``, ``steering/methods`` or ``judging/evaluators``. It
-holds a function with the file's name; the function's keyword-only arguments are its parameters,
-and their help is in its docstring. Files whose name starts with an underscore are helpers.
+A plug-in is one file in ``finding/selectors``, ``finding/sources``, ``steering/methods`` or
+``judging/evaluators``, or in a folder of that last name below a folder of the user's own (see
+``use_plugins``). It holds a function with the file's name; the function's keyword-only arguments
+are its parameters, and their help is in its docstring. A source's file may also hold ``write``,
+which then writes its edits. Files whose name starts with an underscore are helpers.
 
 A plug-in package is imported when its registry is first asked for something, so importing this
 module costs nothing; ``load_plugins`` imports all of them at the start.
 """
 
+import hashlib
 import importlib
+import importlib.machinery
+import importlib.util
 import inspect
-import math
 import pkgutil
-import re
+import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from saif_core.errors import EvaluatorError, SaifError, SteeringError, UnknownNameError
+from saif_core.parameters import Parameter, describe_value, read_docstring, read_parameters
 from saif_core.records.texts import Judgement
 
 if TYPE_CHECKING:
@@ -28,101 +34,86 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from saif_core.records.steering import Edit
+
     Selector = Callable[..., Float[np.ndarray, " d_sae"]]
+    Source = Callable[..., Iterable[Edit]]
     SteeringMethod = Callable[..., Float[Tensor, "batch pos d_model"]]
 
 Evaluator = Callable[..., Judgement]
 F = TypeVar("F", bound=Callable[..., Any])
-
-_SCALARS = (bool, int, float, str)
-_TYPE_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-_ARGUMENT = re.compile(r"(\*{0,2}\w+(?:\s*,\s*\w+)*)(?:\s*\([^)]*\))?\s*:\s*(.*)")
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One keyword-only argument of a plug-in.
-
-    Attributes:
-        annotation: bool, int, float, str, a Literal of texts, or one of these or None.
-        default: ``inspect.Parameter.empty`` where the plug-in has none.
-        help: from the docstring's Args section.
-    """
-
-    name: str
-    annotation: Any
-    default: Any
-    help: str
-
-    @property
-    def required(self) -> bool:
-        """Whether the caller has to give a value."""
-        return self.default is inspect.Parameter.empty
-
-    @property
-    def choices(self) -> tuple[Any, ...]:
-        """The values of a Literal annotation, else nothing."""
-        kind = self._kind
-        return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
-
-    @property
-    def optional(self) -> bool:
-        """Whether None is a value."""
-        return type(None) in typing.get_args(self.annotation)
-
-    @property
-    def _kind(self) -> Any:
-        if typing.get_origin(self.annotation) not in (typing.Union, types.UnionType):
-            return self.annotation
-        kinds = [kind for kind in typing.get_args(self.annotation) if kind is not type(None)]
-        return kinds[0] if len(kinds) == 1 else self.annotation
-
-    @property
-    def is_drawable(self) -> bool:
-        """Whether a form can ask for the value."""
-        if self.choices:
-            return all(isinstance(choice, str) for choice in self.choices)
-        return self._kind in _SCALARS
-
-    @property
-    def expects(self) -> str:
-        """What a value has to be, in words."""
-        if self.choices:
-            words = "one of " + ", ".join(map(str, self.choices))
-        else:
-            words = _TYPE_WORDS[self._kind]
-        return f"{words}, or nothing" if self.optional else words
-
-    def accept(self, value: Any) -> Any:
-        """The value in the parameter's type; a whole number is taken for a number.
-
-        Raises:
-            ValueError: the value does not fit.
-        """
-        if value is None and self.optional:
-            return None
-        if self.choices:
-            fits = isinstance(value, str) and value in self.choices
-        elif self._kind is float:
-            fits = _is_finite_number(value)
-            value = float(value) if fits else value
-        elif self._kind is int:
-            fits = isinstance(value, int) and not isinstance(value, bool)
-        else:
-            fits = isinstance(value, self._kind)
-        if not fits:
-            raise ValueError(f"has to be {self.expects}, but is {describe_value(value)}")
-        return value
+# Arms that are no source's: a source of such a name would share a line of an evaluation with one.
+RESERVED = frozenset({"unsteered", "prompted", "steered", "random", "flipped"})
 
 
 @dataclass(frozen=True)
 class Registered(Generic[F]):
-    """One plug-in; ``help`` is the first paragraph of its docstring."""
+    """One plug-in; ``help`` is the first paragraph of its docstring.
+
+    Attributes:
+        takes: names of the positional arguments, which SAIF fills in.
+        needs_sae: a steering method, or a source's ``write``, that cannot do without an SAE.
+        file_sha256: hash of the file as it was loaded, for everything kept of what it made.
+        write: a source's own way of writing its edits.
+    """
 
     name: str
     function: F
     parameters: tuple[Parameter, ...]
     help: str
+    takes: tuple[str, ...] = ()
+    needs_sae: bool = False
+    file_sha256: str = ""
+    write: "Registered[Any] | None" = None
+
+    def check(
+        self, kind: str, parameters: Mapping[str, Any], error: type[SaifError]
+    ) -> dict[str, Any]:
+        """All parameters: the given ones, checked, and the defaults of the others.
+
+        Args:
+            kind: what the plug-in is called in messages.
+
+        Raises:
+            SaifError: a parameter is unknown, missing or does not fit; of the class given.
+        """
+        known = {parameter.name for parameter in self.parameters}
+        for given in parameters:
+            if given not in known:
+                raise error(
+                    f"The {kind} {self.name!r} has no parameter {describe_value(given)}; its "
+                    f"parameters are: {', '.join(sorted(known)) or 'none'}."
+                )
+        return {item.name: self._value(kind, item, parameters, error) for item in self.parameters}
+
+    def bind(self, kind: str, parameters: Mapping[str, Any], error: type[SaifError]) -> F:
+        """The function with its parameters set.
+
+        Raises:
+            SaifError: the parameters do not fit; of the class given.
+        """
+        return typing.cast(F, partial(self.function, **self.check(kind, parameters, error)))
+
+    def _value(
+        self,
+        kind: str,
+        item: Parameter,
+        parameters: Mapping[str, Any],
+        error: type[SaifError],
+    ) -> Any:
+        if item.name not in parameters:
+            if item.required:
+                raise error(
+                    f"The {kind} {self.name!r} needs the parameter {item.name!r}, which was not "
+                    f"given; it is {item.expects}."
+                )
+            return item.default
+        try:
+            return item.accept(parameters[item.name])
+        except ValueError as refused:
+            raise error(
+                f"The parameter {item.name!r} of the {kind} {self.name!r} {refused}."
+            ) from refused
 
 
 class Registry(Generic[F]):
@@ -137,7 +128,8 @@ class Registry(Generic[F]):
     def __init__(self, kind: str, package: str, error: type[SaifError]) -> None:
         self.kind = kind
         self.package = package
-        self._error = error
+        self.error = error
+        self._folders: list[Path] = []
 
     @cached_property
     def _registered(self) -> dict[str, Registered[F]]:
@@ -146,7 +138,21 @@ class Registry(Generic[F]):
         for name in plugin_names(package.__path__):
             module = importlib.import_module(f"{self.package}.{name}")
             found[name] = _register(self.kind, module)
+        for folder in self._folders:
+            for name in plugin_names([str(folder)]):
+                if name in found or (self.package.endswith("sources") and name in RESERVED):
+                    raise ImportError(
+                        f"The plug-in {name}.py in {folder} has the name of another {self.kind}; "
+                        "give it a name of its own.",
+                        name=name,
+                    )
+                found[name] = _register(self.kind, _load_file(folder / f"{name}.py"))
         return found
+
+    def use_folders(self, folders: Sequence[Path]) -> None:
+        """Take plug-ins from these folders too, read anew when next asked for."""
+        self._folders = [folder for folder in folders if folder.is_dir()]
+        self.__dict__.pop("_registered", None)
 
     def names(self) -> list[str]:
         """All registered names, sorted."""
@@ -182,30 +188,7 @@ class Registry(Generic[F]):
             UnknownNameError: nothing is registered under the name.
             SaifError: a parameter is unknown, missing or does not fit; of the registry's class.
         """
-        found = self.get(name)
-        known = {parameter.name for parameter in found.parameters}
-        for given in parameters:
-            if given not in known:
-                raise self._error(
-                    f"The {self.kind} {name!r} has no parameter {describe_value(given)}; its "
-                    f"parameters are: {', '.join(sorted(known)) or 'none'}."
-                )
-        return {item.name: self._value(name, item, parameters) for item in found.parameters}
-
-    def _value(self, name: str, item: Parameter, parameters: Mapping[str, Any]) -> Any:
-        if item.name not in parameters:
-            if item.required:
-                raise self._error(
-                    f"The {self.kind} {name!r} needs the parameter {item.name!r}, which was not "
-                    f"given; it is {item.expects}."
-                )
-            return item.default
-        try:
-            return item.accept(parameters[item.name])
-        except ValueError as error:
-            raise self._error(
-                f"The parameter {item.name!r} of the {self.kind} {name!r} {error}."
-            ) from error
+        return self.get(name).check(self.kind, parameters, self.error)
 
     def bind(self, name: str, parameters: Mapping[str, Any]) -> F:
         """The plug-in's function with its parameters set.
@@ -214,8 +197,7 @@ class Registry(Generic[F]):
             UnknownNameError: nothing is registered under the name.
             SaifError: the parameters do not fit; of the registry's class.
         """
-        checked = self.check(name, parameters)
-        return typing.cast(F, partial(self.get(name).function, **checked))
+        return self.get(name).bind(self.kind, parameters, self.error)
 
 
 def import_plugins(package: str, path: Iterable[str]) -> None:
@@ -247,31 +229,76 @@ def load_plugins() -> None:
     Raises:
         ImportError: a plug-in is broken; the message names its file.
     """
-    for registry in (SELECTORS, STEERING_METHODS, EVALUATORS):
+    for registry in REGISTRIES:
         registry.names()
+    for source in SOURCES:
+        if source.write is not None and source.name in STEERING_METHODS:
+            raise ImportError(
+                f"The source {source.name}.py writes its edits itself, but a steering method has "
+                "its name; give it a name of its own.",
+                name=source.name,
+            )
 
 
-def describe_value(value: Any) -> str:
-    """A user's value for a message: short scalars as they are, anything else by its kind."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, str):
-        return repr(value if len(value) <= 40 else value[:39] + "…")
-    if isinstance(value, int) and abs(value) >= 10**15:
-        return "a very large number"
-    if isinstance(value, bool | int | float):
-        return repr(value)
-    names: dict[type[Any], str] = {dict: "a mapping", list: "a list"}
-    return names.get(type(value), f"a {type(value).__name__}")
+def use_plugins(folders: Sequence[Path]) -> None:
+    """Offer the plug-ins of folders of the user's own beside the shipped ones.
+
+    Args:
+        folders: each may hold the folders selectors, sources, methods and evaluators.
+
+    Raises:
+        ImportError: a plug-in is broken, or has a name that is taken.
+    """
+    for registry in REGISTRIES:
+        own = registry.package.rpartition(".")[2]
+        registry.use_folders([folder / own for folder in folders])
+    load_plugins()
 
 
-def _is_finite_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
+def find_writer(name: str) -> "Registered[SteeringMethod]":
+    """What writes an edit: the steering method of that name, or the source that writes its own.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    if name in STEERING_METHODS:
+        return STEERING_METHODS.get(name)
+    own = {source.name: source.write for source in SOURCES if source.write is not None}
+    if name in own:
+        return own[name]
+    raise UnknownNameError(STEERING_METHODS.kind, name, [*STEERING_METHODS.names(), *own])
+
+
+class _SourceLoader(importlib.machinery.SourceFileLoader):
+    """Runs a file as it is now: Python's own cache misses a change within the same second."""
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        del fullname
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
+def _load_file(path: Path) -> types.ModuleType:
+    """The module in a file of the user's own.
+
+    Raises:
+        ImportError: it cannot be imported; the message names the file.
+    """
+    name = f"saif_plugins.{path.parent.name}.{path.stem}"
+    loader = _SourceLoader(name, str(path))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
     try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ImportError(
+            f"The plug-in {path.name} in {path.parent} cannot be loaded: "
+            f"{type(error).__name__}: {error}",
+            name=name,
+        ) from error
+    return module
 
 
 def _register(kind: str, module: types.ModuleType) -> Registered[Any]:
@@ -279,61 +306,65 @@ def _register(kind: str, module: types.ModuleType) -> Registered[Any]:
     function = vars(module).get(name)
     if not inspect.isfunction(function) or function.__module__ != module.__name__:
         raise ImportError(
-            f"The plug-in {name}.py in {module.__package__} has no function {name!r}; a {kind} "
+            f"The plug-in {name}.py in {_place(module)} has no function {name!r}; a {kind} "
             "is a function with the name of its file.",
             name=module.__name__,
         )
-    summary, arguments = _read_docstring(inspect.getdoc(function) or "")
-    parameters = _read_parameters(function, arguments)
+    write: Any = vars(module).get("write")
+    owns_write = inspect.isfunction(write) and write.__module__ == module.__name__
+    return _describe(name, function, module, _describe(name, write, module) if owns_write else None)
+
+
+def _place(module: types.ModuleType) -> str:
+    """Package or folder of a plug-in, for messages."""
+    package = module.__package__ or ""
+    return package if package in sys.modules else str(Path(module.__file__ or "").parent)
+
+
+def _describe(
+    name: str,
+    function: Callable[..., Any],
+    module: types.ModuleType,
+    write: Registered[Any] | None = None,
+) -> Registered[Any]:
+    summary, arguments = read_docstring(inspect.getdoc(function) or "")
+    parameters = read_parameters(function, arguments)
     for parameter in parameters:
         if not parameter.is_drawable:
             raise ImportError(
                 f"The parameter {parameter.name!r} of the plug-in {name}.py in "
-                f"{module.__package__} has the type {parameter.annotation!r}; it has to be bool, "
+                f"{_place(module)} has the type {parameter.annotation!r}; it has to be bool, "
                 "int, float, str or a Literal of texts.",
                 name=module.__name__,
             )
-    return Registered(name, function, parameters, summary)
-
-
-def _read_parameters(
-    function: types.FunctionType, arguments: Mapping[str, str]
-) -> tuple[Parameter, ...]:
-    found = [
-        item
-        for item in inspect.signature(function).parameters.values()
-        if item.kind is inspect.Parameter.KEYWORD_ONLY
-    ]
-    # Only these annotations are resolved: those of tensors may exist for the type checker alone.
-    wanted = types.SimpleNamespace(__annotations__={p.name: p.annotation for p in found})
-    hints = typing.get_type_hints(wanted, globalns=function.__globals__)
-    return tuple(
-        Parameter(p.name, hints[p.name], p.default, arguments.get(p.name, "")) for p in found
+    signature = inspect.signature(function).parameters
+    takes = tuple(n for n, p in signature.items() if p.kind is not inspect.Parameter.KEYWORD_ONLY)
+    file = getattr(module, "__file__", None)
+    return Registered(
+        name,
+        function,
+        parameters,
+        summary,
+        takes,
+        needs_sae=_needs_sae(signature.get("sae")),
+        file_sha256=hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else "",
+        write=write,
     )
 
 
-def _read_docstring(text: str) -> tuple[str, dict[str, str]]:
-    """The first paragraph of a Google docstring, and the texts of its Args section by name."""
-    summary = " ".join(text.partition("\n\n")[0].split())
-    section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)*)", text, re.MULTILINE)
-    lines = section.group(1).splitlines() if section else []
-    indent = min((len(line) - len(line.lstrip()) for line in lines if line.strip()), default=0)
-    entries: list[tuple[list[str], list[str]]] = []
-    for line in filter(str.strip, lines):
-        starts = len(line) - len(line.lstrip()) == indent
-        match = _ARGUMENT.fullmatch(line.strip()) if starts else None
-        if match:
-            names = [name.strip(" *") for name in match.group(1).split(",")]
-            entries.append((names, [match.group(2)]))
-        elif entries:
-            entries[-1][1].append(line.strip())
-    return summary, {name: " ".join(words) for names, words in entries for name in names}
+def _needs_sae(sae: inspect.Parameter | None) -> bool:
+    """Whether a method's SAE is annotated as one that cannot be missing."""
+    if sae is None or sae.annotation is inspect.Parameter.empty:
+        return False
+    return not any(word in str(sae.annotation) for word in ("None", "Optional"))
 
 
 SELECTORS: "Registry[Selector]" = Registry("selector", "saif_core.finding.selectors", SteeringError)
+SOURCES: "Registry[Source]" = Registry("source", "saif_core.finding.sources", SteeringError)
 STEERING_METHODS: "Registry[SteeringMethod]" = Registry(
     "steering method", "saif_core.steering.methods", SteeringError
 )
 EVALUATORS: Registry[Evaluator] = Registry(
     "evaluator", "saif_core.judging.evaluators", EvaluatorError
 )
+REGISTRIES: tuple[Registry[Any], ...] = (SELECTORS, SOURCES, STEERING_METHODS, EVALUATORS)

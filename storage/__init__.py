@@ -70,6 +70,18 @@ class Store:
 
         return TensorStore(self._database)
 
+    def purge(self, older_than_days: float) -> int:
+        """Number of sessions and entries of tensors removed for good.
+
+        Sessions that were deleted longer ago than so many days go, then tensors as old that no
+        session and no evaluation names any more.
+
+        Raises:
+            StorageError: the database refused.
+        """
+        n_sessions = self.sessions.purge(older_than_days)
+        return n_sessions + self.tensors.purge_unnamed(older_than_days)
+
     def close(self) -> None:
         """Release every connection; an in-memory database is gone then."""
         self._database.close()

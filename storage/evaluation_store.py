@@ -5,7 +5,7 @@ import json
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from sqlalchemy import delete, select
@@ -15,12 +15,15 @@ from saif_core.characters import valid_text
 from saif_core.errors import StorageError, UnknownNameError
 from saif_core.records.as_json import from_json
 from saif_core.records.evaluation import Evaluation, EvaluationSummary, EvaluationText
+from saif_core.records.older import upgrade_arm_name, upgrade_evaluation
 from storage.database import Database, some_ids
 from storage.tables import EvaluationRow, EvaluationTextsRow
 
 
 class EvaluationStore:
     """Finished evaluations by id; safe from several threads and processes.
+
+    Evaluations of earlier versions are read as if they had been saved today.
 
     Args:
         database: a migrated database.
@@ -60,7 +63,7 @@ class EvaluationStore:
             if record is None:
                 raise _unknown(db, evaluation_id)
         try:
-            return from_json(Evaluation, json.loads(record))
+            return from_json(Evaluation, upgrade_evaluation(json.loads(record)))
         except (ValueError, TypeError, RecursionError) as error:
             raise _unreadable(evaluation_id) from error
 
@@ -116,7 +119,8 @@ class EvaluationStore:
             query = query.where(EvaluationRow.instruction == valid_text(instruction))
         query = query.order_by(EvaluationRow.number.desc()).limit(max(0, limit))
         with self._database.transaction("Listing the evaluations") as db:
-            return [EvaluationSummary(**row._mapping) for row in db.execute(query)]
+            found = [EvaluationSummary(**row._mapping) for row in db.execute(query)]
+        return [replace(one, best_sae_arm=upgrade_arm_name(one.best_sae_arm)) for one in found]
 
     def delete(self, evaluation_id: str) -> None:
         """Remove an evaluation and its texts for good.

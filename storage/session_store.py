@@ -5,6 +5,7 @@ import json
 import secrets
 import time
 import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from sqlalchemy.orm import Session as OrmSession
 from saif_core.characters import valid_text
 from saif_core.errors import StorageError, UnknownNameError
 from saif_core.records.as_json import from_json, new_id, to_json, utc_now
+from saif_core.records.older import upgrade_session
 from saif_core.records.sessions import SESSION_SCHEMA_VERSION, SessionSummary, SteeringSession
 from storage.database import Database, some_ids
 from storage.tables import SessionRow
@@ -24,6 +26,9 @@ SHARE_BYTES = 16
 
 class SessionStore:
     """Sessions by id; whether one is shared is decided here alone, never by a record's field.
+
+    Sessions of earlier versions are read as if they had been saved today; their vectors go to the
+    tensors when they are read.
 
     Args:
         database: a migrated database.
@@ -58,7 +63,8 @@ class SessionStore:
             StorageError: it is of a newer schema version, cannot be read, or the database refused.
         """
         with self._database.transaction("Reading the session") as db:
-            return _to_record(_find(db, session_id))
+            row = _find(db, session_id)
+        return self._to_record(row)
 
     def list(self, search: str = "", limit: int = 200) -> builtins.list[SessionSummary]:
         """Sessions that are not deleted, the last saved first.
@@ -98,7 +104,7 @@ class SessionStore:
         if not name:
             raise StorageError("The new name of the session is empty; type one.")
         with self._database.transaction("Renaming the session", write=True) as db:
-            session = _to_record(_find(db, session_id, lock=True))
+            session = self._to_record(_find(db, session_id, lock=True), db)
             return self._write(db, replace(session, name=name, updated_at=utc_now()))
 
     def duplicate(self, session_id: str) -> SteeringSession:
@@ -109,7 +115,7 @@ class SessionStore:
             StorageError: it is of a newer schema version, cannot be read, or the database refused.
         """
         with self._database.transaction("Copying the session", write=True) as db:
-            session = _to_record(_find(db, session_id))
+            session = self._to_record(_find(db, session_id), db)
             now = utc_now()
             copy = replace(
                 session,
@@ -184,9 +190,11 @@ class SessionStore:
         query = select(SessionRow).where(SessionRow.share_id == valid_text(share_id), _is_live())
         with self._database.transaction("Reading the shared session") as db:
             row = db.scalar(query)
-            return None if row is None else _to_record(row)
+        return None if row is None else self._to_record(row)
 
     def _write(self, db: OrmSession, session: SteeringSession) -> SteeringSession:
+        _check_version(session.name, session.schema_version)
+        session = replace(session, schema_version=SESSION_SCHEMA_VERSION)
         values = _to_columns(session)
         insert = self._database.insert(SessionRow).values(values)
         upsert = insert.on_conflict_do_update(
@@ -194,6 +202,32 @@ class SessionStore:
         )
         db.execute(upsert)
         return session
+
+    def _to_record(self, row: SessionRow, db: OrmSession | None = None) -> SteeringSession:
+        """The session in a row.
+
+        Args:
+            row: as it was read.
+            db: a transaction under way that writes; None if there is none under way.
+        """
+        _check_version(row.name, row.schema_version)
+        try:
+            data = json.loads(row.record)
+            if row.schema_version < SESSION_SCHEMA_VERSION:
+                data = upgrade_session(data, lambda vector: self._keep_vector(vector, db))
+            session = from_json(SteeringSession, data)
+        except (ValueError, RecursionError) as error:
+            raise StorageError(
+                f"Session {row.name!r} was to be read, but what is stored is not a complete "
+                "session; restore the database from a backup, or delete the session."
+            ) from error
+        return replace(session, share_id=row.share_id)
+
+    def _keep_vector(self, vector: Sequence[float], db: OrmSession | None) -> str:
+        # It imports numpy, which sessions without vectors of earlier versions do not need.
+        from storage.tensor_store import TensorStore
+
+        return TensorStore(self._database).put_vector(vector, note="of a session", db=db)
 
 
 def _is_live() -> ColumnElement[bool]:
@@ -219,7 +253,6 @@ def _check_version(name: str, version: int) -> None:
 
 
 def _to_columns(session: SteeringSession) -> dict[str, Any]:
-    _check_version(session.name, session.schema_version)
     try:
         record = json.dumps(to_json(replace(session, share_id=None)), allow_nan=False)
     except (ValueError, TypeError) as error:
@@ -233,8 +266,8 @@ def _to_columns(session: SteeringSession) -> dict[str, Any]:
         "name": valid_text(session.name),
         "instruction": valid_text(_instruction_name(session)),
         "model": valid_text(source.model if source else ""),
-        "sae": valid_text(source.sae if source else ""),
-        "n_prompts": len(session.prompts),
+        "sae": valid_text(next(_sae_ids(session), "")),
+        "n_prompts": len(session.request.prompts) if session.request else 0,
         "share_id": session.share_id,
         "schema_version": session.schema_version,
         "created_at": valid_text(session.created_at),
@@ -246,23 +279,20 @@ def _to_columns(session: SteeringSession) -> dict[str, Any]:
     }
 
 
-def _to_record(row: SessionRow) -> SteeringSession:
-    _check_version(row.name, row.schema_version)
-    try:
-        session = from_json(SteeringSession, json.loads(row.record))
-    except (ValueError, RecursionError) as error:
-        raise StorageError(
-            f"Session {row.name!r} was to be read, but what is stored is not a complete session; "
-            "restore the database from a backup, or delete the session."
-        ) from error
-    return replace(session, share_id=row.share_id)
-
-
 def _instruction_name(session: SteeringSession) -> str:
     if session.instruction is not None:
         return session.instruction.name
-    source = session.recipe or session.ranking
-    return source.instruction if source else ""
+    if session.request is not None:
+        return session.request.instruction
+    return session.ranking.instruction if session.ranking else ""
+
+
+def _sae_ids(session: SteeringSession) -> Iterator[str]:
+    """The SAEs of the session, that of its first arm that steers with latents first."""
+    for arm in session.request.arms if session.request else ():
+        yield from (edit.sae_id for edit in arm.edits if edit.sae_id)
+    if session.ranking is not None:
+        yield session.ranking.sae
 
 
 def _search_text(session: SteeringSession) -> str:

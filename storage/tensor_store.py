@@ -6,17 +6,21 @@ cache; an entry here goes only when nothing names it any more.
 """
 
 import hashlib
+import re
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, delete, select, update
+from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.orm import Session as OrmSession
 
 from saif_core.characters import is_valid_text, valid_text
 from saif_core.errors import StorageError, UnknownNameError
 from storage.database import Database, chunks, some_ids
-from storage.tables import TensorsRow
+from storage.tables import EvaluationRow, SessionRow, TensorsRow
 
 MOST_BYTES = 256 << 20
 SECONDS_PER_DAY = 86_400
@@ -25,6 +29,9 @@ DTYPES = (
     *("float64", "float32", "float16", "bool"),
     *("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8"),
 )
+# An edit with tensors, as JSON has it.
+NAMED = re.compile(r'"tensors": "([0-9a-f]{64})"')
+RECORDS_AT_ONCE = 20
 
 
 class TensorStore:
@@ -53,26 +60,53 @@ class TensorStore:
                 refused.
         """
         payload = _packed(tensors)
-        row = {
-            "sha256": hashlib.sha256(payload).hexdigest(),
-            "note": valid_text(note),
-            "n_bytes": len(payload),
-            "put_at": int(self._clock()),
-        }
-        known = TensorsRow.sha256 == row["sha256"]
-        # What is there already is young again, or a purge could take it before anything names it.
-        renewed = update(TensorsRow).where(known).values(put_at=row["put_at"])
-        insert = self._database.insert(TensorsRow).values(row | {"payload": payload})
-        upsert = insert.on_conflict_do_update(
-            index_elements=["sha256"], set_={"put_at": row["put_at"]}
-        )
         with self._database.transaction("Storing tensors", write=True) as db:
-            if not db.scalars(renewed.returning(TensorsRow.sha256)).all():
-                db.execute(upsert)
-        return str(row["sha256"])
+            return self._write(db, payload, note)
+
+    def put_vector(
+        self, vector: Sequence[float], *, note: str = "", db: OrmSession | None = None
+    ) -> str:
+        """The SHA-256 that a steering vector is kept under, as float32.
+
+        Args:
+            note: see ``put``.
+            db: a transaction under way that writes; None begins one.
+
+        Raises:
+            StorageError: as for ``put``.
+        """
+        payload = _packed({"vector": np.asarray(vector, dtype=np.float32)})
+        if db is not None:
+            return self._write(db, payload, note)
+        with self._database.transaction("Storing a vector", write=True) as own:
+            return self._write(own, payload, note)
+
+    def put_payload(self, payload: bytes, *, note: str = "") -> str:
+        """The SHA-256 that safetensors bytes of another store are kept under, their own hash.
+
+        Raises:
+            StorageError: they are not what a store holds, or as for ``put``.
+        """
+        try:
+            packed = _packed(load(payload))
+        except (SafetensorError, KeyError, ValueError, TypeError, OverflowError) as error:
+            raise _foreign() from error
+        if packed != payload:
+            raise _foreign()
+        with self._database.transaction("Storing tensors", write=True) as db:
+            return self._write(db, payload, note)
 
     def get(self, sha256: str) -> dict[str, np.ndarray]:
         """The tensors of an entry, by name.
+
+        Raises:
+            UnknownNameError: there is no such entry.
+            StorageError: its content is not what was put there, or the database refused.
+        """
+        return dict(load(self.payload(sha256)))
+
+    def payload(self, sha256: str) -> bytes:
+        """An entry as its safetensors bytes, which ``put_payload`` of another store takes.
 
         Raises:
             UnknownNameError: there is no such entry.
@@ -89,7 +123,7 @@ class TensorStore:
                 f"The tensors {sha256!r} were to be read, but what is stored is not what was put "
                 "there; restore the database from a backup, or learn them again."
             )
-        return dict(load(payload))
+        return payload
 
     def has(self, sha256: str) -> bool:
         """Whether there is such an entry.
@@ -120,6 +154,66 @@ class TensorStore:
                 remove = delete(TensorsRow).where(TensorsRow.sha256.in_(chunk), is_old)
                 removed += len(db.scalars(remove.returning(TensorsRow.sha256)).all())
         return removed
+
+    def purge_unnamed(self, older_than_days: float) -> int:
+        """Number of entries removed: those that no session and no evaluation names any more.
+
+        Sessions that can still be restored count.
+
+        Raises:
+            StorageError: the database refused.
+        """
+        old = TensorsRow.put_at < int(self._clock() - older_than_days * SECONDS_PER_DAY)
+        with self._database.transaction("Looking for old tensors") as db:
+            # Usually there is none, and then no record need be read.
+            if db.scalar(select(TensorsRow.sha256).where(old).limit(1)) is None:
+                return 0
+        in_use = self.named_in(SessionRow.record) | self.named_in(EvaluationRow.record)
+        return self.purge(in_use, older_than_days)
+
+    def named_in(self, records: InstrumentedAttribute[str]) -> set[str]:
+        """The SHA-256 of every entry that the edits in a column of JSON records name.
+
+        Raises:
+            StorageError: the database refused.
+        """
+        query = select(records).where(self._names_tensors(records))
+        found: set[str] = set()
+        with self._database.transaction("Looking for tensors in use") as db:
+            # Only some at a time, as a record may be large.
+            for record in db.scalars(query.execution_options(yield_per=RECORDS_AT_ONCE)):
+                found.update(NAMED.findall(record))
+        return found
+
+    def _names_tensors(self, records: InstrumentedAttribute[str]) -> ColumnElement[bool]:
+        """Whether a record has an edit with tensors, which few have."""
+        if self._database.is_sqlite:
+            return records.op("GLOB", is_comparison=True)('*"tensors": "[0-9a-f]*')
+        return records.regexp_match('"tensors": "[0-9a-f]')
+
+    def _write(self, db: OrmSession, payload: bytes, note: str) -> str:
+        sha256 = hashlib.sha256(payload).hexdigest()
+        put_at = int(self._clock())
+        # What is there already is young again, or a purge could take it before anything names it.
+        renewed = update(TensorsRow).where(TensorsRow.sha256 == sha256).values(put_at=put_at)
+        insert = self._database.insert(TensorsRow).values(
+            sha256=sha256,
+            note=valid_text(note),
+            n_bytes=len(payload),
+            put_at=put_at,
+            payload=payload,
+        )
+        upsert = insert.on_conflict_do_update(index_elements=["sha256"], set_={"put_at": put_at})
+        if not db.scalars(renewed.returning(TensorsRow.sha256)).all():
+            db.execute(upsert)
+        return sha256
+
+
+def _foreign() -> StorageError:
+    return StorageError(
+        "Tensors were to be stored as they are, but they are not as a store of SAIF writes them; "
+        "export them again."
+    )
 
 
 def _packed(tensors: Mapping[str, np.ndarray]) -> bytes:

@@ -1,71 +1,49 @@
-"""The engine: one worker thread owns the model; everyone else submits requests and reads events.
+"""The engine: everybody submits requests and reads events; one worker owns the model.
 
-Interactive requests (generation, a latent's page) go before batch work (rankings), which gives way
-in the middle of a forward pass. Generations that arrive while others are being written join them.
+A request is a record; ``tasks`` says which there are and what comes of each. ``ask`` waits for the
+answer, ``submit`` gives a job to follow.
 """
 
-import gc
-import itertools
-import logging
-import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 
 from saif_core.catalog import Catalog, resolve_device, resolve_dtype
 from saif_core.engine.job import Job
 from saif_core.engine.memory import explain_out_of_memory
-from saif_core.engine.shared_writing import SharedWriting
-from saif_core.errors import BudgetError, SaifError, StorageError
-from saif_core.evaluating.evaluation import evaluate
-from saif_core.evaluating.plan import check_request
-from saif_core.explaining.corpus_index import index_corpus
+from saif_core.engine.tasks import TASKS, Task
+from saif_core.engine.worker import BATCH, INTERACTIVE, Worker, clean_up
+from saif_core.errors import SaifError, UnknownNameError
 from saif_core.explaining.neighbours import DecoderShelf
-from saif_core.finding.ranking import rank_latents
-from saif_core.finding.sources.mean_difference import read_mean_difference
 from saif_core.models.default_model import DEFAULT_MODEL
+from saif_core.models.language_endpoint import LanguageEndpoint
 from saif_core.models.loaded_model import FOUR_BIT, LoadedModel
-from saif_core.reading.pairs import estimate_work, read_latents
-from saif_core.records.as_json import to_json
-from saif_core.records.corpus import IndexRequest, LatentIndex
-from saif_core.records.evaluation import Evaluation, EvaluationRequest
-from saif_core.records.jobs import JobRecord, Step
+from saif_core.records.as_json import from_json, to_json
+from saif_core.records.jobs import JobRecord
 from saif_core.records.ports import (
     ActivationCache,
     ContextStore,
     EvaluationLog,
     JobLog,
+    NoteLog,
     ProfileWriter,
+    TensorPort,
 )
-from saif_core.records.prompts import PromptView
-from saif_core.records.ranking import (
-    LatentDetail,
-    PairActivations,
-    Ranking,
-    RankingRequest,
-    WorkEstimate,
-)
+from saif_core.records.questions import LatentQuestion
 from saif_core.records.saes import SaeInfo
-from saif_core.records.steering import GenerationRequest
 from saif_core.registry import load_plugins
 from saif_core.saes.loaded_sae import LoadedSae
-from saif_core.saes.logit_lens import describe_latent
-from saif_core.steering.arms import ArmBuilder, sae_ids
-from saif_core.writing.run import GenerationRun
+from saif_core.steering.tensors import Tensors
 
-INTERACTIVE, BATCH = 0, 1
-# Answered while someone waits for them, so no list of jobs need show them.
-QUESTIONS = ("detail", "pairs", "view", "estimate", "size", "question")
-MAX_NEW_TOKENS = 2048
-MAX_TEXTS = 256
 KEPT_JOBS = 200
-BEAT_SECONDS = 10.0
-log = logging.getLogger(__name__)
-T = TypeVar("T")
+KEPT_ANSWERS = 512
+CLOSE_SECONDS = 30.0
+# Results that are wanted after this process is gone; evaluations have a store of their own.
+LOGGED_RESULTS = ("rank", "generate", "learn", "vector", "contrast", "health")
 
 
 class EngineStatus(NamedTuple):
@@ -80,15 +58,19 @@ class EngineStatus(NamedTuple):
 
 
 class Engine:
-    """Queue in front of one model on one device.
+    """Everything that can be asked of one model on one device.
 
     Args:
         catalog: where models and SAEs come from.
         model_id: the model to own; loaded at the first request that needs it.
         cache: keeps latent activations and responses between runs.
+        tensors: keeps learned tensors; without it they live as long as the engine.
         job_log: is told the state of everything that people follow.
         corpus: where the contexts and the profiles of an index go.
         evaluations: keeps finished evaluations.
+        notes: keeps descriptions of latents.
+        endpoint: the language model that describes latents.
+        tasks: what can be asked besides ``TASKS``.
         device, dtype: see ``Catalog.load_model``.
     """
 
@@ -98,214 +80,99 @@ class Engine:
         *,
         model_id: str = DEFAULT_MODEL,
         cache: ActivationCache | None = None,
+        tensors: TensorPort | None = None,
         job_log: JobLog | None = None,
         corpus: tuple[ContextStore, ProfileWriter] | None = None,
         evaluations: EvaluationLog | None = None,
+        notes: NoteLog | None = None,
+        endpoint: LanguageEndpoint | None = None,
+        tasks: Sequence[Task] = (),
         device: str = "auto",
         dtype: str = "auto",
     ) -> None:
         load_plugins()  # a broken plug-in stops the start, not somebody's first request
         self.model_id = model_id
+        self.cache, self.tensors = cache, Tensors(tensors)
+        self.corpus, self.evaluations, self.notes = corpus, evaluations, notes
+        self.endpoint = endpoint
+        self.tasks = {task.name: task for task in (*TASKS, *tasks)}
+        self._by_request = {task.request: task for task in self.tasks.values()}
         self._catalog = catalog
-        self._cache = cache
         self._job_log = job_log
-        self._corpus = corpus
-        self._evaluations = evaluations
         self._device = resolve_device(device)
         self._dtype = dtype
         resolve_dtype(dtype, self._device)
         self._model: LoadedModel | None = None
         self._saes: dict[str, LoadedSae] = {}
-        self._details: dict[tuple[str, int], LatentDetail] = {}
+        self._answers: dict[Any, Any] = {}
         self._jobs: dict[str, Job] = {}
-        self._queue: queue.PriorityQueue[tuple[int, int, Job | None]] = queue.PriorityQueue()
-        self._numbers = itertools.count()
         self._closed = False
-        self._last_beat = 0.0
-        self._worker = threading.Thread(target=self._work, name="saif-engine", daemon=True)
-        self._worker.start()
+        self._worker = Worker(lambda: [job for job in self.jobs() if not job.finished()])
 
-    def rank(self, request: RankingRequest) -> Job:
-        """Queue a ranking; the job's result is a ``Ranking``."""
-
-        def work(job: Job) -> Ranking:
-            model, sae = self._load(request.sae_id, job)
-            with model.giving_way(self._someone_waits, self._serve_waiting):
-                return rank_latents(
-                    model, sae, request, cache=self._cache, step=self._yielding(job)
-                )
-
-        title = f"Find latents for {request.instruction}"
-        return self._submit(self._job("rank", title, request, work, summarize=to_json))
-
-    def generate(self, request: GenerationRequest) -> Job:
-        """Queue a generation; events carry the tokens, the result is a ``GenerationResult``."""
-        if not 1 <= request.max_new_tokens <= MAX_NEW_TOKENS:
-            raise BudgetError(
-                f"{request.max_new_tokens} new tokens were asked for; "
-                f"ask for 1 to {MAX_NEW_TOKENS}."
-            )
-
-        if request.n_texts > MAX_TEXTS or request.samples < 1:
-            raise BudgetError(
-                f"{request.n_texts} texts were asked for at once; ask for 1 to {MAX_TEXTS}."
-            )
-
-        def work(job: Job) -> GenerationRun:
-            ids = dict.fromkeys([request.sae_id, *sae_ids(request.all_arms)])
-            saes = {sae_id: self._load(sae_id, job)[1] for sae_id in ids}
-            return GenerationRun(self._load_model(job), saes, request)
-
-        title = f"Generate {request.n_texts} texts"
-        return self._submit(self._job("generate", title, request, work, summarize=to_json))
-
-    def latent_detail(self, sae_id: str, index: int) -> LatentDetail:
-        """Tokens and neighbours of one latent.
+    def submit(self, request: Any) -> Job:
+        """Queue a request; the job's result is the record that its task names.
 
         Raises:
-            UnknownLatentError: there is no such latent.
+            SaifError: the request cannot be carried out, or the engine is closed.
         """
-        if (sae_id, index) not in self._details:
+        task = self._checked_task(request)
+        return self._start(task, request, listed=task.lane != "question")
 
-            def work(job: Job) -> LatentDetail:
-                return describe_latent(*self._load(sae_id, job), index)
+    def _checked_task(self, request: Any) -> Task:
+        if self._closed:
+            raise SaifError("The engine is closed; start SAIF again.")
+        task = self.task_of(request)
+        task.check(request)
+        return task
 
-            detail: LatentDetail = self._ask("detail", f"Latent {index}", work)
-            self._details[sae_id, index] = detail
-        return self._details[sae_id, index]
+    def _start(self, task: Task, request: Any, *, listed: bool) -> Job:
+        job = self._job(task, request, followed=listed)
+        if listed:
+            self._jobs[job.id] = job
+            for old in [j for j in self._jobs.values() if j.finished()][:-KEPT_JOBS]:
+                self._jobs.pop(old.id, None)
+        if task.lane == "aside":
+            self._run_aside(job)
+        else:
+            self._worker.put(job, BATCH if task.lane == "batch" else INTERACTIVE)
+        return job
 
-    def pair_activations(self, request: RankingRequest, index: int) -> PairActivations:
-        """Activation of one latent on every pair; computes nothing after a ranking of the same."""
-
-        def work(job: Job) -> PairActivations:
-            model, sae = self._load(request.sae_id, job)
-            sae.check_index(index)
-            read = read_latents(model, sae, request, cache=self._cache, step=job.step)
-            n_pairs = len(request.pairs)
-            return PairActivations(
-                index,
-                tuple(read.positive.latent_by_prompt(index, n_pairs).tolist()),
-                tuple(read.negative.latent_by_prompt(index, n_pairs).tolist()),
-            )
-
-        activations: PairActivations = self._ask("pairs", f"Latent {index} on pairs", work)
-        return activations
-
-    def prompt_view(self, text: str, *, chat: bool) -> PromptView:
-        """A prompt as the model sees it.
+    def ask(self, request: Any) -> Any:
+        """The answer to a request; waits for it.
 
         Raises:
-            PromptPairError: it is empty.
+            SaifError: it cannot be answered; the message says why.
         """
-        view: PromptView = self._ask(
-            "view", "Show a prompt", lambda job: self._load_model(job).view_prompt(text, chat=chat)
-        )
-        return view
+        # What weights say does not change, and pages ask for it again and again.
+        if not isinstance(request, LatentQuestion):
+            return self._answer(request)
+        if request not in self._answers:
+            if len(self._answers) >= KEPT_ANSWERS:
+                self._answers.clear()
+            self._answers[request] = self._answer(request)
+        return self._answers[request]
 
-    def estimate(self, request: RankingRequest) -> WorkEstimate:
-        """What a ranking would cost, counted without running the model."""
+    def _answer(self, request: Any) -> Any:
+        # Whoever asks waits for the answer, so no list of jobs need show it.
+        return self._start(self._checked_task(request), request, listed=False).result()
 
-        def work(job: Job) -> WorkEstimate:
-            return estimate_work(*self._load(request.sae_id, job), request, self._cache)
-
-        estimate: WorkEstimate = self._ask("estimate", "Estimate a ranking", work)
-        return estimate
-
-    def vector_size(self, request: GenerationRequest) -> tuple[float, float]:
-        """Norm of strength × steering vector, and its share of the residual norm at the end."""
-
-        def work(job: Job) -> tuple[float, float]:
-            model, sae = self._load(request.sae_id, job)
-            prompt = request.prompts[0] if request.prompts else ""
-            token_ids = model.encode_prompt(prompt or "The", chat=request.chat)
-            resid = model.resid_at_end(token_ids, sae.layer)[None, None]
-            steered = ArmBuilder(model, {sae.id: sae}).steering(request.all_arms[1])[0]
-            added = float(steered.delta(resid).float().norm()) * abs(request.strength)
-            return added, added / float(resid.norm())
-
-        size: tuple[float, float] = self._ask("size", "Measure a steering vector", work)
-        return size
-
-    def mean_difference(self, request: RankingRequest, layers: Sequence[int]) -> Job:
-        """Queue a mean difference; the result is a vector (d_model,) for each layer, as tuples."""
-
-        def work(
-            model: LoadedModel, _saes: Sequence[LoadedSae], step: Step
-        ) -> dict[int, tuple[float, ...]]:
-            found = read_mean_difference(model, request, layers, cache=self._cache, step=step)
-            return {layer: tuple(vector.tolist()) for layer, vector in found.items()}
-
-        title = f"Mean difference for {request.instruction}"
-        return self.work("mean-difference", title, [], work, request=request)
-
-    def evaluate(self, request: EvaluationRequest) -> Job:
-        """Queue an evaluation; the job's result is an ``Evaluation``, which is kept with its texts.
+    def request_of(self, name: str, data: dict[str, Any]) -> Any:
+        """The request record of a task, from JSON data.
 
         Raises:
-            EvaluatorError: the request cannot be carried out.
+            UnknownNameError: there is no such task.
+            ValueError: the data does not fit; the message names the field.
         """
-        check_request(request)
+        if name not in self.tasks:
+            raise UnknownNameError("task", name, sorted(self.tasks))
+        return from_json(self.tasks[name].request, data)
 
-        def work(model: LoadedModel, saes: Sequence[LoadedSae], step: Step) -> Evaluation:
-            evaluation, texts = evaluate(model, saes, request, cache=self._cache, step=step)
-            if self._evaluations is not None:
-                self._evaluations.save(evaluation, texts)
-            return evaluation
-
-        title = f"Evaluate {request.instruction.name}"
-        return self.work("evaluate", title, request.sae_ids, work, request=request)
-
-    def index(self, request: IndexRequest) -> Job:
-        """Queue the reading of a corpus; the job's result is a list of ``LatentIndex``.
-
-        Raises:
-            StorageError: the engine was given no corpus store.
-        """
-        corpus = self._corpus
-        if corpus is None:
-            raise StorageError(
-                "A corpus was to be indexed, but this engine has no store for it; give it one."
-            )
-
-        def work(model: LoadedModel, saes: Sequence[LoadedSae], step: Step) -> list[LatentIndex]:
-            return index_corpus(model, saes, request, *corpus, step=step)
-
-        return self.work("index", f"Index {request.name}", request.sae_ids, work)
-
-    def ask(self, title: str, sae_id: str, question: Callable[[LoadedModel, LoadedSae], T]) -> T:
-        """The answer to a short question about an SAE and its model; waits for it.
-
-        Args:
-            title: names the question in errors.
-            question: runs on the worker's thread.
-        """
-        answer: T = self._ask("question", title, lambda job: question(*self._load(sae_id, job)))
-        return answer
-
-    def work(
-        self,
-        kind: str,
-        title: str,
-        sae_ids: Sequence[str],
-        work: Callable[[LoadedModel, Sequence[LoadedSae], Step], Any],
-        *,
-        request: Any = None,
-    ) -> Job:
-        """Queue batch work on SAEs of the model; it gives way to whoever waits for an answer.
-
-        Args:
-            kind: "index", "contrast" …, for lists of jobs.
-            work: runs on the worker's thread; calls its last argument between steps.
-            request: kept with the job.
-        """
-
-        def run(job: Job) -> Any:
-            saes = [self._load(sae_id, job)[1] for sae_id in sae_ids]
-            model = self._load_model(job)
-            with model.giving_way(self._someone_waits, self._serve_waiting):
-                return work(model, saes, self._yielding(job))
-
-        return self._submit(self._job(kind, title, request, run), BATCH)
+    def task_of(self, request: Any) -> Task:
+        """The task that a request record is for."""
+        task = self._by_request.get(type(request))
+        if task is None:
+            raise UnknownNameError("request", type(request).__name__, sorted(self.tasks))
+        return task
 
     def token_texts(self, token_ids: Sequence[int]) -> list[str]:
         """Tokens as texts; needs the tokenizer alone, not the model."""
@@ -321,35 +188,18 @@ class Engine:
         """Decoder directions of the model's SAEs; needs neither the model nor the worker."""
         return DecoderShelf(self._catalog, self.model_id)
 
-    def load(self, sae_id: str) -> tuple[LoadedModel, LoadedSae]:
-        """Load the model and an SAE now; for diagnosis and notebooks, not for script threads.
-
-        Raises:
-            SaifError: one of them cannot be loaded.
-        """
-        loaded: tuple[LoadedModel, LoadedSae] = self._ask(
-            "load", f"Load {sae_id}", lambda job: self._load(sae_id, job)
-        )
-        return loaded
-
-    def warm_up(self, sae_id: str) -> Job:
-        """Queue the loading of the model and an SAE, so that the first request does not wait."""
-        return self._submit(
-            self._job("load", f"Load {sae_id}", sae_id, lambda job: self._load(sae_id, job)), BATCH
-        )
-
     def saes(self) -> list[SaeInfo]:
         """SAEs that can be chosen for the engine's model."""
         return self._catalog.saes(self.model_id)
 
     def refused_saes(self) -> list[SaeInfo]:
-        """SAEs that were named for the engine's model but cannot be used; each says why."""
+        """SAEs that were named for the model but cannot be used, each with the reason."""
         return [info for info in self._catalog.offered_saes(self.model_id) if info.unsupported]
 
     def sae_warning(self, sae_id: str) -> str:
-        """What speaks against an SAE that is loaded and fits, in a sentence; else ""."""
-        loaded = self._saes.get(sae_id)
-        return loaded.warning if loaded else ""
+        """What speaks against a loaded SAE; "" for nothing, or while it is not loaded."""
+        sae = self._saes.get(sae_id)
+        return sae.warning if sae else ""
 
     def status(self) -> EngineStatus:
         """Device, memory and what is running."""
@@ -370,141 +220,115 @@ class Engine:
         )
 
     def jobs(self) -> list[Job]:
-        """Rankings, generations and loads of this process, newest first."""
+        """Everything but questions that this process was asked, newest first."""
         return list(reversed(list(self._jobs.values())))
 
     def job(self, job_id: str) -> Job | None:
         """A job of this process."""
         return self._jobs.get(job_id)
 
+    def newest(
+        self, kind: str, wanted: Callable[[Any], bool] = lambda _request: True
+    ) -> Job | None:
+        """The newest job of a kind whose request is one that is wanted."""
+        return next((j for j in self.jobs() if j.kind == kind and wanted(j.request)), None)
+
     def close(self) -> None:
         """Stop the worker after its current step and free the model."""
         self._closed = True
         for job in self.jobs():
             job.cancel()
-        self._queue.put((INTERACTIVE, -1, None))
-        self._worker.join(timeout=30)
+        self._worker.close(CLOSE_SECONDS)
+        for job in self.jobs():
+            job.wait(CLOSE_SECONDS)
         self._model = None
         self._saes.clear()
 
-    def _submit(self, job: Job, priority: int | None = None) -> Job:
-        if self._closed:
-            raise SaifError("The engine is closed; start SAIF again.")
-        if job.kind not in QUESTIONS:
-            self._jobs[job.id] = job
-            for old in [j for j in self._jobs.values() if j.finished()][:-KEPT_JOBS]:
-                self._jobs.pop(old.id, None)
-        if priority is None:
-            priority = BATCH if job.kind == "rank" else INTERACTIVE
-        self._queue.put((priority, next(self._numbers), job))
-        return job
-
-    def _job(
-        self,
-        kind: str,
-        title: str,
-        request: Any,
-        work: Callable[[Job], Any],
-        *,
-        summarize: Callable[[Any], dict[str, Any] | None] = lambda _result: None,
-    ) -> Job:
-        # Only work that people follow is written down; a look at a latent is not.
-        log = self._job_log if kind not in (*QUESTIONS, "load") else None
+    def _job(self, task: Task, request: Any, *, followed: bool) -> Job:
+        title = task.title(request)
 
         def explain(error: BaseException) -> BaseException:
             return explain_out_of_memory(error, title, self._device)
 
-        return Job(kind, title, request, work, log=log, summarize=summarize, explain=explain)
+        return Job(
+            task.name,
+            title,
+            request,
+            lambda job: self._do(task, request, job),
+            log=self._job_log if followed and task.is_followed else None,
+            summarize=to_json if task.name in LOGGED_RESULTS else (lambda _result: None),
+            explain=explain,
+            writes_texts=task.lane == "writing",
+        )
 
-    def _ask(self, kind: str, title: str, work: Callable[[Job], Any]) -> Any:
-        return self._submit(self._job(kind, title, None, work)).result()
+    def _do(self, task: Task, request: Any, job: Job) -> Any:
+        bench = _EngineBench(self, job, gives_way=task.lane == "batch")
+        with bench.giving_way():
+            return task.run(bench, request)
 
-    def _work(self) -> None:
-        while True:
-            _, _, job = self._queue.get()
-            if job is None:
-                return
-            self._run(job)
-
-    def _run(self, job: Job) -> None:
-        if job.kind == "generate":
-            self._write_together(job)
-        else:
+    def _run_aside(self, job: Job) -> None:
+        def run() -> None:
             job.run()
-            self._clean_up(job)
+            clean_up(job)
 
-    def _write_together(self, first: Job) -> None:
-        """Write the texts of a job and of all that arrive meanwhile, first come first served."""
-        writing = SharedWriting(on_settled=self._clean_up)
-        writing.admit(first)
-        while writing.n_rows:
-            while (waiting := self._next_interactive(writing.has_room_for)) is not None:
-                if waiting.kind == "generate":
-                    writing.admit(waiting)
-                else:
-                    self._run(waiting)
-            writing.step()
-            self._beat()
+        threading.Thread(target=run, name=f"saif-{job.kind}", daemon=True).start()
 
-    def _clean_up(self, job: Job) -> None:
-        error = job.error
-        if isinstance(error, Exception) and not isinstance(error, SaifError):
-            log.error("%s failed", job.title, exc_info=error)
-        if isinstance(error, BudgetError):
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-
-    def _yielding(self, job: Job) -> Callable[[int, int, str], None]:
-        """Progress of batch work that lets waiting interactive requests run first."""
-
-        def step(done: int, total: int, message: str) -> None:
-            job.step(done, total, message)
-            self._serve_waiting()
-            self._beat()
-
-        return step
-
-    def _serve_waiting(self) -> None:
-        while (waiting := self._next_interactive()) is not None:
-            self._run(waiting)
-
-    def _someone_waits(self) -> bool:
-        # Peeking at the head of the heap is safe: at worst it is seen one check later.
-        heap = self._queue.queue
-        return bool(heap) and heap[0][0] == INTERACTIVE and heap[0][2] is not None
-
-    def _next_interactive(self, fits: Callable[[Job], bool] = lambda _job: True) -> Job | None:
-        try:
-            entry = self._queue.get_nowait()
-        except queue.Empty:
-            return None
-        priority, _, job = entry
-        if priority == INTERACTIVE and job is not None and fits(job):
-            return job
-        self._queue.put(entry)
-        return None
-
-    def _beat(self) -> None:
-        """Keep jobs that wait for their turn from looking as if their process had died."""
-        now = time.monotonic()
-        if now - self._last_beat > BEAT_SECONDS:
-            self._last_beat = now
-            for job in self.jobs():
-                if not job.finished():
-                    job.beat()
-
-    def _load(self, sae_id: str, job: Job) -> tuple[LoadedModel, LoadedSae]:
-        model = self._load_model(job)
-        if sae_id not in self._saes:
-            job.step(0, 0, "loading the SAE")
-            self._saes[sae_id] = self._catalog.load_sae(sae_id, model)
-        return model, self._saes[sae_id]
-
-    def _load_model(self, job: Job) -> LoadedModel:
+    def load_model(self, job: Job) -> LoadedModel:
+        """The model; for the worker's thread alone."""
         if self._model is None:
             job.step(0, 0, "loading the model")
             self._model = self._catalog.load_model(
                 self.model_id, device=self._device, dtype=self._dtype
             )
         return self._model
+
+    def load_sae(self, sae_id: str, job: Job) -> LoadedSae:
+        """An SAE of the model; for the worker's thread alone."""
+        model = self.load_model(job)
+        if sae_id not in self._saes:
+            job.step(0, 0, "loading the SAE")
+            self._saes[sae_id] = self._catalog.load_sae(sae_id, model)
+        return self._saes[sae_id]
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is done any more."""
+        return self._closed
+
+    @property
+    def worker(self) -> Worker:
+        """The thread that owns the model."""
+        return self._worker
+
+
+class _EngineBench:
+    """What a task of this engine works with, see ``Bench``."""
+
+    def __init__(self, engine: Engine, job: Job, *, gives_way: bool) -> None:
+        self._engine, self._job, self._gives_way = engine, job, gives_way
+        self.cache, self.tensors = engine.cache, engine.tensors
+        self.corpus, self.evaluations = engine.corpus, engine.evaluations
+        self.notes, self.endpoint = engine.notes, engine.endpoint
+        self.ask, self.token_texts = engine.ask, engine.token_texts
+
+    @property
+    def model(self) -> LoadedModel:
+        return self._engine.load_model(self._job)
+
+    def sae(self, sae_id: str) -> LoadedSae:
+        return self._engine.load_sae(sae_id, self._job)
+
+    def step(self, done: int, total: int, message: str) -> None:
+        if self._engine.closed:
+            self._job.cancel()
+        self._job.step(done, total, message)
+        if self._gives_way:
+            self._engine.worker.serve_waiting()
+            self._engine.worker.beat()
+
+    def giving_way(self) -> Any:
+        """While open, reading pauses for what is more urgent, if this is batch work."""
+        if not self._gives_way:
+            return nullcontext()
+        worker = self._engine.worker
+        return self.model.giving_way(worker.someone_waits, worker.serve_waiting)

@@ -24,6 +24,7 @@ class Job:
     Attributes:
         id, kind, title: what it is, for people and URLs.
         request: what was asked for.
+        writes_texts: its work is rows for a decoder, which writes them with those of others.
 
     Args:
         log: is told every change of state.
@@ -41,11 +42,13 @@ class Job:
         log: JobLog | None = None,
         summarize: Callable[[Any], dict[str, Any] | None] = lambda _result: None,
         explain: Callable[[BaseException], BaseException] = lambda error: error,
+        writes_texts: bool = False,
     ) -> None:
         self.id = new_id()
         self.kind = kind
         self.title = title
         self.request = request
+        self.writes_texts = writes_texts
         self._work = work
         self._log = log
         self._summarize = summarize
@@ -65,6 +68,10 @@ class Job:
         """State now."""
         with self._lock:
             return self._record
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Whether it is finished, after waiting for at most so many seconds."""
+        return self._finished.wait(timeout)
 
     def finished(self) -> bool:
         """Whether it is done, failed or cancelled."""

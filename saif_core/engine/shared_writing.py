@@ -38,7 +38,7 @@ class SharedWriting:
 
     def has_room_for(self, job: Job) -> bool:
         """Whether a job may join; work that writes nothing always may."""
-        if job.kind != "generate":
+        if not job.writes_texts:
             return True
         return not self.n_rows or self.n_rows + job.request.n_texts <= MAX_ROWS
 
@@ -47,7 +47,7 @@ class SharedWriting:
         with job.settling():
             job.start()
             run: GenerationRun = job.prepare()
-            job.step(0, job.request.max_new_tokens, "reading the prompts")
+            job.step(0, job.request.sampling.max_new_tokens, "reading the prompts")
             if self._decoder is None:
                 self._decoder = Decoder(run.model)
             rows = self._decoder.admit(run.rows)
@@ -90,7 +90,7 @@ def _report(writing: _Writing) -> None:
         if row.error is not None:
             raise row.error
     n_done = max(len(row.token_ids) for row in writing.rows)
-    writing.job.step(n_done, writing.job.request.max_new_tokens, "writing")
+    writing.job.step(n_done, writing.job.request.sampling.max_new_tokens, "writing")
     texts: Sequence[Sequence[int]] = [row.token_ids for row in writing.rows]
     for event in writing.run.new_events(texts):
         writing.job.add_event(event)

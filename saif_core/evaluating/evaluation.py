@@ -11,28 +11,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from saif_core.evaluating.plan import (
-    SteeringVectors,
     check_request,
     plan_controls,
     plan_settings,
+    tried_parameters,
 )
 from saif_core.evaluating.rates import merit, paired_p, rates_of
 from saif_core.evaluating.texts import JudgedSetting, TextWriter
+from saif_core.finding.learning import Learned, learn
+from saif_core.finding.study import Study
+from saif_core.inputs.prompt_pairs import make_pairs
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.records.evaluation import (
-    CONTROLS,
-    SAE_ARMS,
-    STEERED,
     BestCell,
     Cell,
     CellSetting,
     Evaluation,
     EvaluationRequest,
     EvaluationText,
+    MadeEdits,
 )
 from saif_core.records.jobs import Step
 from saif_core.records.ports import ActivationCache
+from saif_core.records.ranking import RankingRequest
+from saif_core.registry import EVALUATORS, SOURCES, find_writer
 from saif_core.saes.loaded_sae import LoadedSae
+from saif_core.steering.arms import ArmBuilder
+from saif_core.steering.tensors import Tensors
 from saif_core.versions import library_versions
 
 
@@ -42,23 +47,26 @@ def evaluate(
     request: EvaluationRequest,
     *,
     cache: ActivationCache | None = None,
+    tensors: Tensors | None = None,
     step: Step | None = None,
 ) -> tuple[Evaluation, list[EvaluationText]]:
-    """Rank, steer by every arm and setting, judge; then add controls of what did best.
+    """Learn, steer by every arm and setting, judge; then add controls of what did best.
 
     Args:
         saes: those of the request, in its order.
 
     Raises:
         EvaluatorError: the request cannot be carried out; the message says why.
-        SaifError: whatever ranking and steering raise.
+        SaifError: whatever sources and steering raise.
     """
     started = time.perf_counter()
     check_request(request)
-    vectors = SteeringVectors(model, saes, request, cache, step)
-    settings = plan_settings(request, [sae.layer for sae in saes])
-    writer = TextWriter(model, saes, request, vectors, cache, step)
-    judged = writer.judge(settings)
+    tensors = tensors or Tensors()
+    candidates = _Candidates(model, saes, request, cache, tensors, step)
+    builder = ArmBuilder(model, {sae.id: sae for sae in saes}, tensors)
+    writer = TextWriter(model, request, builder, candidates.learned, cache=cache, step=step)
+    layers = list(dict.fromkeys([*(sae.layer for sae in saes), *request.layers]))
+    judged = writer.judge(plan_settings(request, layers))
     best = _best_settings(judged)
     controls = plan_controls(request, [judged[number].setting for number in best.values()])
     known = {one.setting for one in judged}
@@ -73,13 +81,104 @@ def evaluate(
         dtype=str(model.dtype).removeprefix("torch."),
         cells=cells,
         best=_best_cells(judged, best),
-        best_sae_arm=_best_of([arm for arm in SAE_ARMS if arm in best], cells, best),
-        latents=vectors.latents(),
-        denoised=vectors.denoised_latents(),
+        best_sae_arm=_best_of([a for a in best if a in candidates.sae_arms], cells, best),
         seconds=time.perf_counter() - started,
+        made=candidates.made(),
+        plugin_sha256s=_plugin_hashes(request),
         versions=library_versions(),
     )
     return evaluation, texts
+
+
+class _Candidates:
+    """What each candidate wrote with each choice of parameters, learned once."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        saes: Sequence[LoadedSae],
+        request: EvaluationRequest,
+        cache: ActivationCache | None,
+        tensors: Tensors,
+        step: Step | None,
+    ) -> None:
+        self._request, self._cache = request, cache
+        self._by_arm = {candidate.arm: candidate for candidate in request.candidates}
+        self._learned: dict[CellSetting, Learned] = {}
+        self._study: Study | None = None
+        if request.candidates:
+            self._study = Study(
+                model,
+                saes,
+                _ranking_request(request),
+                layers=request.layers,
+                cache=cache,
+                tensors=tensors,
+                step=step,
+                seed=request.sampling.seed,
+            )
+
+    def learned(self, setting: CellSetting) -> Learned:
+        """What a setting, or the one that a control is matched to, steers with."""
+        key = replace(setting, arm=setting.steered_arm, of="", strength=1.0)
+        if key not in self._learned:
+            assert self._study is not None
+            candidate = self._by_arm[key.arm]
+            of_source, of_method = next(
+                both for both in tried_parameters(candidate) if both[0] | both[1] == key.parameters
+            )
+            self._learned[key] = learn(
+                self._study.at(key.layers),
+                candidate.source,
+                of_source,
+                method=candidate.method,
+                method_parameters=of_method,
+                cache=self._cache,
+            )
+        return self._learned[key]
+
+    @property
+    def sae_arms(self) -> set[str]:
+        """Arms that steer with latents."""
+        return {
+            key.arm
+            for key, learned in self._learned.items()
+            if any(edit.latents for edit in learned.edits)
+        }
+
+    def made(self) -> tuple[MadeEdits, ...]:
+        """Everything that was learned, as it is kept."""
+        return tuple(
+            MadeEdits(key.arm, key.layers, key.parameters, learned.edits, learned.origin)
+            for key, learned in self._learned.items()
+        )
+
+
+def _ranking_request(request: EvaluationRequest) -> RankingRequest:
+    pairs = make_pairs(
+        request.instruction,
+        request.rank_contents,
+        position=request.position,
+        wordings=request.rank_wordings,
+    )
+    return RankingRequest(
+        sae_id="",
+        instruction=request.instruction.name,
+        pairs=pairs,
+        chat=request.sampling.chat,
+        read=request.read,
+        response_tokens=request.response_tokens,
+        selector=request.selector,
+        selector_parameters=request.selector_parameters,
+        judged_by=request.instruction,
+    )
+
+
+def _plugin_hashes(request: EvaluationRequest) -> dict[str, str]:
+    sources = {c.source: SOURCES.get(c.source).file_sha256 for c in request.candidates}
+    methods = {c.method: find_writer(c.method).file_sha256 for c in request.candidates if c.method}
+    evaluator = request.instruction.evaluator
+    return {**sources, **methods, evaluator: EVALUATORS.get(evaluator).file_sha256}
 
 
 def _cells(judged: Sequence[JudgedSetting]) -> tuple[Cell, ...]:
@@ -103,15 +202,19 @@ def _cells(judged: Sequence[JudgedSetting]) -> tuple[Cell, ...]:
 def _compared_with(setting: CellSetting) -> tuple[CellSetting | None, CellSetting | None]:
     """The unsteered setting, and the random control matched to this one."""
     unsteered = CellSetting("unsteered") if setting.arm != "unsteered" else None
-    control = replace(setting, arm="random", of=setting.arm) if setting.arm in STEERED else None
+    control = replace(setting, arm="random", of=setting.arm) if _is_steered(setting) else None
     return unsteered, control
+
+
+def _is_steered(setting: CellSetting) -> bool:
+    return setting.strength is not None and not setting.of
 
 
 def _best_settings(judged: Sequence[JudgedSetting]) -> dict[str, int]:
     """For each arm, the number of the setting that did best on the choosing half."""
     by_arm: dict[str, list[int]] = defaultdict(list)
     for number, one in enumerate(judged):
-        if one.setting.arm not in CONTROLS:
+        if not one.setting.of:
             by_arm[one.setting.arm].append(number)
     return {
         arm: max(numbers, key=lambda number: merit(rates_of(judged[number].texts[::2])))

@@ -1,31 +1,26 @@
 """The texts of an evaluation: written in shared batches, kept in the cache, judged."""
 
 import hashlib
+import json
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor
 
-from saif_core.errors import SaifError
-from saif_core.evaluating.plan import SteeringVectors
-from saif_core.inputs.prompt_pairs import join_instruction
+from saif_core.finding.learning import Learned
 from saif_core.judging.fluency import outcome
+from saif_core.judging.judgements import judge_text, pair_for
 from saif_core.judging.perplexity import read_perplexities
 from saif_core.models.loaded_model import LoadedModel
-from saif_core.records.evaluation import CONTROLS, CellSetting, EvaluationRequest, EvaluationText
+from saif_core.records.as_json import to_json
+from saif_core.records.evaluation import CellSetting, EvaluationRequest, EvaluationText
 from saif_core.records.jobs import Step
 from saif_core.records.ports import ActivationCache
-from saif_core.records.prompts import PromptPair
-from saif_core.records.steering import UNSTEERED, Arm
-from saif_core.records.texts import Judgement
-from saif_core.registry import EVALUATORS
-from saif_core.saes.loaded_sae import LoadedSae
-from saif_core.steering.arms import ArmBuilder
-from saif_core.steering.edits import Steering
+from saif_core.records.steering import UNSTEERED, Arm, ArmKind
+from saif_core.steering.arms import ArmBuilder, WrittenArm, plugin_hashes
 from saif_core.writing.decoder import RowRequest, decode
 
 ROWS_PER_BATCH = 96
@@ -43,8 +38,7 @@ class _PlannedArm(NamedTuple):
     """An arm with what it adds, and what its texts are kept by besides their prompts."""
 
     arm: Arm
-    steering: tuple[Steering, ...]
-    logit_bias: Tensor | None
+    written: WrittenArm
     key: bytes
 
 
@@ -58,20 +52,24 @@ class JudgedSetting:
 
 
 class TextWriter:
-    """Writes and judges the texts of settings, taking from the cache what it has."""
+    """Writes and judges the texts of settings, taking from the cache what it has.
+
+    Args:
+        learned: what a setting is steered with.
+    """
 
     def __init__(
         self,
         model: LoadedModel,
-        saes: Sequence[LoadedSae],
         request: EvaluationRequest,
-        vectors: SteeringVectors,
-        cache: ActivationCache | None,
-        step: Step | None,
+        builder: ArmBuilder,
+        learned: Callable[[CellSetting], Learned],
+        *,
+        cache: ActivationCache | None = None,
+        step: Step | None = None,
     ) -> None:
-        self._model, self._request, self._vectors = model, request, vectors
-        self._cache, self._step = cache, step
-        self._builder = ArmBuilder(model, {sae.id: sae for sae in saes})
+        self._model, self._request, self._learned = model, request, learned
+        self._builder, self._cache, self._step = builder, cache, step
         self._planned: dict[tuple[CellSetting, int], _PlannedArm] = {}
 
     def judge(self, settings: Sequence[CellSetting]) -> list[JudgedSetting]:
@@ -80,22 +78,20 @@ class TextWriter:
         for start in range(0, len(settings), SETTINGS_PER_BATCH):
             batch = settings[start : start + SETTINGS_PER_BATCH]
             for setting, texts in zip(batch, self._write(batch, start, len(settings)), strict=True):
-                judged.append(
-                    JudgedSetting(setting, self._judge_texts(texts), self._resid_share(setting))
-                )
+                size = self._builder.size(self._plan(setting, 0).arm)
+                share = size.resid_share if size else None
+                judged.append(JudgedSetting(setting, self._judge_texts(texts), share))
         return judged
 
     def _plan(self, setting: CellSetting, content_number: int) -> _PlannedArm:
         wording = self._wording(content_number) if setting.arm == "prompted" else 0
         if (setting, wording) not in self._planned:
             arm = self._arm(setting, wording)
+            named = to_json(replace(arm, name="", instruction="", origin=None))
             shas = [self._builder.sae_sha256(edit) for edit in arm.edits]
-            named = replace(arm, name="", instruction="")
+            said = json.dumps([shas, plugin_hashes([arm]), named], sort_keys=True)
             self._planned[setting, wording] = _PlannedArm(
-                arm,
-                self._builder.steering(arm),
-                self._builder.logit_bias(arm),
-                hashlib.sha256(f"{shas}|{named}".encode()).digest(),
+                arm, self._builder.write(arm), hashlib.sha256(said.encode()).digest()
             )
         return self._planned[setting, wording]
 
@@ -110,18 +106,21 @@ class TextWriter:
         if setting.arm == "prompted":
             instruction = request.test_wordings[wording]
             return Arm("prompted", "prompted", instruction=instruction, position=request.position)
+        learned = self._learned(setting)
+        kind: ArmKind = "steered"
+        if setting.of:
+            kind = next(control for control in request.controls if control == setting.arm)
+        edits = learned.edits
+        if request.keep_norm:
+            edits = tuple(replace(edit, keep_norm=True) for edit in edits)
         return Arm(
             setting.arm,
-            setting.arm if setting.arm in CONTROLS else "steered",  # type: ignore[arg-type]
-            tuple(self._vectors.edit(setting, layer) for layer in setting.layers),
-            # Several layers share the strength, or each would add as much as one alone.
-            strength=(setting.strength or 0.0) / max(len(setting.layers), 1),
-            scope=request.scope,
-            first=request.first,
-            decay=request.decay,
-            decay_power=request.decay_power,
-            keep_norm=request.keep_norm,
-            seed=request.seed,
+            kind,
+            edits,
+            strength=setting.strength or 0.0,
+            schedule=request.schedule,
+            seed=request.sampling.seed,
+            origin=learned.origin,
         )
 
     def _write(
@@ -136,7 +135,7 @@ class TextWriter:
         found = self._cache.get_many([key for _, key in plan]) if self._cache else {}
         missing = {key: row for row, key in plan if key not in found}
         plain = {
-            key: self._builder.prompt(UNSTEERED, contents[at // len(settings)], chat=request.chat)
+            key: self._builder.prompt(UNSTEERED, contents[at // len(settings)], request.sampling)
             for at, (_, key) in enumerate(plan)
             if key in missing
         }
@@ -145,8 +144,8 @@ class TextWriter:
             batch = keys[start : start + ROWS_PER_BATCH]
 
             def on_step(n_done: int, _texts: object, start: int = start) -> None:
-                share = (start + ROWS_PER_BATCH * n_done / request.max_new_tokens) / len(keys)
-                self._report(n_before + len(settings) * min(share, 1.0), n_settings)
+                done = start + ROWS_PER_BATCH * n_done / request.sampling.max_new_tokens
+                self._report(n_before + len(settings) * min(done / len(keys), 1.0), n_settings)
 
             rows = decode(self._model, [missing[key] for key in batch], on_step=on_step)
             ids = [row.token_ids for row in rows]
@@ -169,20 +168,23 @@ class TextWriter:
 
     def _row(self, plan: _PlannedArm, content: str, number: int) -> tuple[RowRequest, str]:
         """The row that writes a text, and the key that the text is kept by."""
-        request = self._request
+        sampling = self._request.sampling
         row = RowRequest(
-            prompt=self._builder.prompt(plan.arm, content, chat=request.chat),
-            max_new_tokens=request.max_new_tokens,
-            temperature=request.temperature,
-            seed=request.seed,
+            prompt=self._builder.prompt(plan.arm, content, sampling),
+            max_new_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            seed=sampling.seed,
             sample=number,
-            steering=plan.steering,
-            logit_bias=plan.logit_bias,
+            steering=plan.written.steering,
+            logit_bias=plan.written.logit_bias,
+            forced=plan.written.forced,
+            top_p=sampling.top_p,
+            stop=sampling.stop,
         )
         # Greedy texts do not depend on the draws.
-        draws = (row.temperature, row.seed, row.sample) if row.temperature else ()
-        head = f"text|{self._model.fingerprint}|{row.max_new_tokens}|{draws}|"
-        digest = hashlib.sha256(head.encode() + plan.key)
+        draws = (row.temperature, row.top_p, row.seed, row.sample) if row.temperature else ()
+        head = f"text|{self._model.fingerprint}|{row.max_new_tokens}|{draws}|{row.stop}|"
+        digest = hashlib.sha256(head.encode("utf-8", "surrogatepass") + plan.key)
         digest.update(np.asarray(row.prompt, dtype=np.int64).tobytes())
         # With a text goes its perplexity, which is measured after the content alone.
         digest.update(content.encode("utf-8", "surrogatepass"))
@@ -190,22 +192,17 @@ class TextWriter:
 
     def _unpack(self, payload: bytes) -> _Written:
         token_ids, perplexity = _unpack(payload)
-        return _Written(self._model.decode(token_ids), perplexity)
+        text = self._model.decode(token_ids)
+        ends = [at for stop in self._request.sampling.stop if (at := text.find(stop)) >= 0]
+        return _Written(text[: min(ends)] if ends else text, perplexity)
 
     def _judge_texts(self, texts: Sequence[_Written]) -> tuple[EvaluationText, ...]:
         request = self._request
-        instruction = request.instruction
-        judge = EVALUATORS.bind(instruction.evaluator, instruction.evaluator_parameters)
         wordings = request.test_wordings or request.rank_wordings or ("",)
         found = []
         for number, (content, written) in enumerate(zip(request.test_contents, texts, strict=True)):
-            wording = wordings[number // 2 % len(wordings)]
-            positive = join_instruction(content, wording, request.position)
-            pair = PromptPair(positive, content, content, wording)
-            try:
-                judgement: Judgement = judge(pair, written.text)
-            except SaifError as error:
-                judgement = Judgement(None, str(error))
+            pair = pair_for(content, wordings[number // 2 % len(wordings)], request.position)
+            judgement = judge_text(request.instruction, pair, written.text)
             found.append(
                 EvaluationText(
                     cell=0,
@@ -218,16 +215,6 @@ class TextWriter:
                 )
             )
         return tuple(found)
-
-    def _resid_share(self, setting: CellSetting) -> float | None:
-        """Norm of what is added over the norm of the residual stream, at a neutral prompt."""
-        if not setting.layers or setting.arm == "logit-bias":
-            return None
-        shares = []
-        for steering in self._plan(setting, 0).steering:
-            added, norm = self._builder.size(steering)
-            shares.append(added / norm)
-        return sum(shares) / len(shares)
 
 
 def _pack(token_ids: Sequence[int], perplexity: float | None) -> bytes:

@@ -1,1 +1,1 @@
-"""What a latent means: tokens its decoder direction promotes, and its nearest neighbours."""
+"""What latents mean: a second flow, from documents to profiles, and one method in each file."""

@@ -7,8 +7,6 @@ sign. Signed pursuit on decoder directions and the difference of two encodings h
 Source: Mayne et al. (arXiv 2411.08790), reconstructed; the remedies are not evaluated there.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -16,41 +14,12 @@ from torch import Tensor
 
 from saif_core.errors import SteeringError
 from saif_core.records.ranking import ChosenLatent
+from saif_core.records.vectors import Decomposition, NaiveEncoding
 from saif_core.saes.loaded_sae import LoadedSae
 
 # What float32 decoder directions leave of a vector that they explain whole.
 _NOTHING_LEFT = 1e-5
 _ROWS = 64
-
-
-@dataclass(frozen=True)
-class Decomposition:
-    """A vector as a signed sum of decoder directions.
-
-    Attributes:
-        atoms: latents with their coefficients in the whole sum, in the order of choice.
-        explained: ‖approximation‖² / ‖vector‖² with the first 1, 2, … atoms, refitted each time.
-    """
-
-    atoms: tuple[ChosenLatent, ...]
-    explained: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class NaiveEncoding:
-    """What the encoder says of a vector that is no residual stream, as a warning.
-
-    Attributes:
-        top: latents that fire most on the vector, with their activations.
-        top_of_zero: the same for the zero vector, which holds nothing.
-        overlap: share of ``top`` that is in ``top_of_zero`` as well; None if nothing fires.
-        norm_share: norm of the vector over the median norm of residual streams.
-    """
-
-    top: tuple[ChosenLatent, ...]
-    top_of_zero: tuple[ChosenLatent, ...]
-    overlap: float | None
-    norm_share: float
 
 
 @torch.no_grad()

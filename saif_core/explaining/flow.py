@@ -8,8 +8,7 @@ attention and MLP write in between is not told apart.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saif_core.errors import HookPointError, check_latent
-
-Origin = Literal["kept", "newborn", "unmatched"]
+from saif_core.records.flow import Coactivation, FlowEdge, FlowGraph, FlowNode, FlowOrigin
 
 # The paper cuts its flow graphs where the best residual match falls below this.
 KEPT_COSINE = 0.5
@@ -34,53 +32,6 @@ class LatentMatches(NamedTuple):
 
     indices: Int[Tensor, "n k"]
     cosines: Float[Tensor, "n k"]
-
-
-@dataclass(frozen=True)
-class FlowNode:
-    """A latent in a flow graph."""
-
-    layer: int
-    latent: int
-    origin: Origin
-
-
-@dataclass(frozen=True)
-class FlowEdge:
-    """Two latents of neighbouring layers whose decoder directions are alike."""
-
-    layer_from: int
-    latent_from: int
-    layer_to: int
-    latent_to: int
-    cosine: float
-
-
-@dataclass(frozen=True)
-class FlowGraph:
-    """Where a latent comes from and goes to; nodes and edges are sorted by layer and latent."""
-
-    nodes: tuple[FlowNode, ...]
-    edges: tuple[FlowEdge, ...]
-
-
-@dataclass(frozen=True)
-class Coactivation:
-    """How often two latents fire on the same token; None where a rate has no denominator.
-
-    Attributes:
-        n_a, n_b, n_both: tokens on which a, b and both fire.
-        b_given_a: share of a's tokens on which b fires too, P(b|a).
-        a_given_b: share of b's tokens on which a fires too, P(a|b).
-        lift: P(a, b) / (P(a) P(b)); 1 is what independent latents have.
-    """
-
-    n_a: int
-    n_b: int
-    n_both: int
-    b_given_a: float | None
-    a_given_b: float | None
-    lift: float | None
 
 
 @torch.no_grad()
@@ -118,7 +69,7 @@ def match_latents(
     )
 
 
-def classify_origin(cosine: float | None) -> Origin:
+def classify_origin(cosine: float | None) -> FlowOrigin:
     """Where a latent comes from, by its best match in the layer before.
 
     - "kept": the best match has a cosine of at least KEPT_COSINE; the direction was there before.

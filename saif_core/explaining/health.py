@@ -5,7 +5,6 @@ itself. None of them was trained on.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from jaxtyping import Int
 import saif_core
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.reading.pairs import read_responses
+from saif_core.records.health import LEAST_DEAD_TOKENS, DensityReport, Finding, TextMeasurement
 from saif_core.records.jobs import Step
 from saif_core.records.ports import ActivationCache
 from saif_core.records.saes import SaeCard
@@ -28,51 +28,7 @@ LEAST_CE_RECOVERED = 0.9
 MOST_FVU = 0.3
 MOST_DEAD = 0.1
 DENSE = 0.1
-# On fewer tokens, latents that are merely rare look dead.
-LEAST_DEAD_TOKENS = 100_000
 BINS_PER_DECADE = 4
-
-
-@dataclass(frozen=True)
-class TextMeasurement:
-    """An SAE on one kind of text.
-
-    Attributes:
-        sink_share: share of tokens after the first that were left out as attention sinks.
-    """
-
-    card: SaeCard
-    sink_share: float
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One measure against its threshold; ``passed`` None means that it is not known."""
-
-    passed: bool | None
-    sentence: str
-
-
-@dataclass(frozen=True)
-class DensityReport:
-    """How often the latents of an SAE fire on a corpus.
-
-    Attributes:
-        n_dead: latents that fire on no token.
-        n_dense: latents that fire on more than a tenth of the tokens.
-        bins: (log10 of the density from, to, latents), without the dead ones.
-    """
-
-    n_tokens: int
-    d_sae: int
-    n_dead: int
-    n_dense: int
-    bins: tuple[tuple[float, float, int], ...]
-
-    @property
-    def dead_fraction(self) -> float | None:
-        """Share of dead latents; None where the corpus is too small to tell dead from rare."""
-        return self.n_dead / self.d_sae if self.n_tokens >= LEAST_DEAD_TOKENS else None
 
 
 def shipped_texts() -> dict[str, tuple[str, ...]]:

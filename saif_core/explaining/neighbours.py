@@ -1,14 +1,15 @@
 """Which latents have alike decoder directions, in the same layer and in others; no model needed."""
 
 import threading
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
 from torch import Tensor
 
 from saif_core.errors import check_latent
-from saif_core.explaining.flow import FlowGraph, flow_graph, match_latents
+from saif_core.explaining.flow import flow_graph, match_latents
+from saif_core.records.flow import FlowGraph
+from saif_core.records.latents import Neighbour
 from saif_core.records.saes import SaeInfo, layers_of
 
 KEPT_ANSWERS = 512
@@ -22,16 +23,6 @@ class DecoderCatalog(Protocol):
 
     def load_decoder(self, sae_id: str, model_id: str) -> Tensor:
         """Decoder directions (d_sae, d_model) of an SAE."""
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """A latent with a decoder direction like that of the one asked for."""
-
-    sae_id: str
-    layer: int
-    latent: int
-    cosine: float
 
 
 class DecoderShelf:

@@ -1,35 +1,18 @@
 """Which latents fire on each token of a text."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from saif_core.errors import PromptPairError
 from saif_core.models.activations import read_resid
 from saif_core.models.loaded_model import LoadedModel
+from saif_core.records.latents import TextReading
 from saif_core.saes.latents import LatentActivations, join_rows
 from saif_core.saes.loaded_sae import LoadedSae
 
 MAX_TOKENS = 2048
 N_PER_TOKEN = 20
-
-
-@dataclass(frozen=True)
-class TextReading:
-    """A text, token by token.
-
-    Attributes:
-        tokens: as texts, special tokens flagged in ``special``.
-        latents: for each token the latents that fire most on it, (index, activation), best first.
-        maxima: (latent, largest activation on any token but the first, number of that token), the
-            largest first; the first token, an attention sink, fires latents of its own.
-    """
-
-    tokens: tuple[str, ...]
-    special: tuple[bool, ...]
-    latents: tuple[tuple[tuple[int, float], ...], ...]
-    maxima: tuple[tuple[int, float, int], ...]
 
 
 def read_text(model: LoadedModel, sae: LoadedSae, text: str, *, chat: bool) -> TextReading:

@@ -6,7 +6,6 @@ Source: Gur-Arieh et al. (arXiv 2501.08319), reconstructed: value ±10 on 32 chu
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -15,23 +14,9 @@ from torch import Tensor
 from saif_core.errors import PromptPairError
 from saif_core.models.hook_points import edit_resid
 from saif_core.models.loaded_model import LoadedModel
+from saif_core.records.latents import TokenChange
 from saif_core.saes.loaded_sae import LoadedSae
 from saif_core.saes.logit_lens import strongest_tokens
-
-
-@dataclass(frozen=True)
-class TokenChange:
-    """Tokens with their mean logit difference, the largest change first.
-
-    Attributes:
-        promoted: tokens whose logits rise most.
-        suppressed: tokens whose logits fall most.
-        n_tokens: token positions that the mean is over.
-    """
-
-    promoted: tuple[tuple[str, float], ...]
-    suppressed: tuple[tuple[str, float], ...]
-    n_tokens: int
 
 
 @torch.no_grad()

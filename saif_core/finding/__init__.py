@@ -1,1 +1,1 @@
-"""What to steer with: latents ranked and chosen, vectors made."""
+"""What to steer with: latents ranked, and sources that make edits from an instruction's pairs."""

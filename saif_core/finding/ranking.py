@@ -1,16 +1,22 @@
-"""Step 4: latent activations → one score per latent → a ranking."""
+"""Step 4: one score per latent → a ranking, and the latents that are taken from it."""
 
-import time
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from saif_core.errors import SteeringError
 from saif_core.models.loaded_model import LoadedModel
-from saif_core.reading.pairs import read_latents
-from saif_core.records.jobs import Step
-from saif_core.records.ports import ActivationCache
-from saif_core.records.ranking import ChosenLatent, LatentScore, Ranking, RankingRequest
-from saif_core.registry import SELECTORS
+from saif_core.reading.pairs import ReadResult
+from saif_core.records.ranking import (
+    SELECTIVE_WITH,
+    SELECTIVE_WITHOUT,
+    ChosenLatent,
+    LatentScore,
+    Ranking,
+    RankingRequest,
+)
 from saif_core.saes.latents import LatentActivations
 from saif_core.saes.loaded_sae import LoadedSae
 from saif_core.saes.logit_lens import promoted_tokens
@@ -19,25 +25,25 @@ N_LISTED = 1000
 N_WITH_TOKENS = 100
 
 
-def rank_latents(
+def make_ranking(
     model: LoadedModel,
     sae: LoadedSae,
     request: RankingRequest,
+    read: ReadResult,
+    scores: Float[np.ndarray, " d_sae"],
     *,
-    cache: ActivationCache | None = None,
-    step: Step | None = None,
+    selector: str,
+    parameters: Mapping[str, Any],
+    seconds: float,
 ) -> Ranking:
-    """Latents ordered by how much the instruction moves them.
+    """Latents ordered by score, the best first, with what is needed to compute them again.
 
-    Raises:
-        PromptPairError: there are no pairs, or a prompt is empty.
-        UnknownNameError: the selector is not registered.
+    Args:
+        read: latent activations that were scored.
+        scores: one for each latent, the best highest.
+        selector, parameters: what scored them.
+        seconds: what that took.
     """
-    started = time.perf_counter()
-    selector = SELECTORS.bind(request.selector, request.selector_parameters)
-    read = read_latents(model, sae, request, cache=cache, step=step)
-    scores = np.asarray(selector(read.positive, read.negative), dtype=np.float64)
-    latents = _list_latents(model, sae, scores, read.positive, read.negative)
     rate_with, rate_without = read.positive.firing_rate(), read.negative.firing_rate()
     return Ranking(
         model=model.id,
@@ -48,17 +54,24 @@ def rank_latents(
         d_sae=sae.d_sae,
         instruction=request.instruction,
         read=request.read,
-        selector=request.selector,
-        selector_parameters=dict(request.selector_parameters),
+        selector=selector,
+        selector_parameters=dict(parameters),
         n_pairs=len(request.pairs),
         top=request.top,
-        latents=latents,
-        n_selective=int(((rate_with >= 0.8) & (rate_without <= 0.05)).sum()),
-        seconds=time.perf_counter() - started,
+        latents=_list_latents(model, sae, scores, read.positive, read.negative),
+        n_selective=count_selective(rate_with, rate_without),
+        seconds=seconds,
         tokens_total=read.tokens_total,
         tokens_computed=read.tokens_computed,
         cached=read.tokens_computed == 0,
     )
+
+
+def count_selective(
+    rate_with: Float[np.ndarray, " d_sae"], rate_without: Float[np.ndarray, " d_sae"]
+) -> int:
+    """Latents that fire almost always with the instruction and almost never without it."""
+    return int(((rate_with >= SELECTIVE_WITH) & (rate_without <= SELECTIVE_WITHOUT)).sum())
 
 
 def _list_latents(

@@ -7,7 +7,7 @@ from pathlib import PurePath
 import numpy as np
 import safetensors.torch
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from saif_core.errors import SteeringError
@@ -15,7 +15,7 @@ from saif_core.inputs.text_files import short_name
 
 
 def vector_file(vector: Sequence[float]) -> bytes:
-    """A vector as a .safetensors file that ``decompose.read_vector`` reads."""
+    """A vector as a .safetensors file that ``read_vector`` reads."""
     return safetensors.torch.save({"vector": torch.tensor(vector, dtype=torch.float32)})
 
 
@@ -43,6 +43,15 @@ def read_vector(name: str, data: bytes, d_model: int) -> Float[Tensor, " d_model
             "without NaN and infinity."
         )
     return vector
+
+
+def read_vector_array(name: str, data: bytes, d_model: int) -> Float32[np.ndarray, " d_model"]:
+    """The vector in an uploaded file as ``read_vector`` reads it, ready for a store of tensors.
+
+    Raises:
+        SteeringError: see ``read_vector``.
+    """
+    return read_vector(name, data, d_model).numpy()
 
 
 def _read_npy(source: str, data: bytes, d_model: int) -> Tensor:

@@ -12,8 +12,9 @@ from saif_core.inputs.text_files import (
     file_error,
     short_name,
 )
+from saif_core.parameters import describe_value
 from saif_core.records.prompts import Instruction, PromptPair, Wording
-from saif_core.registry import EVALUATORS, describe_value
+from saif_core.registry import EVALUATORS
 
 MAX_INSTRUCTION_BYTES = 200_000
 MAX_WORDINGS = 200

@@ -19,8 +19,8 @@ from saif_core.inputs.text_files import (
     short_name,
     text_cell,
 )
+from saif_core.parameters import describe_value
 from saif_core.records.prompts import Instruction, InstructionPosition, PromptPair
-from saif_core.registry import describe_value
 
 
 def load_pairs(data: bytes, *, filename: str) -> list[PromptPair]:

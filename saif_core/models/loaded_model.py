@@ -5,7 +5,7 @@ It knows token ids and residual streams, and nothing of SAEs, pairs or steering.
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
@@ -18,9 +18,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from saif_core.errors import ModelError
 from saif_core.models.attention import attention_masks, tree_difference
 from saif_core.models.hook_points import (
     capture_resid,
+    edit_resid,
     find_blocks,
     find_final_norm,
     pause_for,
@@ -76,9 +78,12 @@ class LoadedModel(Prompting):
         self.lock_parameters()
 
     def lock_parameters(self) -> None:
-        """Freeze the weights: SAIF never trains the model."""
+        """Keep the weights from being learned: SAIF never trains the model.
+
+        Autocast keeps its bfloat16 copies only of weights that require a gradient, so those of a
+        model that mixes precisions do; nothing ever steps along it.
+        """
         for parameter in self.hf_model.parameters():
-            # Autocast keeps its bfloat16 copies only of weights that require a gradient.
             parameter.requires_grad_(self.mixed_precision)
 
     @property
@@ -219,6 +224,60 @@ class LoadedModel(Prompting):
         with self._precision():
             logits: Tensor = self.hf_model(input_ids=token_ids, use_cache=False).logits
         return logits
+
+    def logits_with_gradient(
+        self,
+        sequences: Sequence[Sequence[int]],
+        starts: Sequence[int],
+        write: Mapping[int, Callable[[Tensor], Tensor]],
+    ) -> list[Tensor]:
+        """For each sequence the logits (n, d_vocab) that predict what follows its start.
+
+        They are differentiable in what ``write`` holds; the model's own weights are not learned.
+
+        Args:
+            sequences: token ids.
+            starts: position of each sequence from which on is written.
+            write: by layer, what is added to the residual stream (batch, pos, d_model) there.
+
+        Raises:
+            ModelError: the model mixes precisions, which keeps no gradient of what is added.
+        """
+        if self.mixed_precision:
+            raise ModelError(
+                f"Model {self.id!r} mixes two precisions, in which nothing can be learned; load it "
+                "in float32 or bfloat16."
+            )
+        width = max(map(len, sequences))
+        token_ids = torch.tensor([[*s, *[0] * (width - len(s))] for s in sequences])
+        real = torch.arange(width) < torch.tensor([[len(s)] for s in sequences])
+        written = (torch.arange(width) >= torch.tensor(starts)[:, None])[..., None]
+        n_kept = width - min(starts)
+
+        def edit(layer: int, resid: Tensor) -> Tensor:
+            added = torch.where(written.to(resid.device), write[layer](resid), 0.0)
+            # What is learned is often more precise than the model.
+            return resid + added.to(resid.dtype)
+
+        def run() -> Tensor:
+            with contextlib.ExitStack() as hooks:
+                for layer in write:
+                    hooks.enter_context(edit_resid(self.blocks[layer], partial(edit, layer)))
+                logits: Tensor = self.hf_model(
+                    input_ids=token_ids.to(self.device),
+                    attention_mask=real.long().to(self.device),
+                    use_cache=False,
+                    logits_to_keep=n_kept,
+                ).logits
+            return logits
+
+        with torch.enable_grad():
+            logits = self._give_way(run)
+        first = width - n_kept
+        return [
+            logits[row, start - first : len(sequence) - 1 - first]
+            for row, (sequence, start) in enumerate(zip(sequences, starts, strict=True))
+        ]
 
     @torch.no_grad()
     def read_tree(self, token_ids: Tensor, position_ids: Tensor, mask: Tensor) -> Cache:

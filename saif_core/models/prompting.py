@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+from jinja2 import TemplateError
+
 from saif_core.errors import PromptPairError
 from saif_core.records.prompts import PromptView, Turn
 
@@ -30,30 +32,29 @@ class Prompting:
         template = self.tokenizer.chat_template
         return hashlib.sha256(str(template).encode()).hexdigest() if template else ""
 
-    def encode_prompt(self, text: str, *, chat: bool, history: Sequence[Turn] = ()) -> list[int]:
+    def encode_prompt(
+        self, text: str, *, chat: bool, history: Sequence[Turn] = (), system: str = ""
+    ) -> list[int]:
         """Token ids of a prompt, through the chat template when asked for and present.
 
         Args:
             text: the prompt.
             chat: use the chat template.
             history: earlier turns of the chat; without a template, text before the prompt.
+            system: the system turn; "" for none. It stands before the first user turn where the
+                template knows no such role, and before everything where there is no template.
 
         Raises:
             PromptPairError: the prompt has no tokens.
         """
         if chat and self.has_chat_template:
-            # The template writes its own special tokens, so the tokenizer must add none.
-            ids = self.tokenizer.apply_chat_template(
-                [
-                    *({"role": turn.role, "content": turn.text} for turn in history),
-                    {"role": "user", "content": text},
-                ],
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-            )["input_ids"]
+            turns = [{"role": turn.role, "content": turn.text} for turn in history]
+            ids = self._apply_template([*turns, {"role": "user", "content": text}], system)
         else:
-            ids = self.tokenizer("\n".join([*(t.text for t in history), text]))["input_ids"]
+            before = [system] if system else []
+            ids = self.tokenizer("\n".join([*before, *(t.text for t in history), text]))[
+                "input_ids"
+            ]
         ids = [int(i) for i in ids]
         bos = self.tokenizer.bos_token_id
         if bos is not None and ids[:2] == [bos, bos]:
@@ -61,6 +62,30 @@ class Prompting:
         if not ids:
             raise PromptPairError("The prompt is empty; give it some text.")
         return ids
+
+    def _apply_template(self, turns: list[dict[str, str]], system: str) -> list[int]:
+        if system and self._knows_system_turns:
+            turns = [{"role": "system", "content": system}, *turns]
+        elif system:
+            first = turns[0]
+            turns = [{**first, "content": f"{system}\n\n{first['content']}"}, *turns[1:]]
+        # The template writes its own special tokens, so the tokenizer must add none.
+        encoded = self.tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, tokenize=True, return_dict=True
+        )
+        ids: list[int] = encoded["input_ids"]
+        return ids
+
+    @property
+    def _knows_system_turns(self) -> bool:
+        # A template without the role refuses it, or leaves out what it says.
+        said = "You are asked."
+        probe = [{"role": "system", "content": said}, {"role": "user", "content": "."}]
+        try:
+            shown = self.tokenizer.apply_chat_template(probe, tokenize=False)
+        except TemplateError:
+            return False
+        return said in shown
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of generated tokens, without special tokens or half a character at the end."""
@@ -72,9 +97,9 @@ class Prompting:
         text: str = self.tokenizer.decode([token_id])
         return text
 
-    def view_prompt(self, text: str, *, chat: bool) -> PromptView:
+    def view_prompt(self, text: str, *, chat: bool, system: str = "") -> PromptView:
         """The prompt as the model sees it, token by token."""
-        ids = self.encode_prompt(text, chat=chat)
+        ids = self.encode_prompt(text, chat=chat, system=system)
         special = set(self.tokenizer.all_special_ids)
         return PromptView(
             tuple(self.token_text(i) for i in ids), tuple(i in special for i in ids), tuple(ids)

@@ -75,10 +75,7 @@ def read_latents(
     n_pairs = len(request.pairs)
     positive, negative = join_rows(parts[:n_pairs]), join_rows(parts[n_pairs:])
     if positive.n_rows == 0 or negative.n_rows == 0:
-        raise PromptPairError(
-            "The model wrote no answer to any prompt, so there are no response tokens to read; "
-            "read at the last prompt token, or use other contents."
-        )
+        raise no_answer()
     n_passes = 2 if request.read == "response" else 1
     total = n_passes * sum(len(r.token_ids) for r in readings)
     return ReadResult(positive, negative, total, n_computed + n_read)
@@ -233,3 +230,11 @@ def _hash(head: str, token_ids: Sequence[int]) -> str:
     digest = hashlib.sha256(head.encode())
     digest.update(np.asarray(token_ids, dtype=np.int64).tobytes())
     return digest.hexdigest()
+
+
+def no_answer() -> PromptPairError:
+    """What there is to say where response tokens were to be read, and no response has any."""
+    return PromptPairError(
+        "The model wrote no answer to any prompt, so there are no response tokens to read; "
+        "read at the last prompt token, or use other contents."
+    )

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from saif_core.records.as_json import new_id, utc_now
+from saif_core.records.as_json import Record, new_id, utc_now
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 HISTOGRAM_BINS = 32
@@ -20,7 +20,7 @@ FoundIn = Literal["label", "tokens", "examples"]
 
 
 @dataclass(frozen=True)
-class CorpusBlock:
+class CorpusBlock(Record):
     """Some contexts of a corpus, tokens in a row, with the latents that fire on each token.
 
     Attributes:
@@ -41,32 +41,14 @@ class CorpusBlock:
 
 
 @dataclass(frozen=True)
-class LatentExample:
-    """A token on which a latent fires, in its context.
-
-    Attributes:
-        position: of the token in its context.
-        token_ids: (n_tokens,) uint32, the whole context.
-        activations: (n_tokens,) float32, of this latent on every token of the context.
-    """
-
-    context_id: int
-    position: int
-    activation: float
-    document: str
-    token_ids: np.ndarray
-    activations: np.ndarray
-
-
-@dataclass(frozen=True)
-class LatentIndex:
+class LatentIndex(Record):
     """What is known of a corpus that was read through one SAE.
 
     Attributes:
         sae_id: name that the SAE was asked for by.
         source_sha256: hash of the text; empty where it is not known.
         n_contexts, n_tokens, n_nonzero: what was added so far.
-        n_listed: contexts that the lists of largest activations and the density take in.
+        n_listed: contexts that the density takes in.
         finished: nothing can be added any more.
     """
 
@@ -87,7 +69,7 @@ class LatentIndex:
 
 
 @dataclass(frozen=True)
-class ProfileExample:
+class ProfileExample(Record):
     """A token on which a latent fires, in a window of its context.
 
     Attributes:
@@ -107,7 +89,7 @@ class ProfileExample:
 
 
 @dataclass(frozen=True)
-class LatentProfile:
+class LatentProfile(Record):
     """What a corpus says of one latent; numbers have the precision of float32.
 
     Attributes:
@@ -141,7 +123,7 @@ class LatentProfile:
 
 
 @dataclass(frozen=True)
-class ProfileText:
+class ProfileText(Record):
     """The words by which a latent is found: tokens it promotes and fires on, and its examples."""
 
     promotes: str
@@ -150,7 +132,7 @@ class ProfileText:
 
 
 @dataclass(frozen=True)
-class LatentFilter:
+class LatentFilter(Record):
     """Which latents of an index to list; all conditions must hold.
 
     Attributes:
@@ -174,7 +156,7 @@ class LatentFilter:
 
 
 @dataclass(frozen=True)
-class LatentSummary:
+class LatentSummary(Record):
     """A line in the list of latents.
 
     Attributes:
@@ -197,7 +179,7 @@ class LatentSummary:
 
 
 @dataclass(frozen=True)
-class LatentPage:
+class LatentPage(Record):
     """Some lines of a list of latents, and how many the whole list has."""
 
     rows: tuple[LatentSummary, ...]
@@ -205,7 +187,7 @@ class LatentPage:
 
 
 @dataclass(frozen=True)
-class IndexRequest:
+class IndexRequest(Record):
     """What to read.
 
     Attributes:

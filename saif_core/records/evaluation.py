@@ -1,47 +1,73 @@
 """Records of an evaluation: what was asked, the figures of each cell, and the texts behind them."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from saif_core.records.as_json import new_id, utc_now
+from annotated_types import Ge, Interval, MaxLen
+
+from saif_core.records.as_json import Record, new_id, utc_now
 from saif_core.records.prompts import Instruction, InstructionPosition
-from saif_core.records.ranking import ChosenLatent, ReadPosition
-from saif_core.records.steering import SteeringScope
+from saif_core.records.ranking import ReadPosition
+from saif_core.records.steering import MAX_STRENGTH, ControlKind, Edit, Origin, Sampling, Schedule
 from saif_core.records.texts import Grade
 
 Outcome = Literal["success", "retained", "disorder"]
+BaselineKind = Literal["unsteered", "prompted"]
 
-BASELINES = ("unsteered", "prompted")
-STEERED = ("saif", "one-latent", "clamp", "ablate", "denoised", "mean-difference")
-# Each is matched to one setting of a steered arm: equal norm, same layer, same strength.
-CONTROLS = ("random", "flipped", "logit-bias")
-EVALUATION_ARMS = (*BASELINES, *STEERED, *CONTROLS)
-DEFAULT_ARMS = ("unsteered", "prompted", "saif", "denoised", "mean-difference", "random")
-# Arms that need an SAE: the best of them is what steering by latents can do.
-SAE_ARMS = ("saif", "one-latent", "clamp", "ablate", "denoised")
+BASELINES: tuple[BaselineKind, ...] = get_args(BaselineKind)
+CONTROLS: tuple[ControlKind, ...] = get_args(ControlKind)
 WORST_DISORDER = 0.2
+MOST_VALUES, MOST_CANDIDATES = 20, 32
 
 
 @dataclass(frozen=True)
-class EvaluationRequest:
+class Candidate(Record):
+    """A way to steer that an evaluation measures: a source with the values to try.
+
+    Attributes:
+        source: its name.
+        grid: values to try of its parameters, by name; those not named keep their default.
+        method: steering method that writes its latents; "" leaves it to the source.
+        method_grid: values to try of the method's parameters.
+    """
+
+    source: str
+    grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    method: str = ""
+    method_grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    @property
+    def arm(self) -> str:
+        """What its texts are listed under."""
+        return f"{self.source} by {self.method}" if self.method else self.source
+
+
+DEFAULT_CANDIDATES = (Candidate("saif"), Candidate("denoised"), Candidate("mean_difference"))
+
+
+@dataclass(frozen=True)
+class EvaluationRequest(Record):
     """Everything that decides an evaluation.
 
     Attributes:
         sae_ids: SAEs to read and write with, one layer each.
-        controls: "best": for the setting of each arm that did best; "all": for every setting.
-        together: also steer at all their layers at once, each at an equal share of the strength.
-        arms: any of ``EVALUATION_ARMS``.
+        rank_contents, rank_wordings: what sources learn from.
+        test_contents: what is answered; none of them is in ``rank_contents``.
+        test_wordings: what prompted arms are told, content by content in turn.
+        layers: further blocks to write after, for sources that need no SAE.
+        baselines: arms that steer nothing.
+        candidates: what is steered with.
+        controls: what is measured beside a candidate, matched to one of its settings.
+        controls_of: "best": the setting of each candidate that did best; "all": every setting.
         strengths: 1 = as strongly as the latents fire on instructed prompts, or as the mean
             difference.
-        tops: numbers of latents of "saif", "clamp", "ablate" and "random".
-        denoised_tops: numbers of latents of "denoised".
-        betas: coefficient of a latent = mean + beta × standard deviation.
-        rank_contents, rank_wordings: what latents are ranked on.
-        test_contents: what is answered; none of them is in ``rank_contents``.
-        least_output_score: latents with a lower output score are left out; 0 keeps all.
-        temperature: 0 is greedy, in which small models repeat themselves; every content has its own
-            random draws, which all arms share.
-        test_wordings: what prompted arms are told, content by content in turn.
+        together: also steer at all layers at once, each at an equal share of the strength.
+        position: where the instruction stands.
+        read, response_tokens, selector, selector_parameters: see ``RankingRequest``.
+        schedule: which tokens are steered, and how strongly along the text.
+        keep_norm: rescale the edited residual stream to the norm it had.
+        sampling: how texts are written; every content has its own random draws, which all arms
+            share, and one text.
     """
 
     instruction: Instruction
@@ -50,51 +76,62 @@ class EvaluationRequest:
     rank_wordings: tuple[str, ...]
     test_contents: tuple[str, ...]
     test_wordings: tuple[str, ...]
-    arms: tuple[str, ...] = DEFAULT_ARMS
-    strengths: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
-    tops: tuple[int, ...] = (15,)
-    denoised_tops: tuple[int, ...] = (60,)
-    betas: tuple[float, ...] = (0.0,)
-    controls: Literal["best", "all"] = "best"
+    layers: tuple[Annotated[int, Ge(0)], ...] = ()
+    baselines: tuple[BaselineKind, ...] = BASELINES
+    candidates: Annotated[tuple[Candidate, ...], MaxLen(MOST_CANDIDATES)] = DEFAULT_CANDIDATES
+    controls: tuple[ControlKind, ...] = ("random",)
+    controls_of: Literal["best", "all"] = "best"
+    strengths: Annotated[
+        tuple[Annotated[float, Interval(ge=-MAX_STRENGTH, le=MAX_STRENGTH)], ...],
+        MaxLen(MOST_VALUES),
+    ] = (0.5, 1.0, 1.5, 2.0)
     together: bool = False
     position: InstructionPosition = "after"
     read: ReadPosition = "response"
-    response_tokens: int = 24
+    response_tokens: Annotated[int, Interval(ge=1, le=256)] = 24
     selector: str = "sensitivity"
     selector_parameters: dict[str, Any] = field(default_factory=dict)
-    least_output_score: float = 0.0
-    scope: SteeringScope = "generated"
-    first: int = 1
-    decay: float = 0.0
-    decay_power: float = 1.0
+    schedule: Schedule = Schedule()
     keep_norm: bool = False
-    chat: bool = True
-    max_new_tokens: int = 40
-    temperature: float = 0.5
-    seed: int = 0
+    sampling: Sampling = Sampling(max_new_tokens=40, temperature=0.5)
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Every arm by name: baselines, candidates, controls."""
+        return (*self.baselines, *(candidate.arm for candidate in self.candidates), *self.controls)
 
 
 @dataclass(frozen=True)
-class CellSetting:
-    """One arm with one setting; fields that an arm does not have are None.
+class CellSetting(Record):
+    """One arm with one setting; what an arm does not have is empty.
 
     Attributes:
-        arm: one of ``EVALUATION_ARMS``.
-        of: the steered arm whose vector a control is matched to; else "".
+        arm: a baseline, the arm of a candidate, or a control.
+        of: the candidate's arm that a control is matched to; else "".
         layers: blocks after which is written.
-        k: number of latents.
+        parameters: of the source, then of the method, as tried.
+        strength: None where nothing is steered.
     """
 
     arm: str
     of: str = ""
     layers: tuple[int, ...] = ()
-    k: int | None = None
-    beta: float | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
     strength: float | None = None
+
+    def __hash__(self) -> int:
+        """Settings are looked up by what they are; parameters are plain values."""
+        values = tuple(sorted((name, repr(value)) for name, value in self.parameters.items()))
+        return hash((self.arm, self.of, self.layers, values, self.strength))
+
+    @property
+    def steered_arm(self) -> str:
+        """The candidate's arm whose edits are written, or that this is a control of; else ""."""
+        return self.of or (self.arm if self.strength is not None else "")
 
 
 @dataclass(frozen=True)
-class Rates:
+class Rates(Record):
     """What came of some texts; intervals are Wilson's at 95%.
 
     Attributes:
@@ -121,7 +158,7 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Cell(Record):
     """The figures of one setting: over all test contents, and over each half of them.
 
     Attributes:
@@ -141,7 +178,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class BestCell:
+class BestCell(Record):
     """The setting of an arm that did best on the choosing half; its figures on the other half.
 
     Attributes:
@@ -158,14 +195,26 @@ class BestCell:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class MadeEdits(Record):
+    """What a candidate wrote with one choice of parameters at some layers, at strength 1."""
+
+    arm: str
+    layers: tuple[int, ...]
+    parameters: dict[str, Any]
+    edits: tuple[Edit, ...]
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation(Record):
     """A finished evaluation.
 
     Attributes:
-        latents: what "saif" steered with at the largest k and first beta, by layer.
-        denoised: what "denoised" steered with at its largest k, by layer.
         best: one entry per arm that has settings to choose from.
-        best_sae_arm: the arm of ``SAE_ARMS`` that did best on the choosing half; "" if none ran.
+        best_sae_arm: of the candidates that steer with latents, the arm that did best on the
+            choosing half; "" if none ran.
+        made: what was steered with.
+        plugin_sha256s: of the files of its sources, methods and evaluator, by name.
     """
 
     request: EvaluationRequest
@@ -176,16 +225,21 @@ class Evaluation:
     cells: tuple[Cell, ...]
     best: tuple[BestCell, ...]
     best_sae_arm: str
-    latents: dict[str, tuple[ChosenLatent, ...]]
     seconds: float
-    denoised: dict[str, tuple[ChosenLatent, ...]] = field(default_factory=dict)
+    made: tuple[MadeEdits, ...] = ()
+    plugin_sha256s: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     id: str = field(default_factory=new_id)
     created_at: str = field(default_factory=utc_now)
 
+    def made_for(self, setting: CellSetting) -> MadeEdits | None:
+        """What a setting, or the one that a control is matched to, was steered with, if kept."""
+        wanted = setting.steered_arm, setting.layers, setting.parameters
+        return next((m for m in self.made if (m.arm, m.layers, m.parameters) == wanted), None)
+
 
 @dataclass(frozen=True)
-class EvaluationText:
+class EvaluationText(Record):
     """One text of a cell, with what was made of it."""
 
     cell: int
@@ -198,7 +252,7 @@ class EvaluationText:
 
 
 @dataclass(frozen=True)
-class EvaluationSummary:
+class EvaluationSummary(Record):
     """A line in the list of evaluations."""
 
     id: str

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from saif_core.records.as_json import utc_now
+from saif_core.records.as_json import Record, utc_now
 
 # Progress: (done, total, what is being done); may raise to stop the work.
 Step = Callable[[int, int, str], None]
@@ -12,7 +12,7 @@ JobState = Literal["queued", "running", "done", "failed", "cancelled", "lost"]
 
 
 @dataclass(frozen=True)
-class JobRecord:
+class JobRecord(Record):
     """State of a job as others see it; times are ISO 8601."""
 
     id: str

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from saif_core.records.as_json import new_id, utc_now
+from saif_core.records.as_json import Record, new_id, utc_now
 
 NoteKind = Literal["label", "note", "star"]
 
 
 @dataclass(frozen=True)
-class LatentNote:
+class LatentNote(Record):
     """What someone says of a latent; ``source`` names the catalogue of an imported label."""
 
     sae_sha256: str
@@ -23,7 +23,7 @@ class LatentNote:
 
 
 @dataclass(frozen=True)
-class LatentDescription:
+class LatentDescription(Record):
     """What a method says a latent stands for, with what it was made from and how it scored.
 
     Attributes:

@@ -1,7 +1,7 @@
 """What the engine wants of a store, without knowing one; ``storage`` implements it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from saif_core.records.corpus import (
 )
 from saif_core.records.evaluation import Evaluation, EvaluationText
 from saif_core.records.jobs import JobRecord
+from saif_core.records.notes import LatentDescription
 
 
 class ActivationCache(Protocol):
@@ -99,3 +100,10 @@ class ProfileWriter(Protocol):
         self, index_id: str, profiles: Sequence[LatentProfile], texts: Sequence[ProfileText]
     ) -> None:
         """Keep profiles in one transaction; those of the same latents are replaced."""
+
+
+class NoteLog(Protocol):
+    """Where descriptions of latents go; ``storage`` implements it."""
+
+    def add_description(self, description: LatentDescription) -> Any:
+        """Keep a description."""

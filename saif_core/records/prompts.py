@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from saif_core.records.as_json import Record
+
 InstructionPosition = Literal["after", "before"]
 
 
 @dataclass(frozen=True)
-class Wording:
+class Wording(Record):
     """One way to say an instruction; ``language`` is an ISO 639-1 code."""
 
     text: str
@@ -15,7 +17,7 @@ class Wording:
 
 
 @dataclass(frozen=True)
-class Instruction:
+class Instruction(Record):
     """An instruction in several wordings, and how an answer to it is judged."""
 
     name: str
@@ -26,7 +28,7 @@ class Instruction:
 
 
 @dataclass(frozen=True)
-class PromptPair:
+class PromptPair(Record):
     """The same content with (positive) and without (negative) the instruction, as plain text."""
 
     positive: str
@@ -36,7 +38,7 @@ class PromptPair:
 
 
 @dataclass(frozen=True)
-class Turn:
+class Turn(Record):
     """One message of a chat."""
 
     role: Literal["user", "assistant"]
@@ -44,7 +46,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class PromptView:
+class PromptView(Record):
     """A prompt as the model sees it, token by token; special tokens are flagged."""
 
     tokens: tuple[str, ...]

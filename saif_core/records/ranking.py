@@ -1,16 +1,21 @@
 """What a ranking was asked for, and the latents that it found."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from saif_core.records.as_json import new_id
-from saif_core.records.prompts import PromptPair
+from annotated_types import Interval
+
+from saif_core.records.as_json import Record, new_id
+from saif_core.records.prompts import Instruction, PromptPair
 
 ReadPosition = Literal["last-token", "response"]
+# A selective latent fires on at least so many of the positions with the instruction, and on at
+# most so many without.
+SELECTIVE_WITH, SELECTIVE_WITHOUT = 0.8, 0.05
 
 
 @dataclass(frozen=True)
-class RankingRequest:
+class RankingRequest(Record):
     """Everything that decides a ranking.
 
     Attributes:
@@ -18,6 +23,7 @@ class RankingRequest:
         read: position whose activations are compared.
         response_tokens: how many tokens of the model's own answer are read (read="response").
         top: how many latents the steering vector takes.
+        judged_by: the instruction whole, for selectors and sources that judge answers.
     """
 
     sae_id: str
@@ -25,14 +31,15 @@ class RankingRequest:
     pairs: tuple[PromptPair, ...]
     chat: bool = True
     read: ReadPosition = "response"
-    response_tokens: int = 24
+    response_tokens: Annotated[int, Interval(ge=1, le=256)] = 24
     selector: str = "sensitivity"
     selector_parameters: dict[str, Any] = field(default_factory=dict)
-    top: int = 15
+    top: Annotated[int, Interval(ge=1, le=1000)] = 15
+    judged_by: Instruction | None = None
 
 
 @dataclass(frozen=True)
-class LatentScore:
+class LatentScore(Record):
     """One latent in a ranking.
 
     Attributes:
@@ -54,7 +61,7 @@ class LatentScore:
 
 
 @dataclass(frozen=True)
-class Ranking:
+class Ranking(Record):
     """Latents ordered by score, best first, with what is needed to compute them again."""
 
     model: str
@@ -70,7 +77,7 @@ class Ranking:
     n_pairs: int
     top: int
     latents: tuple[LatentScore, ...]
-    n_selective: int  # fire on >= 80% of positives and <= 5% of negatives
+    n_selective: int
     seconds: float
     tokens_total: int
     tokens_computed: int
@@ -79,7 +86,7 @@ class Ranking:
 
 
 @dataclass(frozen=True)
-class ChosenLatent:
+class ChosenLatent(Record):
     """A latent to steer with; ``coefficient`` is its activation at strength 1 (SAIF's α)."""
 
     index: int
@@ -87,33 +94,7 @@ class ChosenLatent:
 
 
 @dataclass(frozen=True)
-class LatentDetail:
-    """What one latent's weights say: logit lens, neighbours."""
-
-    sae: str
-    hook_point: str
-    index: int
-    promoted: tuple[tuple[str, float], ...]
-    suppressed: tuple[tuple[str, float], ...]
-    neighbours: tuple[tuple[int, float], ...]
-    decoder_norm: float
-    encoder_bias: float
-
-
-@dataclass(frozen=True)
-class PairActivations:
-    """Activation of one latent on every pair, with and without the instruction.
-
-    For read="response" a value is the mean over the response tokens.
-    """
-
-    index: int
-    positive: tuple[float, ...]
-    negative: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class WorkEstimate:
+class WorkEstimate(Record):
     """What a ranking would cost before it runs."""
 
     n_pairs: int

@@ -3,9 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from saif_core.records.as_json import Record
+
 
 @dataclass(frozen=True)
-class SaeCard:
+class SaeCard(Record):
     """Measured quality of an SAE on one kind of text that was not trained on."""
 
     text: str
@@ -17,7 +19,7 @@ class SaeCard:
 
 
 @dataclass(frozen=True)
-class SaeInfo:
+class SaeInfo(Record):
     """An SAE the catalog knows; figures are None where nothing was measured.
 
     Attributes:

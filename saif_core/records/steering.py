@@ -1,165 +1,220 @@
 """How texts are steered: edits, arms, and the request that holds them."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge, Interval, MaxLen, MinLen
+
+from saif_core.records.as_json import Record
 from saif_core.records.prompts import InstructionPosition, Turn
 from saif_core.records.ranking import ChosenLatent
 
 SteeringScope = Literal["generated", "last-token", "first", "prompt", "all"]
-ArmKind = Literal["unsteered", "prompted", "steered", "random", "flipped", "logit-bias"]
+ArmKind = Literal[
+    "unsteered", "prompted", "steered", "random", "flipped", "logit-bias", "cue-token"
+]
+ControlKind = Literal["random", "flipped", "logit-bias", "cue-token"]
+
+MAX_STRENGTH, MAX_COEFFICIENT = 100.0, 1e6
+MAX_NEW_TOKENS, MAX_SAMPLES, MAX_PROMPTS = 2048, 64, 256
 
 
 @dataclass(frozen=True)
-class SteeringEdit:
-    """What an arm adds to the residual stream after one block.
+class Schedule(Record):
+    """Which tokens are steered, and how the strength goes along the text.
 
     Attributes:
-        sae_id: SAE whose decoder directions ``latents`` are added; "" for a ``vector``.
-        latents: chosen latents with their coefficients.
-        vector: (d_model,) what strength 1 adds, in the residual stream's own scale, where no
-            latents make it.
-        layer: block after which a ``vector`` is added; latents are added at their SAE's.
+        scope: tokens whose residual stream is edited; "generated" begins with the last prompt
+            token, which writes the first token; "last-token" is that one alone; "first" the
+            first ``first`` of them.
+        first: how many tokens the scope "first" steers.
+        decay: strength at token t of the answer is divided by (1 + decay·t) to the power
+            ``decay_power``.
+        decay_power: see ``decay``.
     """
 
-    sae_id: str = ""
-    latents: tuple[ChosenLatent, ...] = ()
-    vector: tuple[float, ...] = ()
-    layer: int | None = None
-    method: str = "addition"
-    method_parameters: dict[str, Any] = field(default_factory=dict)
+    scope: SteeringScope = "generated"
+    first: Annotated[int, Interval(ge=1, le=2048)] = 1
+    decay: Annotated[float, Interval(ge=0, le=10)] = 0.0
+    decay_power: Annotated[float, Interval(ge=0, le=5)] = 1.0
+
+    def strength_at(self, strength: float, step: int) -> float:
+        """What a strength is while token number ``step`` of the answer is being written.
+
+        Source of the decay: arXiv 2510.01246.
+        """
+        if self.scope not in ("generated", "all"):
+            n_steps = self.first if self.scope == "first" else 1
+            if step >= n_steps:
+                return 0.0
+        return float(strength / (1 + self.decay * step) ** self.decay_power)
+
+    @property
+    def edits_prompt(self) -> bool:
+        """Whether tokens before the last one of the prompt are steered."""
+        return self.scope in ("all", "prompt")
 
 
 @dataclass(frozen=True)
-class Arm:
+class Sampling(Record):
+    """How texts are written.
+
+    Attributes:
+        chat: put prompts through the model's chat template.
+        system: what the chat's system turn says; "" for none.
+        max_new_tokens: tokens a text has at most.
+        temperature: 0 is greedy, in which small models repeat themselves.
+        top_p: draw among the likeliest tokens that hold this share of the probability.
+        stop: a text ends before the first of these.
+        seed: of the draws, which all arms share.
+        samples: texts for every prompt and arm.
+    """
+
+    chat: bool = True
+    system: Annotated[str, MaxLen(20_000)] = ""
+    max_new_tokens: Annotated[int, Interval(ge=1, le=MAX_NEW_TOKENS)] = 48
+    temperature: Annotated[float, Interval(ge=0, le=10)] = 0.0
+    top_p: Annotated[float, Interval(gt=0, le=1)] = 1.0
+    stop: Annotated[tuple[Annotated[str, MinLen(1), MaxLen(200)], ...], MaxLen(8)] = ()
+    seed: Annotated[int, Ge(0)] = 0
+    samples: Annotated[int, Interval(ge=1, le=MAX_SAMPLES)] = 1
+
+
+@dataclass(frozen=True)
+class Edit(Record):
+    """What is written into the residual stream after one block.
+
+    Attributes:
+        layer: block after which is written.
+        method: how: a steering method, or a source that writes its edits itself.
+        method_parameters: the method's own.
+        sae_id: SAE that ``latents`` belong to; "" without latents.
+        latents: chosen latents with their coefficients, which a person can read and change.
+        tensors: content hash of named tensors that the method reads; "" for none. A steering
+            vector is the tensor "vector" (d_model,), in the residual stream's own scale.
+        share: of the arm's strength; edits at several layers share it.
+        keep_norm: rescale the edited residual stream to the norm it had.
+    """
+
+    layer: Annotated[int, Ge(0)]
+    method: str = "addition"
+    method_parameters: dict[str, Any] = field(default_factory=dict)
+    sae_id: str = ""
+    latents: tuple[ChosenLatent, ...] = ()
+    tensors: str = ""
+    share: Annotated[float, Interval(ge=-MAX_STRENGTH, le=MAX_STRENGTH)] = 1.0
+    keep_norm: bool = False
+
+    @property
+    def writes_something(self) -> bool:
+        """Whether there is anything to write with."""
+        return bool(self.latents or self.tensors)
+
+
+@dataclass(frozen=True)
+class Origin(Record):
+    """Where edits come from, so that they can be made again.
+
+    Attributes:
+        source: its name.
+        parameters: all of the source's.
+        study_key: hash of what the source learned from: model, SAEs, pairs, reading position.
+        file_sha256: hash of the file that holds the source.
+    """
+
+    source: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+    study_key: str = ""
+    file_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Arm(Record):
     """One way of answering a prompt.
 
     Attributes:
         name: heading of its texts, unlike any other of the same request.
-        kind: "unsteered"; "prompted": the instruction in the text; "steered"; and the controls
-            of what is steered: "random" latents of equal norm, "flipped" sign, "logit-bias": what
-            the vector adds to the logits directly, added there alone.
-        edits: what is added where; several layers at once are several edits.
+        kind: "unsteered"; "prompted": the instruction in the text; "steered"; and the controls of
+            what is steered, which act on what its edits add: "random": as much in a random
+            direction; "flipped": minus the strength; "logit-bias": what the edits add to the
+            logits directly, added there alone; "cue-token": the token that they promote most,
+            forced once, and nothing added.
+        edits: what is written where; several layers at once are several edits.
         strength: 1 = as strongly as the latents fire on instructed prompts.
-        scope: tokens whose residual stream is edited; "generated" begins with the last prompt
-            token, which writes the first token; "last-token" is that one alone; "first" the
-            first ``first`` of them.
-        decay: strength at step t is divided by (1 + decay·t) to the power ``decay_power``.
-        keep_norm: rescale the edited residual stream to the norm it had.
-        seed: draws the latents of a random control.
+        schedule: which tokens are steered, and how strongly along the text.
+        seed: draws what a random control adds.
         instruction: a prompted arm's instruction.
         position: where it stands.
+        origin: what made the edits, where a source did.
     """
 
     name: str
     kind: ArmKind = "steered"
-    edits: tuple[SteeringEdit, ...] = ()
-    strength: float = 1.0
-    scope: SteeringScope = "generated"
-    first: int = 1
-    decay: float = 0.0
-    decay_power: float = 1.0
-    keep_norm: bool = False
-    seed: int = 0
+    edits: tuple[Edit, ...] = ()
+    strength: Annotated[float, Interval(ge=-MAX_STRENGTH, le=MAX_STRENGTH)] = 1.0
+    schedule: Schedule = Schedule()
+    seed: Annotated[int, Ge(0)] = 0
     instruction: str = ""
     position: InstructionPosition = "after"
+    origin: Origin | None = None
+
+    @property
+    def steers(self) -> bool:
+        """Whether it needs edits."""
+        return self.kind not in ("unsteered", "prompted")
 
 
 UNSTEERED = Arm("unsteered", "unsteered")
 
 
 @dataclass(frozen=True)
-class SteeringRecipe:
-    """Names, parameters and seeds that replay a steered generation; hashes say on what."""
-
-    model: str
-    model_sha256: str
-    sae: str
-    sae_sha256: str
-    hook_point: str
-    latents: tuple[ChosenLatent, ...]
-    strength: float = 1.0
-    method: str = "addition"
-    method_parameters: dict[str, Any] = field(default_factory=dict)
-    scope: SteeringScope = "generated"
-    first: int = 1
-    decay: float = 0.0
-    decay_power: float = 1.0
-    keep_norm: bool = False
-    chat: bool = True
-    chat_template_sha256: str = ""
-    max_new_tokens: int = 48
-    temperature: float = 0.0
-    seed: int = 0
-    samples: int = 1
-    instruction: str = ""
-    read: str = ""
-    selector: str = ""
-    arms: tuple[Arm, ...] = ()
-    histories: tuple[tuple[Turn, ...], ...] = ()
-    versions: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class GenerationRequest:
-    """Prompts to answer in one batch: unsteered, steered, and by any other arm.
+class GenerationRequest(Record):
+    """Prompts to answer in one batch, by every arm.
 
     Attributes:
-        latents: what the steered arm adds, at the SAE's hook point; strength, method, scope and
-            schedule are this arm's too, see ``Arm``.
-        samples: texts for every prompt and arm; all arms share their random draws.
-        arms: arms beside unsteered and steered.
-        histories: earlier turns of the chat for unsteered, steered and each of ``arms``, in this
-            order; none where no chat goes on.
+        arms: all of them; the texts of each stand beside those of the others.
+        sampling: how the texts are written.
+        histories: earlier turns of the chat for each arm, in their order; none where no chat
+            goes on.
+        instruction: name of the instruction that the texts are judged by; "" for none.
         divergence: tell for each token how much its probability was changed.
     """
 
-    sae_id: str
     prompts: tuple[str, ...]
-    latents: tuple[ChosenLatent, ...]
-    strength: float = 1.0
-    method: str = "addition"
-    method_parameters: dict[str, Any] = field(default_factory=dict)
-    scope: SteeringScope = "generated"
-    first: int = 1
-    decay: float = 0.0
-    decay_power: float = 1.0
-    keep_norm: bool = False
-    chat: bool = True
-    max_new_tokens: int = 48
-    temperature: float = 0.0
-    seed: int = 0
-    samples: int = 1
-    instruction: str = ""
-    read: str = ""
-    selector: str = ""
-    arms: tuple[Arm, ...] = ()
+    arms: tuple[Arm, ...] = (UNSTEERED,)
+    sampling: Sampling = Sampling()
     histories: tuple[tuple[Turn, ...], ...] = ()
+    instruction: str = ""
     divergence: bool = False
-
-    @property
-    def all_arms(self) -> tuple[Arm, ...]:
-        """Unsteered, steered, and the others."""
-        steered = Arm(
-            "steered",
-            edits=(
-                SteeringEdit(
-                    self.sae_id,
-                    self.latents,
-                    method=self.method,
-                    method_parameters=self.method_parameters,
-                ),
-            ),
-            strength=self.strength,
-            scope=self.scope,
-            first=self.first,
-            decay=self.decay,
-            decay_power=self.decay_power,
-            keep_norm=self.keep_norm,
-        )
-        return (UNSTEERED, steered, *self.arms)
 
     @property
     def n_texts(self) -> int:
         """How many texts are written."""
-        return len(self.prompts) * (2 + len(self.arms)) * self.samples
+        return len(self.prompts) * len(self.arms) * self.sampling.samples
+
+    @property
+    def steered(self) -> tuple[Arm, ...]:
+        """The arms that steer, controls left out."""
+        return tuple(arm for arm in self.arms if arm.kind == "steered")
+
+
+@dataclass(frozen=True)
+class SteeringRecipe(Record):
+    """A request, and hashes and versions of everything that its texts depend on.
+
+    Attributes:
+        sae_sha256s: of every SAE that an arm takes latents from, by id.
+        plugin_sha256s: of the files of its steering methods and sources, by name.
+        chat_template_sha256: "" for a model without one.
+        dtype: that the model ran in.
+        versions: of Python and the libraries.
+    """
+
+    request: GenerationRequest
+    model: str
+    model_sha256: str
+    sae_sha256s: dict[str, str] = field(default_factory=dict)
+    plugin_sha256s: dict[str, str] = field(default_factory=dict)
+    chat_template_sha256: str = ""
+    dtype: str = ""
+    versions: dict[str, str] = field(default_factory=dict)

@@ -7,13 +7,14 @@ and ``from_json``; no NaN or infinity is ever stored.
 from dataclasses import dataclass
 from typing import Literal
 
-from saif_core.records.steering import SteeringRecipe
+from saif_core.records.as_json import Record
+from saif_core.records.steering import GenerationRequest, SteeringRecipe
 
 Grade = Literal["strict", "loose", "none"]
 
 
 @dataclass(frozen=True)
-class TokenEvent:
+class TokenEvent(Record):
     """One new token of one arm; ``text`` is that arm's whole text so far."""
 
     prompt_index: int
@@ -24,7 +25,7 @@ class TokenEvent:
 
 
 @dataclass(frozen=True)
-class TokenDivergence:
+class TokenDivergence(Record):
     """What an arm did to one token of its text.
 
     Attributes:
@@ -43,7 +44,7 @@ class TokenDivergence:
 
 
 @dataclass(frozen=True)
-class Generation:
+class Generation(Record):
     """One finished text."""
 
     prompt_index: int
@@ -51,30 +52,47 @@ class Generation:
     arm: str
     text: str
     token_ids: tuple[int, ...]
-    stopped: Literal["end", "length"]
+    stopped: Literal["end", "length", "stop"]
     perplexity: float | None = None  # of the text under the unsteered model
     sample: int = 0
     changes: tuple[TokenDivergence, ...] = ()
 
 
 @dataclass(frozen=True)
-class GenerationResult:
-    """All arms of a request, with the size of what was added to the residual stream.
+class ArmSize(Record):
+    """How large what an arm adds is, at the end of a neutral prompt; mean over its layers.
 
     Attributes:
-        vector_norm: Euclidean norm of strength x steering vector.
-        resid_share: vector_norm over the median residual norm at the steered positions.
+        norm: Euclidean norm of strength × what is added.
+        resid_share: that over the norm of the residual stream there.
+    """
+
+    norm: float
+    resid_share: float
+
+
+@dataclass(frozen=True)
+class GenerationResult(Record):
+    """The texts of a request.
+
+    Attributes:
+        sizes: for every arm, in order, how large what it adds is; None where it adds nothing to
+            the residual stream.
     """
 
     recipe: SteeringRecipe
     generations: tuple[Generation, ...]
-    vector_norm: float
-    resid_share: float
     seconds: float
+    sizes: tuple[ArmSize | None, ...] = ()
+
+    @property
+    def request(self) -> GenerationRequest:
+        """What was asked for."""
+        return self.recipe.request
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgement(Record):
     """Whether a text follows the instruction; ``grade`` None means it could not be judged."""
 
     grade: Grade | None

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saif_core.models.loaded_model import LoadedModel
-from saif_core.records.ranking import LatentDetail
+from saif_core.records.latents import LatentDetail
 from saif_core.saes.loaded_sae import LoadedSae
 
 

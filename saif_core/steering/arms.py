@@ -1,12 +1,13 @@
-"""Step 6½: arms → what the decoder is to write: prompts, deltas at layers, biases of the logits.
+"""Step 6: arms → what the decoder is to write: prompts, deltas at layers, biases of the logits.
 
 Arms that share an edit share its delta, so that a batch of many strengths computes it once.
+Controls act on what a delta adds, whatever method it is written by.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,28 +20,48 @@ from saif_core.models.loaded_model import LoadedModel
 from saif_core.models.prompting import NEUTRAL_PROMPT
 from saif_core.records.prompts import Turn
 from saif_core.records.ranking import ChosenLatent
-from saif_core.records.steering import Arm, SteeringEdit
-from saif_core.registry import STEERING_METHODS
+from saif_core.records.steering import Arm, Edit, Sampling
+from saif_core.records.texts import ArmSize
+from saif_core.registry import find_writer
 from saif_core.saes.loaded_sae import LoadedSae
 from saif_core.steering.edits import Delta, Steering
 from saif_core.steering.target import build_target
+from saif_core.steering.tensors import Tensors
+
+
+class WrittenArm(NamedTuple):
+    """What an arm does to the rows of its texts.
+
+    Attributes:
+        steering: edits of the residual stream.
+        logit_bias: (d_vocab,) added to the logits of every step; None for nothing.
+        forced: token ids that a text begins with, whatever the model would write.
+    """
+
+    steering: tuple[Steering, ...] = ()
+    logit_bias: Float[Tensor, " d_vocab"] | None = None
+    forced: tuple[int, ...] = ()
 
 
 class ArmBuilder:
-    """Turns arms into rows for a decoder, with a delta for every distinct edit.
+    """Turns arms into what a decoder writes, with one delta for every distinct edit.
 
     Args:
         model: writes the texts.
         saes: every SAE that an edit names, by id.
+        tensors: where the tensors of edits are found.
     """
 
-    def __init__(self, model: LoadedModel, saes: Mapping[str, LoadedSae]) -> None:
+    def __init__(
+        self, model: LoadedModel, saes: Mapping[str, LoadedSae], tensors: Tensors | None = None
+    ) -> None:
         self._model, self._saes = model, saes
+        self._tensors = tensors or Tensors()
         self._deltas: dict[str, Delta] = {}
         self._resid: dict[int, Tensor] = {}
 
     def prompt(
-        self, arm: Arm, content: str, *, chat: bool, history: Sequence[Turn] = ()
+        self, arm: Arm, content: str, sampling: Sampling, history: Sequence[Turn] = ()
     ) -> tuple[int, ...]:
         """Token ids of a prompt as the arm puts it.
 
@@ -54,60 +75,74 @@ class ArmBuilder:
                     f"Arm {arm.name!r} is to be prompted, but has no instruction; give it one."
                 )
             content = join_instruction(content, arm.instruction.strip(), arm.position)
-        return tuple(self._model.encode_prompt(content, chat=chat, history=history))
+        return tuple(
+            self._model.encode_prompt(
+                content, chat=sampling.chat, system=sampling.system, history=history
+            )
+        )
 
-    def steering(self, arm: Arm) -> tuple[Steering, ...]:
-        """Edits of the residual stream; none for arms that only differ in prompt or logits.
+    def write(self, arm: Arm) -> WrittenArm:
+        """What the arm adds; nothing for arms that only differ in their prompt.
 
         Raises:
             SteeringError: the arm steers with nothing, or its method does not take the edit.
-            HookPointError: an edit is for a layer that the model does not have.
-            SaifError: a latent, method or parameter does not exist.
+            HookPointError: an edit is for a layer that the model or its SAE does not have.
+            SaifError: a latent, tensor, method or parameter does not exist.
         """
-        if arm.kind in ("unsteered", "prompted", "logit-bias"):
-            return ()
-        _check_edits(arm)
-        edits = [
-            self._random_edit(edit, arm.seed) if arm.kind == "random" else edit
-            for edit in arm.edits
-        ]
-        sign = -1.0 if arm.kind == "flipped" else 1.0
-        return tuple(
-            Steering(
-                self._layer(edit),
-                self._delta(edit),
-                sign * arm.strength,
-                arm.scope,
-                arm.first,
-                arm.decay,
-                arm.decay_power,
-                arm.keep_norm,
+        if not arm.steers:
+            return WrittenArm()
+        if not arm.edits or not all(edit.writes_something for edit in arm.edits):
+            raise SteeringError(
+                f"Arm {arm.name!r} has nothing to steer with; choose at least one latent, or a "
+                "vector."
             )
-            for edit in edits
+        if arm.kind == "logit-bias":
+            return WrittenArm(logit_bias=self._logit_bias(arm))
+        if arm.kind == "cue-token":
+            # Of strength 0 it is the unsteered arm, as every other.
+            if arm.strength == 0:
+                return WrittenArm()
+            return WrittenArm(forced=(int(self._logit_bias(arm).argmax()),))
+        return WrittenArm(tuple(self._steering(arm, edit) for edit in arm.edits))
+
+    def size(self, arm: Arm) -> ArmSize | None:
+        """How large what an arm adds is at the end of a neutral prompt; None if it adds nothing."""
+        steering = self.write(arm).steering
+        if not steering:
+            return None
+        added, found = zip(*(self._norms(one) for one in steering), strict=True)
+        shares = [norm / before for norm, before in zip(added, found, strict=True)]
+        return ArmSize(sum(added) / len(added), sum(shares) / len(shares))
+
+    def sae_sha256(self, edit: Edit) -> str:
+        """Hash of the SAE that an edit takes latents from; "" where it takes none."""
+        sae = self._sae(edit)
+        return sae.sha256 if sae else ""
+
+    def _steering(self, arm: Arm, edit: Edit) -> Steering:
+        delta = self._random_delta(edit, arm.seed) if arm.kind == "random" else self._delta(edit)
+        sign = -1.0 if arm.kind == "flipped" else 1.0
+        return Steering(
+            self._layer(edit),
+            delta,
+            sign * arm.strength * edit.share,
+            arm.schedule,
+            edit.keep_norm,
         )
 
-    def logit_bias(self, arm: Arm) -> Float[Tensor, " d_vocab"] | None:
-        """What a control's vectors add to the logits directly, at the end of a neutral prompt.
-
-        Raises:
-            SteeringError: the arm has no vector.
-        """
-        if arm.kind != "logit-bias":
-            return None
-        _check_edits(arm)
-        vector = torch.stack([self._vector(edit).cpu() for edit in arm.edits]).sum(0)
-        bias = self._model.unembed_directions(vector[None])[0]
-        return arm.strength * bias / self._final_rms
-
-    def size(self, steering: Steering) -> tuple[float, float]:
-        """Norm of what a steering adds at the end of a neutral prompt, and the norm it finds."""
+    def _norms(self, steering: Steering) -> tuple[float, float]:
         resid = self._neutral_resid(steering.layer)[None, None]
         added = steering.strength * steering.delta(resid)
         return float(added.float().norm()), float(resid.norm())
 
-    def sae_sha256(self, edit: SteeringEdit) -> str:
-        """Hash of the SAE that an edit takes latents from; "" for a vector."""
-        return self._sae(edit).sha256 if edit.latents else ""
+    def _logit_bias(self, arm: Arm) -> Float[Tensor, " d_vocab"]:
+        """What the arm's edits add to the logits directly, at the end of a neutral prompt."""
+        added = []
+        for edit in arm.edits:
+            resid = self._neutral_resid(self._layer(edit))[None, None]
+            added.append(edit.share * self._delta(edit)(resid)[0, 0].float().cpu())
+        bias = self._model.unembed_directions(torch.stack(added).sum(0)[None])[0]
+        return arm.strength * bias / self._final_rms
 
     def _neutral_resid(self, layer: int) -> Float[Tensor, " d_model"]:
         if layer not in self._resid:
@@ -119,95 +154,99 @@ class ArmBuilder:
     def _final_rms(self) -> float:
         return float(self._neutral_resid(self._model.n_layers - 1).pow(2).mean().sqrt())
 
-    def _layer(self, edit: SteeringEdit) -> int:
-        layer = self._sae(edit).layer if edit.latents else edit.layer
-        if layer is None or not 0 <= layer < self._model.n_layers:
+    def _layer(self, edit: Edit) -> int:
+        if edit.layer >= self._model.n_layers:
             raise HookPointError(
-                f"A vector was to be added after block {layer}, but the model has blocks 0 to "
-                f"{self._model.n_layers - 1}; choose one of these."
+                f"Something was to be written after block {edit.layer}, but the model has blocks "
+                f"0 to {self._model.n_layers - 1}; choose one of these."
             )
-        return layer
+        sae = self._sae(edit)
+        if sae is not None and sae.layer != edit.layer:
+            raise HookPointError(
+                f"Latents of SAE {sae.id!r} were to be written after block {edit.layer}, but it "
+                f"reads and writes after block {sae.layer}; choose that block or another SAE."
+            )
+        return edit.layer
 
-    def _sae(self, edit: SteeringEdit) -> LoadedSae:
-        return self._saes[edit.sae_id]
+    def _sae(self, edit: Edit) -> LoadedSae | None:
+        return self._saes[edit.sae_id] if edit.sae_id else None
 
-    def _delta(self, edit: SteeringEdit) -> Delta:
-        key = repr(edit)
+    def _delta(self, edit: Edit) -> Delta:
+        # Strength is not part of what an edit adds, so all of its shares have one delta.
+        key = repr(replace(edit, share=1.0, keep_norm=False))
         if key not in self._deltas:
             self._deltas[key] = self._new_delta(edit)
         return self._deltas[key]
 
-    def _new_delta(self, edit: SteeringEdit) -> Delta:
-        if not edit.latents:
-            return self._constant(edit)
-        method = STEERING_METHODS.bind(edit.method, edit.method_parameters)
-        sae = self._sae(edit)
-        target = build_target(sae, edit.latents)
+    def _new_delta(self, edit: Edit) -> Delta:
+        writer, sae = find_writer(edit.method), self._sae(edit)
+        method = writer.bind("steering method", edit.method_parameters, SteeringError)
+        if sae is None and writer.needs_sae:
+            raise SteeringError(
+                f"The steering method {edit.method!r} needs latents, but a vector was given; "
+                "choose latents, or add the vector."
+            )
+        target = build_target(edit, sae, self._tensors.get(edit.tensors), self._model.d_model)
         # A method that fails does so here, before its rows share a pass with anyone else's.
         shape = (1, 1, self._model.d_model)
         method(torch.zeros(shape, dtype=self._model.dtype, device=self._model.device), target, sae)
         return lambda resid: method(resid, target, sae)
 
-    def _constant(self, edit: SteeringEdit) -> Delta:
-        vector = self._vector(edit)
-        if edit.method != "addition":
-            raise SteeringError(
-                f"The steering method {edit.method!r} needs latents, but a vector was given; "
-                "choose latents, or add the vector."
-            )
+    def _random_delta(self, edit: Edit, seed: int) -> Delta:
+        """As much as an edit adds at each position, by random latents or in a random direction."""
+        if edit.latents and edit.method == "addition" and self._has_others(edit):
+            return self._delta(self._random_latents(edit, seed))
+        drawn = np.random.default_rng(seed).standard_normal(self._model.d_model)
+        unit = torch.from_numpy(drawn / np.linalg.norm(drawn)).float()
+        delta, key = self._delta(edit), f"random {seed} {edit!r}"
 
-        def delta(resid: Tensor) -> Tensor:
-            return vector.to(resid.device, resid.dtype).expand(resid.shape)
+        def random(resid: Tensor) -> Tensor:
+            norms: Tensor = delta(resid).float().norm(dim=-1, keepdim=True)
+            return (norms * unit.to(resid.device)).to(resid.dtype)
 
-        return delta
+        return self._deltas.setdefault(key, random)
 
-    def _vector(self, edit: SteeringEdit) -> Float[Tensor, " d_model"]:
-        """What strength 1 adds, for latents by the method ``addition`` at a typical token."""
-        if edit.latents:
-            sae = self._sae(edit)
-            direction = build_target(sae, edit.latents).direction
-            return direction * sae.resid_scale(self._neutral_resid(sae.layer).to(direction.device))
-        if len(edit.vector) != self._model.d_model:
-            raise SteeringError(
-                f"A vector of {len(edit.vector)} numbers was given, but the residual stream has "
-                f"{self._model.d_model} dimensions; give one number for each."
-            )
-        return torch.tensor(edit.vector, dtype=torch.float32)
+    def _has_others(self, edit: Edit) -> bool:
+        """Whether the SAE has enough latents beside the chosen ones to draw as many others."""
+        return 2 * len(edit.latents) <= self._saes[edit.sae_id].d_sae
 
-    def _random_edit(self, edit: SteeringEdit, seed: int) -> SteeringEdit:
-        """The same with other latents, or another direction, of equal norm."""
-        generator = np.random.default_rng(seed)
-        if not edit.latents:
-            vector = self._vector(edit)
-            drawn = torch.from_numpy(generator.standard_normal(len(vector))).float()
-            drawn *= vector.norm() / drawn.norm()
-            return replace(edit, vector=tuple(drawn.tolist()))
-        sae = self._sae(edit)
+    def _random_latents(self, edit: Edit, seed: int) -> Edit:
+        """The same edit with other latents whose sum has the same norm."""
+        sae = self._saes[edit.sae_id]
         taken = {latent.index for latent in edit.latents}
         others = np.setdiff1d(np.arange(sae.d_sae), list(taken))
-        drawn_latents = generator.choice(others, size=len(taken), replace=False)
+        drawn = np.random.default_rng(seed).choice(others, size=len(taken), replace=False)
         latents = [
             ChosenLatent(int(index), latent.coefficient)
-            for index, latent in zip(drawn_latents, edit.latents, strict=True)
+            for index, latent in zip(drawn, edit.latents, strict=True)
         ]
-        norm = build_target(sae, edit.latents).direction.norm()
-        scale = float(norm / build_target(sae, latents).direction.norm())
+        scale = self._direction_norm(edit) / self._direction_norm(
+            replace(edit, latents=tuple(latents))
+        )
         return replace(
-            edit,
-            latents=tuple(ChosenLatent(x.index, x.coefficient * scale) for x in latents),
+            edit, latents=tuple(ChosenLatent(x.index, x.coefficient * scale) for x in latents)
         )
 
-
-def _check_edits(arm: Arm) -> None:
-    if not arm.edits or not all(edit.latents or edit.vector for edit in arm.edits):
-        raise SteeringError(
-            f"Arm {arm.name!r} has nothing to steer with; choose at least one latent, or a vector."
-        )
+    def _direction_norm(self, edit: Edit) -> float:
+        target = build_target(edit, self._sae(edit), {}, self._model.d_model)
+        return float(target.direction.norm())
 
 
 def sae_ids(arms: Sequence[Arm]) -> list[str]:
     """The SAEs that arms take latents from, each once."""
-    found: dict[str, Any] = {
-        edit.sae_id: None for arm in arms for edit in arm.edits if edit.latents
-    }
-    return list(found)
+    return list(
+        dict.fromkeys(
+            edit.sae_id for arm in arms if arm.steers for edit in arm.edits if edit.sae_id
+        )
+    )
+
+
+def tensor_hashes(arms: Sequence[Arm]) -> list[str]:
+    """The hashes of all tensors that arms read, each once."""
+    return list(dict.fromkeys(edit.tensors for arm in arms for edit in arm.edits if edit.tensors))
+
+
+def plugin_hashes(arms: Sequence[Arm]) -> dict[str, str]:
+    """The hash of the file of everything that writes an edit of these arms, by name."""
+    names = sorted({edit.method for arm in arms if arm.steers for edit in arm.edits})
+    return {name: find_writer(name).file_sha256 for name in names}

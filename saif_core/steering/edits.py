@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saif_core.records.steering import SteeringScope
+from saif_core.records.steering import Schedule
 
 
 class Delta(Protocol):
@@ -28,33 +28,24 @@ class Steering:
         layer: block after which the residual stream is edited.
         delta: what strength 1 adds.
         strength: 0 leaves the row alone.
-        scope, first, decay, decay_power, keep_norm: see ``Arm``.
+        schedule: which tokens are steered, and how strongly along the text.
+        keep_norm: rescale the edited residual stream to the norm it had.
     """
 
     layer: int
     delta: Delta
     strength: float
-    scope: SteeringScope = "generated"
-    first: int = 1
-    decay: float = 0.0
-    decay_power: float = 1.0
+    schedule: Schedule = Schedule()
     keep_norm: bool = False
 
     def strength_at(self, step: int) -> float:
-        """Strength while token number ``step`` of the answer is being written.
-
-        Source of the decay: arXiv 2510.01246.
-        """
-        if self.scope not in ("generated", "all"):
-            n_steps = self.first if self.scope == "first" else 1
-            if step >= n_steps:
-                return 0.0
-        return float(self.strength / (1 + self.decay * step) ** self.decay_power)
+        """Strength while token number ``step`` of the answer is being written."""
+        return self.schedule.strength_at(self.strength, step)
 
     @property
     def edits_prompt(self) -> bool:
         """Whether tokens before the last one of the prompt are steered."""
-        return self.scope in ("all", "prompt") and self.strength != 0
+        return self.schedule.edits_prompt and self.strength != 0
 
 
 def add_deltas(

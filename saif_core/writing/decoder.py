@@ -44,6 +44,9 @@ class RowRequest:
         seed, sample: key of the sampling noise; rows with the same ones share it.
         steering: edits of the residual stream; none for an unsteered row.
         logit_bias: (d_vocab,) added to the logits of every step.
+        forced: token ids that the text begins with, whatever the model would write.
+        top_p: draw among the likeliest tokens that hold this share of the probability.
+        stop: the text ends once it holds one of these.
     """
 
     prompt: tuple[int, ...]
@@ -53,6 +56,9 @@ class RowRequest:
     sample: int = 0
     steering: tuple[Steering, ...] = ()
     logit_bias: Float[Tensor, " d_vocab"] | None = None
+    forced: tuple[int, ...] = ()
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)
@@ -62,6 +68,7 @@ class Row:
     Attributes:
         token_ids: tokens so far, the end token left out.
         ended: the model wrote an end token.
+        stopped: the text holds one of the request's stop texts.
         finished: nothing will be added any more.
         error: why it was given up, if it was.
         n_steered: forward passes in which the steering hook reached this row.
@@ -71,6 +78,7 @@ class Row:
     request: RowRequest
     token_ids: list[int] = field(default_factory=list)
     ended: bool = False
+    stopped: bool = False
     finished: bool = False
     error: SteeringError | None = None
     n_steered: int = 0
@@ -182,9 +190,16 @@ class Decoder:
             row.ended = token in self._ends
             if not row.ended:
                 row.token_ids.append(token)
+            row.stopped = self._holds_stop(row)
             is_full = len(row.token_ids) >= row.request.max_new_tokens
-            row.finished = row.ended or is_full or row.error is not None
+            row.finished = row.ended or row.stopped or is_full or row.error is not None
         self.drop([row for row in self.rows if row.finished])
+
+    def _holds_stop(self, row: Row) -> bool:
+        if not row.request.stop:
+            return False
+        text = self._model.decode(row.token_ids)
+        return any(stop in text for stop in row.request.stop)
 
     def _forward(self) -> Float[Tensor, "rows d_vocab"]:
         device = self._model.device
@@ -436,25 +451,43 @@ def _check_effect(
 
 
 def _sample(logits: Float[Tensor, "rows d_vocab"], rows: Sequence[Row]) -> list[int]:
-    sampled = [number for number, row in enumerate(rows) if row.request.temperature]
-    biased = [
-        (number, row.request.logit_bias)
-        for number, row in enumerate(rows)
-        if row.request.logit_bias is not None
-    ]
-    if sampled or biased:
+    changed = [n for n, row in enumerate(rows) if _is_drawn(row.request)]
+    if changed:
         logits = logits.clone()
-        for number, bias in biased:
-            logits[number] += bias
-        noise: dict[tuple[int, int, int], Tensor] = {}
-        for number in sampled:
-            request = rows[number].request
+    noise: dict[tuple[int, int, int], Tensor] = {}
+    for number in changed:
+        request = rows[number].request
+        if request.logit_bias is not None:
+            logits[number] += request.logit_bias
+        if request.temperature:
             key = (request.seed, request.sample, len(rows[number].token_ids))
             if key not in noise:
                 noise[key] = _gumbel(logits.shape[-1], *key).to(logits.device)
-            logits[number] = logits[number] / request.temperature + noise[key]
+            scaled = _nucleus(logits[number] / request.temperature, request.top_p)
+            logits[number] = scaled + noise[key]
     chosen: list[int] = logits.argmax(dim=-1).tolist()
+    for number, row in enumerate(rows):
+        if len(row.token_ids) < len(row.request.forced):
+            chosen[number] = row.request.forced[len(row.token_ids)]
     return chosen
+
+
+def _is_drawn(request: RowRequest) -> bool:
+    return bool(request.temperature) or request.logit_bias is not None
+
+
+def _nucleus(logits: Float[Tensor, " d_vocab"], top_p: float) -> Float[Tensor, " d_vocab"]:
+    """Logits with those outside the likeliest tokens of probability ``top_p`` at minus infinity.
+
+    Source: nucleus sampling (arXiv 1904.09751).
+    """
+    if top_p >= 1:
+        return logits
+    ordered, order = logits.sort(descending=True)
+    before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
+    return logits.masked_fill(
+        torch.zeros_like(logits, dtype=torch.bool).scatter(0, order, before >= top_p), -torch.inf
+    )
 
 
 def _gumbel(d_vocab: int, seed: int, sample: int, step: int) -> Float[Tensor, " d_vocab"]:

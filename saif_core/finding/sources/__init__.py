@@ -1,1 +1,5 @@
-"""Ways to make what is steered with, one file each."""
+"""Sources: what is written after which blocks, one file each; docs/extending.md tells how."""
+
+from saif_core.registry import import_plugins
+
+import_plugins(__name__, __path__)

@@ -1,15 +1,49 @@
-"""Source ``saif``: the best latents of a ranking."""
+"""Source ``saif``: the best latents of a ranking, each at its activation with the instruction.
 
+Source: SAIF (arXiv 2502.11356), reconstructed: α = μ + β·σ. The output score is that of SAEs Are
+Good for Steering (arXiv 2505.20063).
+"""
+
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Annotated
+
+from annotated_types import Interval
 
 from saif_core.errors import SteeringError
 from saif_core.explaining.latent_scores import output_scores
+from saif_core.finding.ranking import choose_latents
+from saif_core.finding.study import Study
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.records.ranking import Ranking
+from saif_core.records.steering import Edit
 from saif_core.saes.loaded_sae import LoadedSae
 
-# Best latents whose output score is measured; an SAE arm takes far fewer.
+# Best latents whose output score is measured; steering takes far fewer.
 N_SCORED = 200
+
+
+def saif(
+    study: Study,
+    *,
+    top: Annotated[int, Interval(ge=1, le=1000)] = 15,
+    beta: Annotated[float, Interval(ge=-10, le=10)] = 0.0,
+    least_output_score: Annotated[float, Interval(ge=0, le=1)] = 0.0,
+) -> Iterator[Edit]:
+    """The best latents of the ranking, as strongly as they fire on instructed prompts.
+
+    Args:
+        top: how many latents.
+        beta: standard deviations that a coefficient lies above the mean activation.
+        least_output_score: leave out latents that write less of what they promote; 0 keeps all.
+    """
+    for layer in study.layers:
+        ranking = study.ranking(layer)
+        if least_output_score > 0:
+            ranking = drop_silent_latents(
+                study.model, study.sae(layer), ranking, least_output_score
+            )
+        yield study.edit(layer, latents=choose_latents(ranking, top=top, beta=beta))
 
 
 def drop_silent_latents(

@@ -22,9 +22,9 @@ from typing import Any
 
 from saif_core.errors import EvaluatorError
 from saif_core.judging.words import clean, is_blank
+from saif_core.parameters import describe_value
 from saif_core.records.prompts import PromptPair
 from saif_core.records.texts import Judgement
-from saif_core.registry import describe_value
 
 _MAX_LETTERS = 50_000
 # These checks put their arguments into regular expressions, which could run for ever.

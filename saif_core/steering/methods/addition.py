@@ -3,6 +3,7 @@
 Source: SAIF (arXiv 2502.11356), reconstructed; CAA adds its vector in the same way.
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,7 +14,9 @@ from saif_core.steering.target import SteeringTarget
 def addition(
     resid: Float[Tensor, "batch pos d_model"],
     target: SteeringTarget,
-    sae: LoadedSae,
+    sae: LoadedSae | None,
 ) -> Float[Tensor, "batch pos d_model"]:
     """The steering vector in the residual stream's own scale, the same at every position."""
-    return (target.direction.to(resid.device) * sae.resid_scale(resid.float())).to(resid.dtype)
+    precise = resid.float()
+    scale = torch.ones_like(precise[..., :1]) if sae is None else sae.resid_scale(precise)
+    return (target.direction.to(resid.device) * scale).to(resid.dtype)
