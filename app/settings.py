@@ -1,44 +1,58 @@
 """Every SAIF_* environment variable, read in this file alone."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from saif_core.errors import SaifError
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How this installation runs.
-
-    Attributes:
-        home: folder of everything SAIF writes (SAIF_HOME).
-        database_url: SQLite or PostgreSQL (SAIF_DATABASE_URL).
-        cache_mb: what the cache may hold, in MB of 2**20 bytes (SAIF_CACHE_MB).
-        model: catalog name, Hugging Face name or local folder (SAIF_MODEL).
-        saes: SAEs offered besides the shipped ones (SAIF_SAES, separated by commas).
-        device: "auto", "cpu" or a torch device (SAIF_DEVICE).
-        dtype: "auto" or a torch dtype name (SAIF_DTYPE).
-        host: address that the dashboard listens on (SAIF_HOST).
-        port: port that the dashboard listens on (SAIF_PORT).
-        llm_url: base URL of an OpenAI-compatible endpoint that describes latents (SAIF_LLM_URL).
-        llm_model: name that the endpoint knows its model by (SAIF_LLM_MODEL).
-        llm_key: its key (SAIF_LLM_KEY); never printed with the settings.
-    """
+    """How this installation runs; ``SETTINGS`` says what each field is and where it comes from."""
 
     home: Path
     database_url: str
     cache_mb: int
     model: str
     saes: tuple[str, ...]
+    plugins: tuple[Path, ...]
     device: str
     dtype: str
     host: str
     port: int
     llm_url: str
     llm_model: str
-    llm_key: str = field(repr=False)
+    llm_key: str = field(repr=False)  # never printed with the others
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One environment variable.
+
+    Attributes:
+        name: its field of ``Settings``.
+        default: what an unset or empty variable stands for; {home} is that of SAIF_HOME.
+        help: what it decides, for people; Markdown.
+        read: the value that a text stands for.
+    """
+
+    name: str
+    default: str
+    help: str
+    read: Callable[[str], Any] = str
+
+    @property
+    def variable(self) -> str:
+        """Its name in the environment."""
+        return f"SAIF_{self.name.upper()}"
+
+    @property
+    def default_words(self) -> str:
+        """The default as documents write it."""
+        return f"`{self.default.format(home='<SAIF_HOME>')}`" if self.default else "none"
 
 
 def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
@@ -51,43 +65,32 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         SaifError: SAIF_PORT is not a port number, or SAIF_CACHE_MB is not a whole number from 1.
     """
     source = os.environ if environment is None else environment
-
-    def read(name: str, default: str) -> str:
-        return source.get(name, "").strip() or default
-
-    home = Path(read("SAIF_HOME", "~/.saif")).expanduser().resolve()
-    return Settings(
-        home=home,
-        database_url=read("SAIF_DATABASE_URL", f"sqlite:///{home / 'saif.db'}"),
-        cache_mb=_cache_mb(read("SAIF_CACHE_MB", "2048")),
-        model=read("SAIF_MODEL", "smollm2-135m-instruct"),
-        saes=tuple(part.strip() for part in read("SAIF_SAES", "").split(",") if part.strip()),
-        device=read("SAIF_DEVICE", "auto"),
-        dtype=read("SAIF_DTYPE", "auto"),
-        host=read("SAIF_HOST", "127.0.0.1"),
-        port=_port(read("SAIF_PORT", "8501")),
-        llm_url=read("SAIF_LLM_URL", ""),
-        llm_model=read("SAIF_LLM_MODEL", ""),
-        llm_key=read("SAIF_LLM_KEY", ""),
-    )
+    values: dict[str, Any] = {}
+    for one in SETTINGS:
+        default = one.default.format(home=values.get("home", ""))
+        values[one.name] = one.read(source.get(one.variable, "").strip() or default)
+    return Settings(**values)
 
 
 def export_settings(settings: Settings) -> None:
     """Make these the settings of this process, for code in it that loads them anew."""
-    os.environ.update(
-        SAIF_HOME=str(settings.home),
-        SAIF_DATABASE_URL=settings.database_url,
-        SAIF_CACHE_MB=str(settings.cache_mb),
-        SAIF_MODEL=settings.model,
-        SAIF_SAES=",".join(settings.saes),
-        SAIF_DEVICE=settings.device,
-        SAIF_DTYPE=settings.dtype,
-        SAIF_HOST=settings.host,
-        SAIF_PORT=str(settings.port),
-        SAIF_LLM_URL=settings.llm_url,
-        SAIF_LLM_MODEL=settings.llm_model,
-        SAIF_LLM_KEY=settings.llm_key,
-    )
+    for one in SETTINGS:
+        value = getattr(settings, one.name)
+        os.environ[one.variable] = (
+            ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        )
+
+
+def _folder(text: str) -> Path:
+    return Path(text).expanduser().resolve()
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _folders(text: str) -> tuple[Path, ...]:
+    return tuple(_folder(part) for part in _listed(text))
 
 
 def _cache_mb(text: str) -> int:
@@ -104,3 +107,58 @@ def _port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
         raise SaifError(f"SAIF_PORT is {text!r}, which is no port: set a number from 1 to 65535.")
     return int(text)
+
+
+SETTINGS = (
+    Setting(
+        "home",
+        "~/.saif",
+        "folder of everything SAIF writes: fetched models, the database",
+        _folder,
+    ),
+    Setting(
+        "database_url",
+        "sqlite:///{home}/saif.db",
+        "sessions, jobs and the cache; SQLite or PostgreSQL",
+    ),
+    Setting(
+        "cache_mb",
+        "2048",
+        "how many megabytes (of 2**20 bytes) of activations the cache keeps; those used least "
+        "recently go first",
+        _cache_mb,
+    ),
+    Setting("model", "smollm2-135m-instruct", "the default model, a Hugging Face id, or a folder"),
+    Setting(
+        "saes",
+        "",
+        "more SAEs, separated by commas: `release:sae_id` of sae-lens, or a folder",
+        _listed,
+    ),
+    Setting(
+        "plugins",
+        "",
+        "folders of plug-ins of your own, separated by commas; each may hold the folders "
+        "`selectors`, `sources`, `methods` and `evaluators`",
+        _folders,
+    ),
+    Setting(
+        "device", "auto", "`cpu`, `cuda`, `cuda:1` or `mps`; `auto` takes a GPU if there is one"
+    ),
+    Setting(
+        "dtype",
+        "auto",
+        "`float32`, `bfloat16`, `float16`, or `4bit` (needs `pip install bitsandbytes`); `auto` is "
+        "float32 on a CPU, else bfloat16",
+    ),
+    Setting("host", "127.0.0.1", "address that the dashboard listens on"),
+    Setting("port", "8501", "port that the dashboard listens on", _port),
+    Setting(
+        "llm_url",
+        "",
+        "an OpenAI-compatible endpoint that describes latents and judges texts, such as "
+        "`http://127.0.0.1:11434/v1`",
+    ),
+    Setting("llm_model", "", "the model that it is asked for"),
+    Setting("llm_key", "", "its key"),
+)

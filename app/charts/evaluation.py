@@ -1,17 +1,25 @@
-"""An evaluation as plain values: names and colours of the arms, curves, Pareto plot, tables."""
+"""An evaluation as charts: curves by strength, a Pareto plot, heat maps of parameters."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import altair as alt
 
-from app.presentation.arms import ARM_NAMES
-from app.presentation.evaluation import ARM_COLOURS, _parts, describe_setting, percent_interval
+from app.presentation.arms import arm_words
+from app.presentation.evaluation import (
+    FIXED_COLOURS,
+    arm_colours,
+    arm_order,
+    describe_setting,
+    layer_parts,
+    number_words,
+    parameter_parts,
+    percent_interval,
+    value_words,
+)
 from saif_core.records.evaluation import (
-    EVALUATION_ARMS,
-    STEERED,
     WORST_DISORDER,
     Cell,
     CellSetting,
@@ -26,7 +34,7 @@ _SHAPES = (
     *("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"),
     *("triangle-right", "triangle-left"),
 )
-_RULE_GREY = ARM_COLOURS["unsteered"]
+_RULE_GREY = FIXED_COLOURS["unsteered"]
 # Marks at one strength stand beside each other, so that no interval hides another.
 _DODGE = 0.012
 # All lines together stay within this share of the distance between two strengths.
@@ -38,30 +46,36 @@ _LONGEST_IN_TWO_COLUMNS = 24
 _HEAT = ("#dcebf7", "#08416e")
 
 
+class HeatGroup(NamedTuple):
+    """Cells that differ in strength and in one parameter alone."""
+
+    parameter: str
+    cells: tuple[int, ...]
+
+
 def _variants(cells: Sequence[Cell]) -> list[str]:
     """What tells the lines of one arm apart, per cell: without what all of them share."""
-    values: dict[tuple[str, str], set[Any]] = {}
+    values: dict[tuple[str, str], set[str]] = {}
     for setting in (cell.setting for cell in cells if cell.setting.strength is not None):
-        for name in ("of", "layers", "k", "beta"):
-            values.setdefault((setting.arm, name), set()).add(getattr(setting, name))
+        for name, value in _traits(setting).items():
+            values.setdefault((setting.arm, name), set()).add(repr(value))
 
-    def varies(setting: CellSetting, name: str) -> bool:
-        return len(values.get((setting.arm, name), ())) > 1
-
-    return [
-        " · ".join(
-            ([f"for {ARM_NAMES.get(setting.of, setting.of)}"] if varies(setting, "of") else [])
-            + _parts(
-                replace(
-                    setting,
-                    layers=setting.layers if varies(setting, "layers") else (),
-                    k=setting.k if varies(setting, "k") else None,
-                    beta=setting.beta if varies(setting, "beta") else None,
-                )
-            )
+    def variant(setting: CellSetting) -> str:
+        own = _traits(setting)
+        told = [name for name in own if len(values.get((setting.arm, name), ())) > 1]
+        return " · ".join(
+            ([f"for {arm_words(setting.of)}"] if "of" in told else [])
+            + (layer_parts(setting) if "layers" in told else [])
+            + parameter_parts({n: v for n, v in setting.parameters.items() if f"{n}=" in told})
         )
-        for setting in (cell.setting for cell in cells)
-    ]
+
+    return [variant(cell.setting) for cell in cells]
+
+
+def _traits(setting: CellSetting) -> dict[str, Any]:
+    """Everything but the strength, each under a name of its own."""
+    parameters = {f"{name}=": value for name, value in setting.parameters.items()}
+    return {"of": setting.of, "layers": setting.layers, **parameters}
 
 
 def cell_rows(evaluation: Evaluation, measure: Measure) -> list[dict[str, Any]]:
@@ -86,11 +100,11 @@ def cell_rows(evaluation: Evaluation, measure: Measure) -> list[dict[str, Any]]:
         rows.append(
             {
                 "cell": number,
-                "arm": ARM_NAMES.get(setting.arm, setting.arm),
+                "arm": arm_words(setting.arm),
                 "variant": "" if line is None else line[1],
-                "shape": (line[1] if line else "") or ARM_NAMES.get(setting.arm, setting.arm),
+                "shape": (line[1] if line else "") or arm_words(setting.arm),
                 "line": " ".join(line) if line else "",
-                "setting": describe_setting(setting),
+                "setting": describe_setting(evaluation.request, setting),
                 "strength": setting.strength,
                 "x": None if setting.strength is None else setting.strength + shift,
                 "value": value,
@@ -234,7 +248,7 @@ def _panel(
     )
     curves = [row for row in rows if row["strength"] is not None]
     flat = [row for row in rows if row["strength"] is None]
-    colour = _arm_colour(rows, legend=legend)
+    colour = _arm_colour(evaluation, rows, legend=legend)
     base = alt.Chart(alt.InlineData(values=curves))
     layers: list[Any] = [*below]
     if flat:
@@ -274,11 +288,13 @@ def _click() -> alt.Parameter:
     return alt.selection_point(name=CELL_CLICK, fields=["cell"], toggle=False, clear=False)
 
 
-def _arm_colour(rows: Sequence[dict[str, Any]], *, legend: bool) -> alt.Color:
-    used = {row["arm"] for row in rows}
-    arms = [arm for arm in EVALUATION_ARMS if ARM_NAMES[arm] in used]
-    names = [ARM_NAMES[arm] for arm in arms]
-    scale = alt.Scale(domain=names, range=[ARM_COLOURS[arm] for arm in arms])
+def _arm_colour(
+    evaluation: Evaluation, rows: Sequence[dict[str, Any]], *, legend: bool
+) -> alt.Color:
+    used, colours = {row["arm"] for row in rows}, arm_colours(evaluation)
+    arms = [arm for arm in arm_order(evaluation) if arm_words(arm) in used]
+    names = [arm_words(arm) for arm in arms]
+    scale = alt.Scale(domain=names, range=[colours[arm] for arm in arms])
     shown = _legend(names, symbolOpacity=1) if legend else None
     return alt.Color("arm:N", scale=scale, legend=shown)
 
@@ -314,7 +330,7 @@ def pareto_front(cells: Sequence[Cell]) -> list[int]:
     steered = [
         (cell.rates.disorder, -cell.rates.strict, number)
         for number, cell in enumerate(cells)
-        if cell.setting.arm in STEERED and cell.rates.n
+        if cell.setting.strength is not None and not cell.setting.of and cell.rates.n
     ]
     front: list[int] = []
     best = 1.0
@@ -334,7 +350,7 @@ def pareto_chart(evaluation: Evaluation) -> alt.LayerChart:
     share = alt.Scale(domain=[0, 1])
     x = alt.X("disorder:Q", title="disorder", scale=share, axis=alt.Axis(format="%"))
     y = alt.Y("value:Q", title="strict accuracy", scale=share, axis=_share_axis())
-    colour = _arm_colour(rows, legend=True)
+    colour = _arm_colour(evaluation, rows, legend=True)
     line = (
         alt.Chart(alt.InlineData(values=front))
         .mark_line(color=_RULE_GREY, strokeWidth=1.5, interpolate="step-after")
@@ -366,37 +382,60 @@ def pareto_chart(evaluation: Evaluation) -> alt.LayerChart:
     return alt.LayerChart(layer=[line, rings, dots]).properties(height=420)
 
 
-def heat_groups(evaluation: Evaluation) -> dict[str, list[int]]:
-    """Cells by arm, layers and β, for those that were measured at several numbers of latents."""
-    groups: dict[str, list[int]] = {}
+def heat_groups(evaluation: Evaluation) -> dict[str, HeatGroup]:
+    """Cells by everything but strength and one parameter, where that has several values."""
+    groups: dict[tuple[CellSetting, str], list[int]] = {}
     for number, cell in enumerate(evaluation.cells):
         setting = cell.setting
-        if setting.k is not None and setting.strength is not None:
-            name = describe_setting(replace(setting, k=None, strength=None))
-            groups.setdefault(name, []).append(number)
+        for parameter in setting.parameters if setting.strength is not None else ():
+            others = {n: v for n, v in setting.parameters.items() if n != parameter}
+            alike = replace(setting, parameters=others, strength=None)
+            groups.setdefault((alike, parameter), []).append(number)
     return {
-        name: numbers
-        for name, numbers in groups.items()
-        if len({evaluation.cells[number].setting.k for number in numbers}) > 1
+        f"{describe_setting(evaluation.request, alike)}: {parameter.replace('_', ' ')}": group
+        for (alike, parameter), cells in groups.items()
+        if len(_values(evaluation, group := HeatGroup(parameter, tuple(cells)))) > 1
     }
 
 
-def heat_map(evaluation: Evaluation, numbers: Sequence[int]) -> alt.LayerChart:
-    """Strict accuracy by strength and number of latents.
+def _values(evaluation: Evaluation, group: HeatGroup) -> list[str]:
+    """The different values of the parameter, the largest first."""
+    found = [_value(evaluation, number, group) for number in group.cells]
+    if all(isinstance(value, int | float) for value in found):
+        found.sort(reverse=True)
+    return list(dict.fromkeys(map(value_words, found)))
+
+
+def _value(evaluation: Evaluation, number: int, group: HeatGroup) -> Any:
+    return evaluation.cells[number].setting.parameters[group.parameter]
+
+
+def heat_map(evaluation: Evaluation, group: HeatGroup) -> alt.LayerChart:
+    """Strict accuracy by strength and a parameter.
 
     Args:
-        numbers: of the cells, one group of ``heat_groups``.
+        group: one of ``heat_groups``.
     """
     rows = [
-        row | {"k": evaluation.cells[row["cell"]].setting.k}
+        row
+        | {
+            "value_of_parameter": value_words(_value(evaluation, row["cell"], group)),
+            "strength_words": number_words(row["strength"]),
+        }
         for row in cell_rows(evaluation, "strict")
-        if row["cell"] in numbers
+        if row["cell"] in group.cells
     ]
-    x = alt.X("strength:O", title="strength", axis=alt.Axis(labelAngle=0))
+    strengths = sorted({row["strength"] for row in rows})
+    x = alt.X(
+        "strength_words:O",
+        title="strength",
+        sort=[number_words(strength) for strength in strengths],
+        axis=alt.Axis(labelAngle=0),
+    )
     y = alt.Y(
-        "k:O",
-        title="latents (k)",
-        sort="descending",
+        "value_of_parameter:O",
+        title=group.parameter.replace("_", " "),
+        sort=_values(evaluation, group),
         axis=alt.Axis(minExtent=_AXIS_EXTENT, maxExtent=_AXIS_EXTENT),
     )
     base = alt.Chart(alt.InlineData(values=rows))

@@ -3,7 +3,8 @@
 import altair as alt
 
 from app.presentation.health import DEAD, OFTEN, SELDOM
-from saif_core.explaining.health import DENSE, DensityReport
+from saif_core.explaining.health import DENSE
+from saif_core.records.health import DensityReport
 
 
 def density_chart(report: DensityReport) -> alt.Chart:

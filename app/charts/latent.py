@@ -1,18 +1,17 @@
 """Charts of one latent: what it promotes, how strongly it fires, and what continues it."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import altair as alt
 import numpy as np
 
 from app.presentation.escaping import visible
+from app.presentation.figures import counted
 from saif_core.records.corpus import QUANTILES, LatentProfile
+from saif_core.records.flow import FlowGraph
+from saif_core.records.latents import PairActivations
 from saif_core.records.prompts import PromptPair
-from saif_core.records.ranking import PairActivations
-
-if TYPE_CHECKING:  # importing the graph imports torch, which no chart needs
-    from saif_core.explaining.flow import FlowGraph
 
 FLOW_CLICK = "flow_click"
 WITH, WITHOUT = "with the instruction", "without"
@@ -170,7 +169,7 @@ def activation_sentence(activations: PairActivations) -> str:
         array = np.asarray(values, dtype=float)
         median, high = np.quantile(array, [0.5, 0.9])
         parts.append(
-            f"{side} it fires on {int((array > 0).sum())} of {len(array)} pairs "
+            f"{side} it fires on {int((array > 0).sum())} of {counted(len(array), 'pair')} "
             f"(median {median:.2f}, 90% below {high:.2f}, most {array.max():.2f})"
         )
     return ("; ".join(parts) + ".").capitalize() if parts else ""
@@ -240,7 +239,7 @@ def _counts(bars: Sequence[dict[str, Any]], value: str, count: str) -> alt.Chart
 
 
 def flow_rows(
-    graph: "FlowGraph", names: Mapping[tuple[int, int], str]
+    graph: FlowGraph, names: Mapping[tuple[int, int], str]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Nodes and edges with their places: x is the layer, y the place among those of the layer.
 
@@ -286,7 +285,7 @@ def flow_rows(
 
 
 def flow_chart(
-    graph: "FlowGraph", names: Mapping[tuple[int, int], str], asked: tuple[int, int]
+    graph: FlowGraph, names: Mapping[tuple[int, int], str], asked: tuple[int, int]
 ) -> alt.LayerChart:
     """Latents of the layers around as a graph; a click on a node selects its layer and latent.
 

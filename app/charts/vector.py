@@ -2,7 +2,7 @@
 
 import altair as alt
 
-from saif_core.explaining.vectors import VectorReport
+from saif_core.records.vectors import VectorReport
 
 
 def explained_chart(report: VectorReport, k: int) -> alt.LayerChart:

@@ -1,27 +1,23 @@
 """``saif fetch`` and ``saif doctor``: is everything here, and does it work together?"""
 
-import platform
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from app.cli.options import JsonOption, ModelOption, SaeOption
-from app.cli.output import ProgressLine, answering, say, table
+from app.cli.groups import ModelOption, SaeOption
+from app.cli.options import JsonOption
+from app.cli.output import answering, say, table, wait_for
 from app.cli.requests import absolute_folder, settings_for
-from app.installation import opened_store, quiet_libraries
+from app.installation import installed_catalog, opened_store, started_engine
 from app.settings import Settings
 from saif_core.errors import SaifError
-from saif_core.models.default_model import DEFAULT_MODEL, fetch_default_model
 from saif_core.records.as_json import to_json
 from saif_core.records.saes import SaeCard, SaeInfo
-from saif_core.versions import library_versions
 
 if TYPE_CHECKING:  # imports torch
-    from saif_core.models.loaded_model import LoadedModel
+    from saif_core.engine.engine import Engine
 
 T = TypeVar("T")
 
@@ -33,19 +29,17 @@ def fetch(model: ModelOption = "", sae: SaeOption = "", as_json: JsonOption = Fa
     """
     settings = settings_for(model, sae)
     with answering(as_json) as answer:
+        from saif_core.models.default_model import DEFAULT_MODEL, fetch_default_model
+
         if settings.model == DEFAULT_MODEL:
             fetch_default_model(settings.home, report=say)
         # The default model is proved by its checksum; anything else by loading it.
         if sae or settings.model != DEFAULT_MODEL:
-            from saif_core.catalog import Catalog
+            from saif_core.records.questions import ModelQuestion, SaeQuestion
 
-            quiet_libraries()
-            catalog = Catalog(settings.home, extra_saes=settings.saes)
-            loaded = catalog.load_model(
-                settings.model, device=settings.device, dtype=settings.dtype
-            )
-            if sae:
-                catalog.load_sae(absolute_folder(sae), loaded)
+            asked = SaeQuestion(absolute_folder(sae)) if sae else ModelQuestion()
+            with started_engine(settings) as engine:
+                wait_for(engine.submit(asked))
         path = model_path(settings)
         data = {"model": settings.model, "path": path, "sae": absolute_folder(sae) or None}
         answer(data, f"{settings.model} is ready in {path}")
@@ -64,6 +58,10 @@ def doctor(model: ModelOption = "", sae: SaeOption = "", as_json: JsonOption = F
 
 
 def _examine(settings: Settings, sae: str) -> dict[str, Any]:
+    import platform
+
+    from saif_core.versions import library_versions
+
     problems: list[str] = []
     report: dict[str, Any] = {
         "ok": False,
@@ -75,14 +73,7 @@ def _examine(settings: Settings, sae: str) -> dict[str, Any]:
         "saes": [],
     }
     _attempt(problems, "the database", lambda: _open_and_close(settings))
-    progress = ProgressLine()
-    try:
-        progress("loading the model", 0, 0)
-        loaded = _attempt(problems, "the model", lambda: _load(settings, report))
-        if loaded is not None:
-            _examine_saes(settings, sae, loaded, report, progress)
-    finally:
-        progress.close()
+    _attempt(problems, "the model", lambda: _examine_engine(settings, sae, report))
     report["ok"] = not problems
     return report
 
@@ -103,57 +94,52 @@ def _open_and_close(settings: Settings) -> None:
         store.sessions.list(limit=1)
 
 
-def _load(settings: Settings, report: dict[str, Any]) -> "LoadedModel":
-    from saif_core.catalog import Catalog, resolve_device, resolve_dtype
+def _examine_engine(settings: Settings, sae: str, report: dict[str, Any]) -> None:
+    """What the engine says of the model and of each SAE; it works without the database."""
+    from saif_core.records.questions import ModelQuestion
 
-    quiet_libraries()
-    report["device"] = resolve_device(settings.device)
-    report["dtype"] = str(resolve_dtype(settings.dtype, report["device"])).removeprefix("torch.")
-    loaded = Catalog(settings.home).load_model(
-        settings.model, device=report["device"], dtype=report["dtype"]
-    )
-    report["model"] = {
-        "id": loaded.id,
-        "path": model_path(settings),
-        "sha256": loaded.sha256,
-        "n_layers": loaded.n_layers,
-        "d_model": loaded.d_model,
-    }
-    return loaded
+    with started_engine(settings) as engine:
+        status = engine.status()
+        report |= {"device": status.device, "dtype": status.dtype}
+        told = wait_for(engine.submit(ModelQuestion()))
+        report["model"] = {
+            "id": told.model,
+            "path": model_path(settings),
+            "sha256": told.sha256,
+            "n_layers": told.n_layers,
+            "d_model": told.d_model,
+        }
+        _examine_saes(engine, settings, sae, report)
 
 
-def _examine_saes(
-    settings: Settings,
-    sae: str,
-    loaded: "LoadedModel",
-    report: dict[str, Any],
-    progress: ProgressLine,
-) -> None:
-    from saif_core.catalog import Catalog
-
+def _examine_saes(engine: "Engine", settings: Settings, sae: str, report: dict[str, Any]) -> None:
     problems = report["problems"]
-    catalog = Catalog(settings.home, extra_saes=settings.saes)
-    listing = partial(catalog.offered_saes, loaded.id)
-    infos = _attempt(problems, "the list of SAEs", listing) or []
-    if sae:
-        infos = [info for info in infos if info.id == sae]
-    if not infos and not problems:
+    offered = installed_catalog(settings).offered_saes(settings.model)
+    infos = [info for info in offered if sae in ("", info.id)]
+    if not infos:
         asked = f"SAE {sae!r} was not found" if sae else "no SAE is offered"
-        problems.append(f"For model {loaded.id!r} {asked}; name one with --sae or SAIF_SAES.")
-    for done, info in enumerate(infos):
-        progress(f"loading {info.id}", done, len(infos))
+        problems.append(f"For model {settings.model!r} {asked}; name one with --sae or SAIF_SAES.")
+    for info in infos:
         entry = _describe(info)
         report["saes"].append(entry)
         if info.unsupported:
             problems.append(f"SAE {info.id!r} cannot be used. {info.unsupported}")
-            continue
-        load = partial(catalog.load_sae, info.id, loaded)
-        checked = _attempt(problems, f"SAE {info.id!r}", load)
-        if checked is not None:
-            entry |= {"hook_point": checked.hook_point, "d_sae": checked.d_sae}
-            entry |= {"layer": checked.layer, "warning": checked.warning}
-            entry["fvu_at_load"] = checked.fvu
-            entry["fvu"] = checked.fvu if entry["fvu"] is None else entry["fvu"]
+        else:
+            _load(engine, info.id, entry, problems)
+
+
+def _load(engine: "Engine", sae_id: str, entry: dict[str, Any], problems: list[str]) -> None:
+    """Fill in what loading an SAE tells."""
+    from saif_core.records.questions import SaeQuestion
+
+    loaded = _attempt(
+        problems, f"SAE {sae_id!r}", lambda: wait_for(engine.submit(SaeQuestion(sae_id)))
+    )
+    if loaded is not None:
+        entry |= {"hook_point": loaded.hook_point, "d_sae": loaded.d_sae}
+        entry |= {"layer": loaded.layer, "warning": loaded.warning}
+        entry["fvu_at_load"] = loaded.fvu
+        entry["fvu"] = loaded.fvu if entry["fvu"] is None else entry["fvu"]
 
 
 def _describe(info: SaeInfo) -> dict[str, Any]:
@@ -176,11 +162,13 @@ def _describe(info: SaeInfo) -> dict[str, Any]:
 
 
 def _mean(cards: tuple[SaeCard, ...], figure: Callable[[SaeCard], float]) -> float | None:
-    return fmean(figure(card) for card in cards) if cards else None
+    return sum(map(figure, cards)) / len(cards) if cards else None
 
 
 def model_path(settings: Settings) -> str:
     """Where the model's files are; a hub model's id while it is not on this disk."""
+    from saif_core.models.default_model import DEFAULT_MODEL
+
     if settings.model == DEFAULT_MODEL:
         return str(settings.home / "models" / DEFAULT_MODEL)
     if Path(settings.model).is_dir():

@@ -1,37 +1,64 @@
 """From command-line options to settings, an engine and its requests, checked on the way."""
 
 import contextlib
-import json
-import math
 import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from app.cli.options import Wordings
+from app.cli.groups import Pairs, Place, Places, Reading, Selecting
+from app.cli.values import named_values, typed_values, whole_numbers
 from app.installation import opened_store, started_engine
 from app.settings import Settings, load_settings
 from saif_core.errors import (
     HookPointError,
     PromptPairError,
     SaeMismatchError,
-    SaifError,
     UnknownNameError,
 )
-from saif_core.records.prompts import Instruction, InstructionPosition, PromptPair
-from saif_core.records.ranking import ChosenLatent
+from saif_core.records.prompts import Instruction, PromptPair
+from saif_core.records.ranking import RankingRequest
 from saif_core.records.saes import SaeInfo, layers_of
 
 if TYPE_CHECKING:  # these take seconds to import, and `saif --help` needs neither
     from saif_core.engine.engine import Engine
+    from storage import Store
 
 DEFAULT_CONTENTS = 8
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
 
-def settings_for(model: str, sae: str = "", device: str = "") -> Settings:
+class Opened(NamedTuple):
+    """Store and engine of a command, while it runs."""
+
+    settings: Settings
+    store: "Store"
+    engine: "Engine"
+
+
+class GivenPairs(NamedTuple):
+    """What prompt pairs are of, and the pairs.
+
+    Attributes:
+        record: the instruction whole; None where pairs came from a file.
+    """
+
+    instruction: str
+    pairs: tuple[PromptPair, ...]
+    record: Instruction | None
+
+    @property
+    def wording(self) -> str:
+        """The instruction in words, as a prompt holds it; "" if the pairs do not tell."""
+        return next((pair.instruction for pair in self.pairs if pair.instruction), "")
+
+
+NO_PAIRS = GivenPairs("", (), None)
+
+
+def settings_for(model: str, saes: str | Sequence[str] = (), device: str = "") -> Settings:
     """The settings of this installation with what the command line says instead.
 
     Raises:
@@ -41,12 +68,15 @@ def settings_for(model: str, sae: str = "", device: str = "") -> Settings:
     device = device or settings.device
     if not _DEVICE.fullmatch(device):
         raise UnknownNameError("device", device, ["auto", "cpu", "cuda", "cuda:0", "mps"])
-    model_id = absolute_folder(model or settings.model)
-    saes = settings.saes
-    if sae and (Path(sae).is_dir() or ":" in sae):
-        extra = absolute_folder(sae)
-        saes = (extra, *(id for id in saes if absolute_folder(id) != extra))
-    return replace(settings, model=model_id, saes=saes, device=device)
+    named = [sae for sae in ([saes] if isinstance(saes, str) else saes) if sae]
+    extra = tuple(absolute_folder(sae) for sae in named if Path(sae).is_dir() or ":" in sae)
+    kept = tuple(sae for sae in settings.saes if absolute_folder(sae) not in extra)
+    return replace(
+        settings,
+        model=absolute_folder(model or settings.model),
+        saes=(*extra, *kept),
+        device=device,
+    )
 
 
 def absolute_folder(name: str) -> str:
@@ -55,21 +85,40 @@ def absolute_folder(name: str) -> str:
 
 
 @contextlib.contextmanager
-def opened_engine(model: str, sae: str, layer: int | None) -> Iterator[tuple["Engine", str]]:
-    """An engine and the id of the chosen SAE; both the engine and its store are closed at the end.
+def opened(settings: Settings) -> Iterator[Opened]:
+    """Store and engine, closed at the end."""
+    with opened_store(settings) as store, started_engine(settings, store) as engine:
+        yield Opened(settings, store, engine)
+
+
+@contextlib.contextmanager
+def opened_at(place: Place) -> Iterator[tuple[Opened, str]]:
+    """Store and engine, and the id of the chosen SAE.
 
     Raises:
         SaifError: --sae and --layer were both given, or there is no such SAE.
     """
-    if sae and layer is not None:
-        raise HookPointError(
-            f"Both --sae {sae} and --layer {layer} were given, and each chooses the SAE; give one."
-        )
-    settings = settings_for(model, sae)
-    with opened_store(settings) as store, started_engine(settings, store) as engine:
-        if not sae:
-            check_offered(engine)
-        yield engine, absolute_folder(sae) or choose_sae(engine.saes(), layer, settings.model)
+    if place.sae and place.layer is not None:
+        raise both_given(place.sae, f"--layer {place.layer}")
+    with opened(settings_for(place.model, place.sae)) as here:
+        yield here, absolute_folder(place.sae) or offered_sae(here, place.layer)
+
+
+def both_given(sae: str, other: str) -> HookPointError:
+    """The refusal of an SAE that was chosen twice."""
+    return HookPointError(
+        f"Both --sae {sae} and {other} were given, and each chooses the SAE; give one."
+    )
+
+
+def offered_sae(here: Opened, layer: int | None) -> str:
+    """Id of the SAE that is offered for a layer, or of the first one.
+
+    Raises:
+        SaifError: there is none, or those that were named cannot be used.
+    """
+    check_offered(here.engine)
+    return choose_sae(here.engine.saes(), layer, here.settings.model)
 
 
 def check_offered(engine: "Engine") -> None:
@@ -108,15 +157,33 @@ def choose_sae(saes: Sequence[SaeInfo], layer: int | None, model_id: str) -> str
     return found[0]
 
 
-def read_pairs(
-    instruction: str,
-    pairs: Path | None,
-    contents: Path | None,
-    *,
-    n_contents: int | None,
-    wordings: Wordings,
-    position: InstructionPosition,
-) -> tuple[str, tuple[PromptPair, ...]]:
+def check_places(places: Places) -> None:
+    """Check what can be told before anything is loaded.
+
+    Raises:
+        SaifError: SAEs were chosen twice, or a list of layers is none.
+    """
+    if places.sae and places.layers:
+        raise both_given(places.sae[0], f"--layers {places.layers}")
+    whole_numbers("--layers", places.layers)
+    whole_numbers("--further-layers", places.further_layers)
+
+
+def chosen_saes(here: Opened, places: Places) -> tuple[str, ...]:
+    """The SAEs that were chosen; none where only further layers are written after.
+
+    Raises:
+        SaifError: there is no such SAE.
+    """
+    if places.sae:
+        return tuple(absolute_folder(sae) for sae in places.sae)
+    layers = whole_numbers("--layers", places.layers)
+    if layers:
+        return tuple(offered_sae(here, layer) for layer in layers)
+    return () if places.further_layers else (offered_sae(here, None),)
+
+
+def read_pairs(pairs: Pairs) -> GivenPairs:
     """Name and prompt pairs of what was asked for.
 
     Raises:
@@ -124,27 +191,40 @@ def read_pairs(
         UnknownNameError: there is no such instruction.
     """
     from saif_core.inputs import prompt_pairs
-    from saif_core.inputs.shipped import shipped_contents
 
-    if bool(instruction) == (pairs is not None):
+    file = pairs.pairs
+    if bool(pairs.instruction) == (file is not None):
         raise PromptPairError("Give either --instruction or --pairs: prompt pairs come from one.")
-    if pairs is not None:
-        if contents is not None:
+    if file is not None:
+        if pairs.contents is not None:
             raise PromptPairError("--pairs has its own contents; leave out --contents.")
-        loaded = prompt_pairs.load_pairs(pairs.read_bytes(), filename=pairs.name)
-        return pairs.stem, tuple(loaded)
-    found = read_instruction(instruction)
-    texts: Sequence[str] = shipped_contents()
-    if contents is not None:
-        texts = prompt_pairs.load_contents(contents.read_bytes(), filename=contents.name)
+        loaded = prompt_pairs.load_pairs(file.read_bytes(), filename=file.name)
+        return GivenPairs(file.stem, tuple(loaded), None)
+    found = read_instruction(pairs.instruction)
+    texts = read_contents(pairs.contents)
+    n_contents = min(DEFAULT_CONTENTS, len(texts)) if pairs.n_contents is None else pairs.n_contents
     made = prompt_pairs.make_pairs(
         found,
         texts,
-        position=position,
-        n_contents=min(DEFAULT_CONTENTS, len(texts)) if n_contents is None else n_contents,
-        wordings=None if wordings == "all" else [found.wordings[0].text],
+        position=pairs.position,
+        n_contents=n_contents,
+        wordings=None if pairs.wordings == "all" else [found.wordings[0].text],
     )
-    return found.name, made
+    return GivenPairs(found.name, made, found)
+
+
+def read_contents(file: Path | None) -> list[str]:
+    """The contents of a file, else the shipped ones.
+
+    Raises:
+        PromptPairError: the file is bad.
+    """
+    from saif_core.inputs.prompt_pairs import load_contents
+    from saif_core.inputs.shipped import shipped_contents
+
+    if file is None:
+        return shipped_contents()
+    return load_contents(file.read_bytes(), filename=file.name)
 
 
 def read_instruction(name: str) -> Instruction:
@@ -172,52 +252,35 @@ def read_instruction(name: str) -> Instruction:
     return load_instruction(text, source=path.name)
 
 
-def parse_latents(text: str) -> tuple[ChosenLatent, ...]:
-    """Latents written as ``INDEX:COEFFICIENT,…``.
+def ranking_request(
+    given: GivenPairs, sae_id: str, reading: Reading, selecting: Selecting, *, chat: bool, top: int
+) -> RankingRequest:
+    """What pairs are ranked by.
 
     Raises:
-        SaifError: the text is not of that form.
+        SaifError: the selector does not exist, or does not take the parameters.
     """
-    chosen = []
-    for part in text.split(","):
-        index, _, coefficient = part.strip().partition(":")
-        try:
-            value = float(coefficient)
-        except ValueError:
-            value = math.nan
-        if not (index.isascii() and index.isdigit() and len(index) < 10 and math.isfinite(value)):
-            raise SaifError(
-                f"--latents holds {part.strip()!r}, which is not INDEX:COEFFICIENT; write latents "
-                "as in 12:3.5,407:1.2."
-            )
-        chosen.append(ChosenLatent(int(index), value))
-    return tuple(chosen)
+    return RankingRequest(
+        sae_id=sae_id,
+        instruction=given.instruction,
+        pairs=given.pairs,
+        chat=chat,
+        read=reading.read,
+        response_tokens=reading.response_tokens,
+        selector=selecting.selector,
+        selector_parameters=selector_values(selecting),
+        top=top,
+        judged_by=given.record,
+    )
 
 
-def parse_parameters(option: str, items: Sequence[str] | None) -> dict[str, Any]:
-    """Parameters written as ``NAME=VALUE``; a value that is JSON is read as such, else as text.
+def selector_values(selecting: Selecting) -> dict[str, Any]:
+    """The parameters of the selector that were given, in their types.
 
     Raises:
-        SaifError: an item has no name.
+        SaifError: the selector does not exist, or does not take them.
     """
-    parameters: dict[str, Any] = {}
-    for item in items or ():
-        name, equals, value = item.partition("=")
-        if not equals or not name.isidentifier():
-            raise SaifError(f"{option} is {item!r}, which is not NAME=VALUE; write it so.")
-        try:
-            parameters[name] = json.loads(value)
-        except ValueError:
-            parameters[name] = value
-    return parameters
+    from saif_core.registry import SELECTORS
 
-
-def check_finite(option: str, value: float) -> float:
-    """The value itself.
-
-    Raises:
-        SaifError: it is infinite or not a number.
-    """
-    if not math.isfinite(value):
-        raise SaifError(f"{option} is {value}; give a finite number.")
-    return value
+    texts = named_values("--selector-parameter", selecting.selector_parameter)
+    return typed_values(SELECTORS.get(selecting.selector), SELECTORS.kind, texts)

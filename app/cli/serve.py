@@ -4,16 +4,14 @@ import socket
 import sys
 import threading
 import time
-import tomllib
-import urllib.request
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 
-from app.cli.options import JsonOption, ModelOption, SaeOption
+from app.cli.groups import ModelOption, SaeOption
+from app.cli.options import JsonOption
 from app.cli.output import Answer, answering
 from app.cli.requests import absolute_folder, settings_for
 from app.settings import export_settings
@@ -67,6 +65,8 @@ def serve(
 
 
 def _run_streamlit(host: str, port: int) -> None:
+    import tomllib
+
     from streamlit.web import bootstrap
 
     options = _flat(tomllib.loads(CONFIG.read_text(encoding="utf-8"))) if CONFIG.exists() else {}
@@ -112,6 +112,8 @@ def _check_free(host: str, port: int) -> None:
 
 
 def _url(host: str, port: int, sae: str = "") -> str:
+    from urllib.parse import quote
+
     reached = _EVERY_ADDRESS.get(host, host)
     authority = f"[{reached}]" if ":" in reached else reached
     query = f"?sae={quote(sae, safe='/:')}" if sae else ""
@@ -119,6 +121,8 @@ def _url(host: str, port: int, sae: str = "") -> str:
 
 
 def _announce(answer: Answer, data: dict[str, Any]) -> None:
+    import urllib.request
+
     health = _url(data["host"], data["port"]) + "_stcore/health"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + START_SECONDS

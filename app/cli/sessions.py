@@ -1,13 +1,15 @@
 """``saif session …``: the saved steering sessions."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from app.cli.options import JsonOption, ModelOption, SaeOption
+from app.cli.groups import FileOption, ModelOption, SaeOption
+from app.cli.options import JsonOption, add_command
 from app.cli.output import answering, table
 from app.cli.requests import absolute_folder
+from app.cli.texts import session_text
 from app.installation import opened_store
 from app.presentation.session_files import export_session, import_session
 from app.settings import load_settings
@@ -26,7 +28,6 @@ IdArgument = Annotated[
 ]
 
 
-@app.command("list")
 def list_sessions(
     search: Annotated[
         str, typer.Option("--search", show_default=False, help="Only those that hold this text.")
@@ -49,11 +50,13 @@ def list_sessions(
         ]
         columns = ("id", "name", "instruction", "sae", "n_prompts", "updated_at")
         rows = [tuple(summary[column] for column in columns) for summary in found]
-        empty = "No sessions; save one in the dashboard, or use `saif session import`."
+        empty = (
+            "No sessions; save one in the dashboard or with `saif generate --save`, or use `saif "
+            "session import`."
+        )
         answer({"sessions": found}, table(columns, rows) if rows else empty)
 
 
-@app.command("show")
 def show_session(
     session_id: IdArgument,
     model: ModelOption = "",
@@ -66,18 +69,12 @@ def show_session(
     """
     with answering(as_json) as answer, opened_store(load_settings()) as store:
         session = _check(store.sessions.get(session_id), model, sae)
-        answer(to_json(session), _session_text(session))
+        answer(to_json(session), session_text(session))
 
 
-@app.command("export")
 def export_one(
     session_id: IdArgument,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", dir_okay=False, show_default="standard output", help="File to write to."
-        ),
-    ] = None,
+    out: FileOption = None,
     model: ModelOption = "",
     sae: SaeOption = "",
     as_json: JsonOption = False,
@@ -88,7 +85,7 @@ def export_one(
     """
     with answering(as_json) as answer, opened_store(load_settings()) as store:
         session = _check(store.sessions.get(session_id), model, sae)
-        document = export_session(session)
+        document = export_session(session, store.tensors)
         if out is None:
             answer.document(document)
             return
@@ -97,7 +94,6 @@ def export_one(
         answer(data, f"Session {session.name!r} was written to {out}.")
 
 
-@app.command("import")
 def import_one(
     file: Annotated[
         Path,
@@ -114,15 +110,14 @@ def import_one(
     It becomes a new one; one of another model or SAE than those named is refused.
     """
     with answering(as_json) as answer, opened_store(load_settings()) as store:
-        session = _check(import_session(file.read_bytes(), filename=file.name), model, sae)
-        saved = store.sessions.save(session)
+        read = import_session(file.read_bytes(), filename=file.name, tensors=store.tensors)
+        saved = store.sessions.save(_check(read, model, sae))
         answer(
             {"id": saved.id, "name": saved.name},
             f"Session {saved.name!r} was imported as {saved.id}.",
         )
 
 
-@app.command("delete")
 def delete_one(
     session_id: IdArgument,
     model: ModelOption = "",
@@ -142,7 +137,6 @@ def delete_one(
         )
 
 
-@app.command("restore")
 def restore_one(session_id: IdArgument, as_json: JsonOption = False) -> None:
     """Bring a deleted session back."""
     with answering(as_json) as answer, opened_store(load_settings()) as store:
@@ -157,32 +151,28 @@ def restore_one(session_id: IdArgument, as_json: JsonOption = False) -> None:
 def _check(session: SteeringSession, model: str, sae: str) -> SteeringSession:
     """The session itself, if it was made with the model and SAE that were named."""
     made_with = session.recipe or session.ranking
-    wanted: dict[str, Any] = {"model": absolute_folder(model), "sae": absolute_folder(sae)}
-    for kind, name in wanted.items():
-        found = getattr(made_with, kind, "")
-        if name and found != name:
+    asked = {
+        "model": (absolute_folder(model), {made_with.model} if made_with else set()),
+        "sae": (absolute_folder(sae), _saes_of(session)),
+    }
+    for kind, (name, found) in asked.items():
+        if name and name not in found:
             raise StorageError(
                 f"Session {session.name!r} was asked for with {kind} {name!r}, but it was made "
-                f"with {found or 'none'!r}; leave out --{kind}."
+                f"with {', '.join(sorted(found)) or 'none'!r}; leave out --{kind}."
             )
     return session
 
 
-def _session_text(session: SteeringSession) -> str:
-    lines = [f"{session.name} ({session.id})", f"updated {session.updated_at}"]
-    if session.notes:
-        lines += ["", session.notes]
-    if session.instruction:
-        lines += ["", f"instruction: {session.instruction.name}"]
-    if session.recipe:
-        recipe = session.recipe
-        chosen = ", ".join(f"{item.index}:{item.coefficient:.3f}" for item in recipe.latents)
-        lines += [
-            f"model {recipe.model}, {recipe.sae} at {recipe.hook_point}",
-            f"strength {recipe.strength:g}, latents {chosen}",
-        ]
-    for text in session.result.generations if session.result else ():
-        if text.arm == "unsteered":
-            lines += ["", f"prompt:    {text.prompt}"]
-        lines.append(f"{text.arm + ':':<10} {text.text.strip()}")
-    return "\n".join(lines)
+def _saes_of(session: SteeringSession) -> set[str]:
+    arms = session.request.arms if session.request else ()
+    found = {edit.sae_id for arm in arms for edit in arm.edits if edit.sae_id}
+    return found or ({session.ranking.sae} if session.ranking else set())
+
+
+add_command(app, "list", list_sessions)
+add_command(app, "show", show_session)
+add_command(app, "export", export_one)
+add_command(app, "import", import_one)
+add_command(app, "delete", delete_one)
+add_command(app, "restore", restore_one)

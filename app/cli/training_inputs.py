@@ -2,19 +2,87 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from app.cli.groups import ModelOption
 from saif_core.errors import SaifError
-from saif_core.models.default_model import DEFAULT_MODEL
 
 if TYPE_CHECKING:  # these import torch
     from saif_core.catalog import Catalog
-    from saif_core.models.loaded_model import LoadedModel
     from saif_core.saes.training import TextSource
 
 DEFAULT_LAYERS = (14, 22, 29)
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What is trained, on what, and where it goes."""
+
+    source: Annotated[
+        list[str],
+        typer.Option(
+            "--source",
+            metavar="PATH[:SHARE]",
+            help='JSONL file (or .zst) of {"text": …} or {"messages": …}, and its share of the '
+            "tokens; repeat it for several.",
+        ),
+    ]
+    layers: Annotated[
+        str,
+        typer.Option(
+            "--layers",
+            metavar="N,…",
+            show_default="14,22,29 for the default model",
+            help="Layers to train for, read in one pass over the text.",
+        ),
+    ] = ""
+    tokens: Annotated[
+        int,
+        typer.Option("--tokens", min=1, help="Tokens to read; each is trained on --epochs times."),
+    ] = 2_000_000
+    epochs: Annotated[float, typer.Option("--epochs", min=0.01, help="Passes over the tokens.")] = (
+        3.0
+    )
+    d_sae: Annotated[int, typer.Option("--d-sae", min=1, help="Number of latents.")] = 4608
+    k: Annotated[int, typer.Option("--k", min=1, help="Latents active on each token.")] = 64
+    batch_tokens: Annotated[
+        int, typer.Option("--batch-tokens", min=1, help="Tokens of one training step.")
+    ] = 2048
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of weights and order.")] = 0
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            file_okay=False,
+            show_default="saes/MODEL in SAIF_HOME",
+            help="Folder for the SAEs and, per layer, the activations (2 bytes × d_model a token).",
+        ),
+    ] = None
+    device: Annotated[
+        str, typer.Option("--device", show_default="SAIF_DEVICE", help="auto, cpu, cuda or mps.")
+    ] = ""
+    mixed_precision: Annotated[
+        bool,
+        typer.Option(
+            "--mixed-precision/--full-precision",
+            help="Read with bfloat16 products and a float32 residual stream, which is faster.",
+        ),
+    ] = False
+    model: ModelOption = ""
+    sae: Annotated[
+        str,
+        typer.Option(
+            "--sae",
+            metavar="ID",
+            show_default=False,
+            help="Train one like this SAE: its layer and its number of latents.",
+        ),
+    ] = ""
 
 
 def parse_source(text: str) -> "TextSource":
@@ -70,30 +138,21 @@ def parse_layers(text: str, model_id: str) -> tuple[int, ...]:
     """Layers written as N,…; when empty those of the shipped SAEs, for the default model.
 
     Raises:
-        SaifError: the text is not of that form.
+        SaifError: the text is not of that form, or there is none.
     """
+    from saif_core.models.default_model import DEFAULT_MODEL
+
     if not text:
-        return DEFAULT_LAYERS if model_id == DEFAULT_MODEL else ()
+        if model_id != DEFAULT_MODEL:
+            raise SaifError(
+                f"No layer of model {model_id!r} was named; choose some with --layers, or an SAE "
+                "to train one like with --sae."
+            )
+        return DEFAULT_LAYERS
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and len(part) < 6 for part in parts):
         raise SaifError(f"--layers is {text!r}; give layer numbers as in 14,22,29.")
     return tuple(sorted({int(part) for part in parts}))
-
-
-def check_layers(layers: Sequence[int], model: "LoadedModel") -> None:
-    """Check that the model has the layers.
-
-    Raises:
-        SaifError: it does not, or there are none.
-    """
-    from saif_core.models.hook_points import hook_point_name, parse_hook_point
-
-    if not layers:
-        raise SaifError(
-            f"Model {model.id!r} has layers 0 to {model.n_layers - 1}; choose some with --layers."
-        )
-    for layer in layers:
-        parse_hook_point(hook_point_name(layer), model.n_layers)
 
 
 def shape_like(
@@ -109,4 +168,4 @@ def shape_like(
         raise SaifError(
             f"The layer and size of SAE {sae!r} are not known; give --layers and --d-sae."
         )
-    return info.d_sae, parse_layers(layers, "") or (info.layer,)
+    return info.d_sae, parse_layers(layers, model_id) if layers else (info.layer,)

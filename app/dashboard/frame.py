@@ -1,15 +1,17 @@
 """The sidebar: the work in hand and the basket, then what the engine is doing."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from app.dashboard.handles import engine, store
-from app.dashboard.jobs.thread_jobs import thread_jobs
 from app.dashboard.messages import shown
 from app.dashboard.work import open_page, work
 from app.presentation.escaping import escape_markdown
+from app.presentation.figures import counted
+from app.store_tasks import EmbedRequest
 from saif_core.records.jobs import JobRecord
+from saif_core.records.questions import DescribeRequest
 from saif_core.records.saes import SaeInfo
 
 if TYPE_CHECKING:  # importing the engine imports torch, which the first paint need not wait for
@@ -19,7 +21,7 @@ POLL_SECONDS = 2.0
 PAGE_OF_JOB = {
     "rank": "views/instructions.py",
     "generate": "views/compare.py",
-    "mean-difference": "views/compare.py",
+    "learn": "views/compare.py",
     "evaluate": "views/evaluate.py",
     "index": "views/corpus.py",
     "labels": "views/corpus.py",
@@ -27,6 +29,7 @@ PAGE_OF_JOB = {
     "embed": "views/search.py",
     "vector": "views/vector.py",
     "health": "views/sae_health.py",
+    "describe": "views/latent.py",
 }
 
 
@@ -89,7 +92,7 @@ def _draw_refused() -> None:
 def _draw_basket() -> None:
     in_hand = work()
     n_chosen = len(in_hand.basket)
-    st.markdown(f"**Basket** · {n_chosen} {'latent' if n_chosen == 1 else 'latents'}")
+    st.markdown(f"**Basket** · {counted(n_chosen, 'latent')}")
     if not n_chosen:
         st.caption("Tick latents on the Latents or the Search page to steer with them.")
         return
@@ -114,7 +117,7 @@ def draw_engine_status() -> None:
     """Device, memory, cache and running jobs; polls only while a job runs."""
     st.divider()
     status = engine().status()
-    interval = POLL_SECONDS if _running(status) else None
+    interval = POLL_SECONDS if status.running else None
     st.fragment(_draw_status, run_every=interval)([status])
 
 
@@ -124,7 +127,7 @@ def _draw_status(first: "list[EngineStatus]") -> None:
         # Asking again in the full run could rerun the script and lose the click that started it.
         polled = not first
         status = engine().status() if polled else first.pop()
-        if polled and not _running(status):
+        if polled and not status.running:
             st.rerun()
         loaded = "loaded" if status.model_loaded else "not loaded yet"
         st.caption(
@@ -132,13 +135,8 @@ def _draw_status(first: "list[EngineStatus]") -> None:
             f"weights {megabytes(status.memory_bytes)} · "
             f"cache {megabytes(store().cache.size_bytes())}"
         )
-        for record in _running(status):
+        for record in status.running:
             _draw_job(record)
-
-
-def _running(status: "EngineStatus") -> list[JobRecord]:
-    """Jobs under way: the engine's, and those that need none."""
-    return [*status.running, *thread_jobs().running()]
 
 
 def _draw_job(record: JobRecord) -> None:
@@ -148,11 +146,39 @@ def _draw_job(record: JobRecord) -> None:
     if page and st.button(
         "Go to it", key=f"job_{record.id}", icon=":material/arrow_forward:", type="tertiary"
     ):
-        if record.kind in ("generate", "evaluate"):
-            open_page(page, run=record.id)
-        if record.kind == "rank":
-            work().attach(record.id)
-        open_page(page)
+        open_page(page, **_point_at(record))
+
+
+def _point_at(record: JobRecord) -> dict[str, str]:
+    """What the address of a job's page has to say for the page to show that job.
+
+    The SAE that the job works with becomes the one in hand, as pages show the work of no other.
+    """
+    job = engine().job(record.id)
+    asked = job.request if job else None
+    if sae_id := _sae_of(asked):
+        work().choose_sae(sae_id)
+    if record.kind == "rank":
+        work().attach(record.id)
+    if record.kind in ("contrast", "embed"):
+        # The page keeps its way to search, which would win over the address.
+        st.session_state["by"] = "contrast" if record.kind == "contrast" else "meaning"
+    if isinstance(asked, EmbedRequest):
+        st.session_state["index"] = asked.index_id
+    if record.kind == "contrast":
+        st.session_state["contrast"] = record.id
+    if isinstance(asked, DescribeRequest):
+        return {"latent": str(asked.chosen.index)}
+    name = {"generate": "run", "evaluate": "run", "vector": "vector"}.get(record.kind)
+    return {name: record.id} if name else {}
+
+
+def _sae_of(asked: Any) -> str:
+    """The SAE that a request is about; "" for none, or for several."""
+    if isinstance(asked, EmbedRequest):
+        indexes = store().latents.indexes()
+        return next((index.sae_id for index in indexes if index.id == asked.index_id), "")
+    return str(getattr(asked, "sae_id", ""))
 
 
 def megabytes(n_bytes: int) -> str:

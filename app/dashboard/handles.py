@@ -31,7 +31,7 @@ def engine() -> "Engine":
 def _store(settings: Settings) -> Store:
     opened = open_installed_store(settings)
     opened.jobs.mark_lost(LOST_AFTER_SECONDS)
-    opened.sessions.purge(KEPT_DELETED_DAYS)
+    opened.purge(KEPT_DELETED_DAYS)
     return opened
 
 

@@ -4,6 +4,7 @@ import streamlit as st
 
 from app.dashboard.handles import engine
 from saif_core.errors import HookPointError, SaeMismatchError
+from saif_core.records.questions import SaeQuestion
 
 
 def misfit(sae_id: str) -> str | None:
@@ -14,7 +15,7 @@ def misfit(sae_id: str) -> str | None:
 @st.cache_resource(show_spinner="Checking that the SAE fits the model …")
 def _reason(sae_id: str) -> str:
     try:
-        engine().ask("Check an SAE", sae_id, lambda _model, _sae: None)
+        engine().ask(SaeQuestion(sae_id))
     except (SaeMismatchError, HookPointError) as error:
         return str(error)
     return ""

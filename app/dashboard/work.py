@@ -15,12 +15,12 @@ from typing import NoReturn
 import streamlit as st
 
 from app.dashboard.handles import engine
+from saif_core.inputs.latent_lists import MAX_INDEX_DIGITS
 from saif_core.records.prompts import Instruction
 from saif_core.records.ranking import ChosenLatent, LatentScore, Ranking, RankingRequest
+from saif_core.records.steering import MAX_STRENGTH
 
 DEFAULT_INSTRUCTION = "translate-to-french"
-MAX_STRENGTH = 100.0
-MAX_INDEX_DIGITS = 9
 _PUBLISHED = "published_parameters"
 URL_PARAMETERS = ("sae", "instruction", "job", "basket", "strength")
 # Links from a page to itself carry it: the browser changes its address only when told to, and
@@ -69,7 +69,7 @@ class Work:
         return self.baskets.setdefault(self.sae_id, {})
 
     def basket_latents(self) -> tuple[ChosenLatent, ...]:
-        """The basket as a generation request takes it."""
+        """The basket as an edit takes it."""
         return tuple(ChosenLatent(index, value) for index, value in self.basket.items())
 
     def add_latent(self, index: int, coefficient: float) -> None:

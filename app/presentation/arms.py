@@ -1,21 +1,25 @@
 """What an arm does, in words: plain text, which pages escape."""
 
+from saif_core.records.evaluation import CONTROLS
 from saif_core.records.ranking import ReadPosition
-from saif_core.records.steering import Arm, SteeringEdit, SteeringScope
+from saif_core.records.steering import Arm, ControlKind, Edit, Schedule, SteeringScope
 
-# What each kind of arm is called on every page and in every report.
-ARM_NAMES = {
-    "unsteered": "unsteered",
-    "prompted": "prompted",
-    "saif": "SAIF latents",
-    "one-latent": "one latent",
-    "clamp": "clamped latents",
-    "ablate": "ablated latents",
-    "denoised": "denoised mean difference",
-    "mean-difference": "mean difference",
-    "random": "random latents",
+# What controls are called on every page and in every report; other arms go by their own names.
+CONTROL_WORDS: dict[ControlKind, str] = {
+    "random": "random",
     "flipped": "flipped sign",
     "logit-bias": "logit bias",
+    "cue-token": "cue token",
+}
+CONTROL_HELP: dict[ControlKind, str] = {
+    "random": "as much at every position, by random latents or in a random direction",
+    "flipped": "the same with its sign flipped",
+    "logit-bias": "what it adds to the logits directly, there alone",
+    "cue-token": "the token that it promotes most, forced once, and nothing added",
+}
+BASELINE_HELP = {
+    "unsteered": "the content as it is, nothing added",
+    "prompted": "the content with the instruction in words",
 }
 SCOPES: dict[SteeringScope, str] = {
     "generated": "the answer only",
@@ -30,6 +34,14 @@ READ_WORDS: dict[ReadPosition, str] = {
 }
 
 
+def arm_words(arm: str) -> str:
+    """The name of an arm of an evaluation as people read it."""
+    for control in CONTROLS:
+        if arm == control:
+            return CONTROL_WORDS[control]
+    return arm.replace("_", " ")
+
+
 def describe_arm(arm: Arm) -> str:
     """What an arm does, as one line."""
     if arm.kind == "unsteered":
@@ -37,21 +49,23 @@ def describe_arm(arm: Arm) -> str:
     if arm.kind == "prompted":
         return f"the prompt with “{arm.instruction}” {arm.position} it"
     facts = [_what(arm), f"strength {arm.strength:g}"]
-    if arm.kind != "logit-bias" and (arm.scope != "generated" or arm.decay or arm.keep_norm):
+    scheduled = arm.schedule != Schedule() or any(edit.keep_norm for edit in arm.edits)
+    if arm.kind not in ("logit-bias", "cue-token") and scheduled:
         facts.append(scope_words(arm))
     return " · ".join(facts)
 
 
 def scope_words(arm: Arm) -> str:
     """Which tokens an arm steers, and how that changes along the text."""
-    words = [SCOPES[arm.scope]]
-    if arm.scope == "first":
-        count = "token" if arm.first == 1 else f"{arm.first} tokens"
+    schedule = arm.schedule
+    words = [SCOPES[schedule.scope]]
+    if schedule.scope == "first":
+        count = "token" if schedule.first == 1 else f"{schedule.first} tokens"
         words = [f"the first {count} of the answer"]
-    if arm.decay:
-        power = "" if arm.decay_power == 1 else f" ^ {arm.decay_power:g}"
-        words.append(f"strength at token t over (1 + {arm.decay:g} × t){power}")
-    if arm.keep_norm:
+    if schedule.decay:
+        power = "" if schedule.decay_power == 1 else f" ^ {schedule.decay_power:g}"
+        words.append(f"strength at token t over (1 + {schedule.decay:g} × t){power}")
+    if any(edit.keep_norm for edit in arm.edits):
         words.append("norm kept")
     return ", ".join(words)
 
@@ -59,15 +73,16 @@ def scope_words(arm: Arm) -> str:
 def _what(arm: Arm) -> str:
     what = " and ".join(_what_is_written(edit) for edit in arm.edits) or "nothing yet"
     return {
-        "random": f"random latents of the norm of {what}, seed {arm.seed}",
+        "random": f"as much as {what} in a random direction, seed {arm.seed}",
         "flipped": f"the opposite of {what}",
         "logit-bias": f"the tokens promoted by {what}, added to the logits alone",
+        "cue-token": f"the token promoted most by {what}, forced once",
     }.get(arm.kind, what)
 
 
-def _what_is_written(edit: SteeringEdit) -> str:
+def _what_is_written(edit: Edit) -> str:
     if not edit.latents:
-        return f"a vector after block {edit.layer}" if edit.vector else "no latents"
+        return f"a vector after block {edit.layer}" if edit.tensors else "no latents"
     n = len(edit.latents)
     what = f"latent {edit.latents[0].index}" if n == 1 else f"{n} latents"
     written = {"clamp": f"{what} set to their coefficients", "ablate": f"{what} taken out"}

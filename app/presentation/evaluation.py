@@ -1,59 +1,117 @@
-"""Figures of an evaluation as tables and words."""
+"""Figures of an evaluation as tables and words, and the colours of its arms."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from app.presentation.arms import ARM_NAMES
+from app.presentation.arms import arm_words
 from saif_core.records.evaluation import (
+    CONTROLS,
+    WORST_DISORDER,
+    BestCell,
     CellSetting,
     Evaluation,
+    EvaluationRequest,
     Rates,
 )
 from saif_core.records.ranking import ChosenLatent
+from saif_core.records.steering import Arm, Edit
 
-# One colour per arm on every page, each with a contrast above 3 on the light and the dark
-# background; what is steered has the hue of the accent. Shapes tell apart what a colour-blind
-# reader may not.
-ARM_COLOURS = {
+# Every colour has a contrast above 3 on the light and the dark background. Shapes tell apart what
+# a colour-blind reader may not.
+FIXED_COLOURS = {
     "unsteered": "#7d8791",
     "prompted": "#9c7a00",
-    "saif": "#2b7fc4",
-    "one-latent": "#1d8fa3",
-    "clamp": "#5b74d6",
-    "ablate": "#4c8f3a",
-    "denoised": "#cc5f0a",
-    "mean-difference": "#b0589a",
     "random": "#8b7361",
     "flipped": "#d0485c",
     "logit-bias": "#8a69c9",
+    "cue-token": "#c44ef3",
 }
+# Candidates take these in their order, the hue of the accent first. As there is one colour less
+# than there are shapes, a colour that comes round again has another shape.
+CANDIDATE_COLOURS = (
+    *("#2b7fc4", "#cc5f0a", "#b0589a", "#4c8f3a"),
+    *("#8a3ffc", "#1d8fa3", "#5b74d6"),
+)
+# Longest text of a parameter in a label.
+_LONGEST = 40
+
+
+def arm_order(evaluation: Evaluation) -> list[str]:
+    """Every arm by name: as it was asked for, then what else was measured."""
+    measured = (cell.setting.arm for cell in evaluation.cells)
+    return list(dict.fromkeys((*evaluation.request.arms, *measured)))
+
+
+def arm_colours(evaluation: Evaluation) -> dict[str, str]:
+    """One colour per arm: baselines and controls have their own, candidates take the next."""
+    arms = arm_order(evaluation)
+    candidates = [arm for arm in arms if arm not in FIXED_COLOURS]
+    return {
+        arm: FIXED_COLOURS.get(arm)
+        or CANDIDATE_COLOURS[candidates.index(arm) % len(CANDIDATE_COLOURS)]
+        for arm in arms
+    }
+
+
+def number_words(number: float) -> str:
+    """A number as a person types it: 0.75, 1, 100000."""
+    return f"{number:.12g}"
+
+
+def value_words(value: Any) -> str:
+    """The value of a parameter, briefly."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return number_words(value)
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+def told_parameters(request: EvaluationRequest, setting: CellSetting) -> dict[str, Any]:
+    """The parameters of a setting that were asked for; the others have their defaults."""
+    arm = setting.of or setting.arm
+    candidate = next((one for one in request.candidates if one.arm == arm), None)
+    if candidate is None:
+        return dict(setting.parameters)
+    asked = {*candidate.grid, *candidate.method_grid}
+    return {name: value for name, value in setting.parameters.items() if name in asked}
+
+
+def parameter_names(evaluation: Evaluation) -> list[str]:
+    """The parameters that tables show: those that were asked for in any arm, in their order."""
+    told = (told_parameters(evaluation.request, cell.setting) for cell in evaluation.cells)
+    return list(dict.fromkeys(name for parameters in told for name in parameters))
 
 
 def arm_label(setting: CellSetting) -> str:
     """The arm in words; a control also says what it is matched to."""
-    name = ARM_NAMES.get(setting.arm, setting.arm)
-    return f"{name} for {ARM_NAMES.get(setting.of, setting.of)}" if setting.of else name
+    name = arm_words(setting.arm)
+    return f"{name} for {arm_words(setting.of)}" if setting.of else name
 
 
-def describe_setting(setting: CellSetting) -> str:
-    """Arm and everything that is set, as one line."""
-    return " · ".join([arm_label(setting), *_parts(setting), *_strength(setting)])
+def describe_setting(request: EvaluationRequest, setting: CellSetting) -> str:
+    """Arm and everything that was set, as one line."""
+    parts = [*layer_parts(setting), *parameter_parts(told_parameters(request, setting))]
+    if setting.strength is not None:
+        parts.append(f"strength {number_words(setting.strength)}")
+    return " · ".join([arm_label(setting), *parts])
 
 
-def _parts(setting: CellSetting) -> list[str]:
-    parts = []
-    if setting.layers:
-        plural = "" if len(setting.layers) == 1 else "s"
-        parts.append(f"layer{plural} {' + '.join(map(str, setting.layers))}")
-    if setting.k is not None:
-        parts.append(f"{setting.k} latent{'' if setting.k == 1 else 's'}")
-    if setting.beta is not None:
-        parts.append(f"β {setting.beta:g}")
-    return parts
+def layer_parts(setting: CellSetting) -> list[str]:
+    """The layers of a setting in words; nothing for one that has none."""
+    if not setting.layers:
+        return []
+    plural = "" if len(setting.layers) == 1 else "s"
+    return [f"layer{plural} {' + '.join(map(str, setting.layers))}"]
 
 
-def _strength(setting: CellSetting) -> list[str]:
-    return [] if setting.strength is None else [f"strength {setting.strength:g}"]
+def parameter_parts(parameters: dict[str, Any]) -> list[str]:
+    """Each parameter by its name, with its value."""
+    return [f"{name.replace('_', ' ')} {value_words(v)}" for name, v in parameters.items()]
 
 
 def percent_interval(interval: tuple[float, float]) -> str:
@@ -65,17 +123,45 @@ def percent_interval(interval: tuple[float, float]) -> str:
 def cell_table(evaluation: Evaluation) -> dict[str, list[Any]]:
     """One row per cell, as columns; shares in percent."""
     settings = [cell.setting for cell in evaluation.cells]
+    names = table_parameters(evaluation)
     return {
         "arm": [arm_label(setting) for setting in settings],
         "layer": [" + ".join(map(str, setting.layers)) for setting in settings],
-        "k": [setting.k for setting in settings],
-        "beta": [setting.beta for setting in settings],
-        "strength": [setting.strength for setting in settings],
-        **_rate_columns([cell.rates for cell in evaluation.cells]),
-        "resid_share": [_hundred(cell.resid_share) for cell in evaluation.cells],
-        "p_unsteered": [cell.p_unsteered for cell in evaluation.cells],
-        "p_random": [cell.p_random for cell in evaluation.cells],
+        **{column: _parameter_column(settings, name) for column, name in names.items()},
+        **_figure_columns(evaluation),
     }
+
+
+def table_parameters(evaluation: Evaluation) -> dict[str, str]:
+    """The parameters that ``cell_table`` shows, by the headings of their columns."""
+    taken = ("arm", "layer", *_figure_columns(evaluation))
+    return parameter_columns(parameter_names(evaluation), taken)
+
+
+def _figure_columns(evaluation: Evaluation) -> dict[str, list[Any]]:
+    cells = evaluation.cells
+    return {
+        "strength": [cell.setting.strength for cell in cells],
+        **_rate_columns([cell.rates for cell in cells]),
+        "resid_share": [_hundred(cell.resid_share) for cell in cells],
+        "p_unsteered": [cell.p_unsteered for cell in cells],
+        "p_random": [cell.p_random for cell in cells],
+    }
+
+
+def parameter_columns(names: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
+    """Parameters by the heading of their column, which is unlike any that is taken."""
+    others = set(taken)
+    return {f"parameter_{name}" if name in others else name: name for name in names}
+
+
+def _parameter_column(settings: Sequence[CellSetting], name: str) -> list[Any]:
+    """Numbers where all are, else texts, as a column holds values of one kind."""
+    values = [setting.parameters.get(name) for setting in settings]
+    known = [value for value in values if value is not None]
+    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in known):
+        return values
+    return [None if value is None else value_words(value) for value in values]
 
 
 def best_table(evaluation: Evaluation) -> dict[str, list[Any]]:
@@ -83,8 +169,9 @@ def best_table(evaluation: Evaluation) -> dict[str, list[Any]]:
     best = evaluation.best
     columns = _rate_columns([one.rates for one in best])
     shown = ("n", "strict", "strict_ci", "disorder", "disorder_ci", "perplexity")
+    settings = [evaluation.cells[one.cell].setting for one in best]
     return {
-        "setting": [describe_setting(evaluation.cells[one.cell].setting) for one in best],
+        "setting": [describe_setting(evaluation.request, setting) for setting in settings],
         **{name: columns[name] for name in shown},
         "p_unsteered": [one.p_unsteered for one in best],
         "p_random": [one.p_random for one in best],
@@ -110,20 +197,54 @@ def _hundred(share: float | None) -> float | None:
     return None if share is None else 100 * share
 
 
-def lab_latents(evaluation: Evaluation, number: int) -> dict[int, tuple[ChosenLatent, ...]]:
-    """The latents by layer that Compare needs to steer as a cell did; none where it cannot.
+def qualifies(evaluation: Evaluation, best: BestCell) -> bool:
+    """Whether the best setting of an arm broke few enough of the texts that it was chosen on."""
+    cell = evaluation.cells[best.cell]
+    return cell.setting.strength is None or cell.choosing.disorder <= WORST_DISORDER
 
-    An evaluation keeps those of "saif" at its largest k and first β, and those of "denoised", one
-    list per layer; the first of "saif" is what "one-latent" steers with.
-    """
-    setting = evaluation.cells[number].setting
-    fits = (
-        setting.arm in ("saif", "one-latent", "denoised")
-        and setting.strength is not None
-        and setting.beta in (None, *evaluation.request.betas[:1])
+
+def unqualified_sentence(evaluation: Evaluation) -> str:
+    """Says of which arms no setting qualified as the best; "" where one of each did."""
+    arms = [arm_words(one.arm) for one in evaluation.best if not qualifies(evaluation, one)]
+    if not arms:
+        return ""
+    named = " and of ".join(filter(None, [", of ".join(arms[:-1]), arms[-1]]))
+    return (
+        f"None qualified of {named}: every setting broke more than {WORST_DISORDER:.0%} of the "
+        "texts that it is chosen on. What stands here is only the nearest, the one that follows "
+        "most often."
     )
-    if not fits:
-        return {}
-    kept = evaluation.denoised if setting.arm == "denoised" else evaluation.latents
-    found = {layer: kept.get(str(layer), ())[: setting.k] for layer in setting.layers}
-    return found if all(found.values()) else {}
+
+
+def cell_arm(evaluation: Evaluation, number: int) -> Arm | None:
+    """The arm that a cell was written by, for another page to steer with; None if not kept."""
+    setting, request = evaluation.cells[number].setting, evaluation.request
+    made = evaluation.made_for(setting)
+    if made is None or setting.strength is None:
+        return None
+    kind = next((control for control in CONTROLS if setting.of and control == setting.arm), None)
+    edits = made.edits
+    if request.keep_norm:
+        edits = tuple(replace(edit, keep_norm=True) for edit in edits)
+    parts = [*layer_parts(setting), *parameter_parts(told_parameters(request, setting))]
+    return Arm(
+        " · ".join([arm_label(setting), *parts]),
+        kind or "steered",
+        edits,
+        strength=setting.strength,
+        schedule=request.schedule,
+        seed=request.sampling.seed,
+        origin=made.origin,
+    )
+
+
+def basket_of(arm: Arm) -> tuple[ChosenLatent, ...]:
+    """The latents of an arm that a basket can hold; none of one that it cannot stand for.
+
+    A basket adds latents of one SAE, after one block.
+    """
+    if arm.kind != "steered" or len(arm.edits) != 1:
+        return ()
+    (edit,) = arm.edits
+    plain = Edit(edit.layer, sae_id=edit.sae_id, latents=edit.latents, keep_norm=edit.keep_norm)
+    return edit.latents if edit == plain else ()

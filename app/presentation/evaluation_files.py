@@ -10,45 +10,60 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from app.presentation.arms import ARM_NAMES
-from app.presentation.evaluation import arm_label
+from app.presentation.arms import arm_words
+from app.presentation.evaluation import (
+    arm_label,
+    number_words,
+    parameter_columns,
+    parameter_names,
+    parameter_parts,
+    qualifies,
+    told_parameters,
+    value_words,
+)
 from saif_core.records.evaluation import (
     WORST_DISORDER,
     BestCell,
     Cell,
     CellSetting,
     Evaluation,
+    EvaluationRequest,
     Rates,
 )
 
 CHANCE = 0.01
-SETTING_HEADERS = ("arm", "layer", "latents", "beta", "strength")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def evaluation_csv(evaluation: Evaluation) -> bytes:
     """One row per cell: its setting, its figures, and those of both halves of the contents."""
-    rows = [
-        {
-            "arm": cell.setting.arm,
-            "of": cell.setting.of,
-            "layers": " ".join(map(str, cell.setting.layers)),
-            "k": cell.setting.k,
-            "beta": cell.setting.beta,
-            "strength": cell.setting.strength,
-            **_columns(cell.rates),
-            "p_unsteered": cell.p_unsteered,
-            "p_random": cell.p_random,
-            **_columns(cell.choosing, "choosing_"),
-            **_columns(cell.reporting, "reporting_"),
-        }
-        for cell in evaluation.cells
-    ]
+    plain = [_plain_columns(cell) for cell in evaluation.cells]
+    names = parameter_columns(parameter_names(evaluation), plain[0] if plain else ())
+    rows = []
+    for cell, columns in zip(evaluation.cells, plain, strict=True):
+        head = {name: columns.pop(name) for name in ("arm", "of", "layers")}
+        told = {column: cell.setting.parameters.get(name) for column, name in names.items()}
+        rows.append({**head, **told, **columns})
     file = io.StringIO()
     writer = csv.writer(file)
     writer.writerow(rows[0] if rows else ())
     writer.writerows([_csv_cell(value) for value in row.values()] for row in rows)
     return file.getvalue().encode()
+
+
+def _plain_columns(cell: Cell) -> dict[str, Any]:
+    """A row without the parameters."""
+    return {
+        "arm": cell.setting.arm,
+        "of": cell.setting.of,
+        "layers": " ".join(map(str, cell.setting.layers)),
+        "strength": cell.setting.strength,
+        **_columns(cell.rates),
+        "p_unsteered": cell.p_unsteered,
+        "p_random": cell.p_random,
+        **_columns(cell.choosing, "choosing_"),
+        **_columns(cell.reporting, "reporting_"),
+    }
 
 
 def evaluation_data(evaluation: Evaluation) -> dict[str, Any]:
@@ -77,7 +92,8 @@ def evaluation_sentence(evaluation: Evaluation) -> str:
     best = _headline(evaluation)
     setting = evaluation.cells[best.cell].setting if best else None
     control = replace(setting, arm="random", of=setting.arm) if setting else None
-    random = "random directions" if setting and setting.k is None else "random latents"
+    steers_with_latents = best is not None and best.arm == evaluation.best_sae_arm
+    random = "random latents" if steers_with_latents else "random directions"
     compared = {
         random: _find(evaluation, control),
         "unsteered": _find(evaluation, CellSetting("unsteered")),
@@ -92,7 +108,11 @@ def evaluation_sentence(evaluation: Evaluation) -> str:
         found = f"{_strict(rates)} of {rates.n} {judged} follow the instruction strictly"
     else:
         found = "no output could be judged"
-    sentences = ["; ".join([f"Steered with {_setting_words(setting)}, {found}", *others])]
+    words = _setting_words(evaluation.request, setting)
+    sentences = ["; ".join([f"Steered with {words}, {found}", *others])]
+    if not qualifies(evaluation, best):
+        none = f"No setting of {arm_words(best.arm)} kept broken text within {WORST_DISORDER:.0%}"
+        sentences.insert(0, f"{none}; this is the nearest, the one that follows most often")
     ps = {"unsteered": best.p_unsteered, random: best.p_random}
     chance = [f"{name} ({p_words(p)})" for name, p in ps.items() if p is not None and p >= CHANCE]
     if chance:
@@ -143,8 +163,7 @@ def _cell_data(cell: Cell) -> dict[str, Any]:
         "of": setting.of,
         "strength": setting.strength,
         "layer": _layer(setting),
-        "k": setting.k,
-        "beta": setting.beta,
+        "parameters": dict(setting.parameters),
         "n": rates.n,
         "strict": rates.strict,
         "strict_ci": list(rates.strict_ci),
@@ -168,7 +187,8 @@ def _best_data(evaluation: Evaluation, best: BestCell) -> dict[str, Any]:
         "cell": best.cell,
         "strength": setting.strength,
         "layer": _layer(setting),
-        "k": setting.k,
+        "parameters": dict(setting.parameters),
+        "qualifies": qualifies(evaluation, best),
         "n": rates.n,
         "strict": rates.strict,
         "strict_ci": list(rates.strict_ci),
@@ -181,29 +201,29 @@ def _best_data(evaluation: Evaluation, best: BestCell) -> dict[str, Any]:
 
 
 def _headline(evaluation: Evaluation) -> BestCell | None:
-    """The best of the arms that need an SAE, else of the mean difference."""
-    found = {best.arm: best for best in evaluation.best}
-    return found.get(evaluation.best_sae_arm) or found.get("mean-difference")
+    """The best of the arms that steer with latents, else of those that steer."""
+    from saif_core.evaluating.rates import merit  # it needs SciPy, which takes a second to import
+
+    steering = [
+        best for best in evaluation.best if evaluation.cells[best.cell].setting.strength is not None
+    ]
+    ours = [best for best in steering if best.arm == evaluation.best_sae_arm] or steering
+    return max(ours, key=lambda best: merit(evaluation.cells[best.cell].choosing), default=None)
 
 
 def _find(evaluation: Evaluation, setting: CellSetting | None) -> Cell | None:
     return next((cell for cell in evaluation.cells if cell.setting == setting), None)
 
 
-def _setting_words(setting: CellSetting) -> str:
+def _setting_words(request: EvaluationRequest, setting: CellSetting) -> str:
     details = []
     if setting.layers:
         number = "layer" if len(setting.layers) == 1 else "layers"
         details.append(f"{number} {' and '.join(map(str, setting.layers))}")
-    if setting.k is not None:
-        details.append(f"{setting.k} {'latent' if setting.k == 1 else 'latents'}")
-    if setting.beta:
-        details.append(f"beta {setting.beta:g}")
-    words = ARM_NAMES.get(setting.arm, setting.arm)
-    if setting.arm in ("denoised", "mean-difference"):
-        words = f"the {words}"
+    details += parameter_parts(told_parameters(request, setting))
+    words = arm_words(setting.arm)
     if setting.strength is not None:
-        words += f" at strength {setting.strength:g}"
+        words += f" at strength {number_words(setting.strength)}"
     return f"{words} ({', '.join(details)})" if details else words
 
 
@@ -222,12 +242,21 @@ def p_words(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
 
 
-def setting_row(setting: CellSetting) -> list[str]:
-    """What ``SETTING_HEADERS`` names, each as text."""
+def setting_headers(evaluation: Evaluation) -> tuple[str, ...]:
+    """Headings of what tells settings apart: the parameters that were asked for, by name."""
+    names = (name.replace("_", " ") for name in parameter_names(evaluation))
+    return ("arm", "layer", *names, "strength")
+
+
+def setting_row(evaluation: Evaluation, setting: CellSetting) -> list[str]:
+    """What ``setting_headers`` names, each as text."""
+    parameters = setting.parameters
     return [
         arm_label(setting),
         ", ".join(map(str, setting.layers)),
-        "" if setting.k is None else str(setting.k),
-        "" if setting.beta is None else f"{setting.beta:g}",
-        "" if setting.strength is None else f"{setting.strength:g}",
+        *(
+            value_words(parameters[name]) if name in parameters else ""
+            for name in parameter_names(evaluation)
+        ),
+        "" if setting.strength is None else number_words(setting.strength),
     ]

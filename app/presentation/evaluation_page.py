@@ -11,12 +11,23 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from app.presentation.escaping import printable
-from app.presentation.evaluation import ARM_COLOURS, arm_label, describe_setting
+from app.presentation.evaluation import (
+    CANDIDATE_COLOURS,
+    arm_colours,
+    arm_label,
+    arm_order,
+    describe_setting,
+    layer_parts,
+    number_words,
+    parameter_parts,
+    told_parameters,
+    unqualified_sentence,
+)
 from app.presentation.evaluation_files import (
-    SETTING_HEADERS,
     evaluation_data,
     evaluation_sentence,
     p_words,
+    setting_headers,
     setting_row,
     share_words,
 )
@@ -29,12 +40,11 @@ from saif_core.records.evaluation import (
     Evaluation,
     EvaluationText,
 )
+from saif_core.records.steering import Edit
 
 SHOWN_TEXTS = 20
 _DASHES = ("none", "7 3", "2 3", "9 3 2 3")
 _CELL_HEADERS = (
-    "number",
-    *SETTING_HEADERS,
     "n",
     "strict",
     "loose",
@@ -49,7 +59,6 @@ _CELL_HEADERS = (
     "against random",
 )
 _BEST_HEADERS = (
-    *SETTING_HEADERS,
     "n",
     "strict",
     "loose",
@@ -68,6 +77,8 @@ def evaluation_html(evaluation: Evaluation, texts: Mapping[int, Sequence[Evaluat
     name = evaluation.request.instruction.name
     n = len(evaluation.request.test_contents)
     data = evaluation_data(evaluation)
+    headers = setting_headers(evaluation)
+    unqualified = unqualified_sentence(evaluation)
     parts = [
         f"<h1>Does it work? {_escape(name)}</h1>",
         f"<p class=lead>{_escape(evaluation_sentence(evaluation))}</p>",
@@ -78,13 +89,19 @@ def evaluation_html(evaluation: Evaluation, texts: Mapping[int, Sequence[Evaluat
         "<h2>Best settings</h2>",
         f"<p class=muted>Chosen on {data['chosen_on']}; the figures are those of "
         f"{data['reported_on']}. Intervals are Wilson's at 95%, p from exact McNemar tests.</p>",
-        _table(_BEST_HEADERS, [_best_row(evaluation, best) for best in evaluation.best]),
+        *([f"<p>{_escape(unqualified)}</p>"] if unqualified else []),
+        _table(
+            (*headers, *_BEST_HEADERS), [_best_row(evaluation, best) for best in evaluation.best]
+        ),
         "<h2>All settings</h2>",
         f"<p class=muted>On all {n} test contents.</p>",
-        _table(_CELL_HEADERS, [_cell_row(*numbered) for numbered in enumerate(evaluation.cells)]),
+        _table(
+            ("number", *headers, *_CELL_HEADERS),
+            [_cell_row(evaluation, number) for number in range(len(evaluation.cells))],
+        ),
         "<h2>Texts of the best settings</h2>",
         *(
-            _texts_html(evaluation.cells[best.cell].setting, texts[best.cell])
+            _texts_html(_words(evaluation, best.cell), texts[best.cell])
             for best in evaluation.best
             if texts.get(best.cell)
         ),
@@ -98,11 +115,16 @@ def _escape(text: object) -> str:
     return html.escape(printable(str(text)), quote=True)
 
 
-def _cell_row(number: int, cell: Cell) -> list[str]:
+def _words(evaluation: Evaluation, number: int) -> str:
+    return describe_setting(evaluation.request, evaluation.cells[number].setting)
+
+
+def _cell_row(evaluation: Evaluation, number: int) -> list[str]:
+    cell = evaluation.cells[number]
     rates = cell.rates
     return [
         str(number),
-        *setting_row(cell.setting),
+        *setting_row(evaluation, cell.setting),
         str(rates.n),
         share_words(rates.strict, rates.strict_ci),
         share_words(rates.loose, rates.loose_ci),
@@ -121,7 +143,7 @@ def _cell_row(number: int, cell: Cell) -> list[str]:
 def _best_row(evaluation: Evaluation, best: BestCell) -> list[str]:
     rates = best.rates
     return [
-        *setting_row(evaluation.cells[best.cell].setting),
+        *setting_row(evaluation, evaluation.cells[best.cell].setting),
         str(rates.n),
         share_words(rates.strict, rates.strict_ci),
         share_words(rates.loose, rates.loose_ci),
@@ -142,7 +164,7 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _texts_html(setting: CellSetting, texts: Sequence[EvaluationText]) -> str:
+def _texts_html(words: str, texts: Sequence[EvaluationText]) -> str:
     shown = texts[:SHOWN_TEXTS]
     rows = "\n".join(
         "<tr>"
@@ -154,7 +176,7 @@ def _texts_html(setting: CellSetting, texts: Sequence[EvaluationText]) -> str:
         for text in shown
     )
     return (
-        f"<details><summary>{_escape(describe_setting(setting))}: {len(shown)} of {len(texts)} "
+        f"<details><summary>{_escape(words)}: {len(shown)} of {len(texts)} "
         "texts</summary>"
         "<div class=wide><table class=texts><thead><tr><th>content</th><th>text</th><th>grade</th>"
         f"<th>reason</th></tr></thead>\n<tbody>{rows}</tbody></table></div></details>"
@@ -163,10 +185,6 @@ def _texts_html(setting: CellSetting, texts: Sequence[EvaluationText]) -> str:
 
 def _manifest_html(evaluation: Evaluation) -> str:
     request = evaluation.request
-    latents = [
-        f"layer {layer}: " + ", ".join(f"{one.index}:{one.coefficient:.4g}" for one in chosen)
-        for layer, chosen in evaluation.latents.items()
-    ]
     entries = {
         "evaluation": evaluation.id,
         "model": evaluation.model,
@@ -174,9 +192,9 @@ def _manifest_html(evaluation: Evaluation) -> str:
         "SAEs": "\n".join(request.sae_ids),
         "SAE SHA-256": "\n".join(evaluation.sae_sha256s),
         "dtype": evaluation.dtype,
-        "seed": str(request.seed),
+        "seed": str(request.sampling.seed),
         "versions": "\n".join(f"{name} {of}" for name, of in evaluation.versions.items()),
-        "latents with coefficients": "\n".join(latents),
+        "edits of the best settings": "\n".join(_made_lines(evaluation)),
         "seconds": f"{evaluation.seconds:.0f}",
         "finished": evaluation.created_at,
         "request": json.dumps(to_json(request), ensure_ascii=False, indent=1),
@@ -185,6 +203,27 @@ def _manifest_html(evaluation: Evaluation) -> str:
         f"<dt>{_escape(name)}</dt><dd>{_escape(value)}</dd>" for name, value in entries.items()
     )
     return f"<details><summary>How it was made</summary><dl>\n{listed}\n</dl></details>"
+
+
+def _made_lines(evaluation: Evaluation) -> list[str]:
+    """What the best settings were steered with, a line for every edit."""
+    lines: dict[str, None] = {}
+    for best in evaluation.best:
+        setting = evaluation.cells[best.cell].setting
+        made = evaluation.made_for(setting)
+        for edit in made.edits if made else ():
+            at = replace(setting, layers=(edit.layer,))
+            told = parameter_parts(told_parameters(evaluation.request, setting))
+            words = " · ".join([arm_label(setting), *layer_parts(at), *told])
+            lines[f"{words}: {_edit_words(edit)}"] = None
+    return list(lines)
+
+
+def _edit_words(edit: Edit) -> str:
+    latents = ", ".join(f"{one.index}:{one.coefficient:.4g}" for one in edit.latents)
+    vector = f"tensors {edit.tensors[:12]}" if edit.tensors else ""
+    share = "" if edit.share == 1 else f"share {edit.share:.4g}"
+    return " · ".join(filter(None, [latents, vector, edit.method, share]))
 
 
 @dataclass(frozen=True)
@@ -219,27 +258,26 @@ _DODGE = 4.0
 _TICK_GAP = 30.0
 
 
-def _lines(cells: Sequence[Cell]) -> list[_Line]:
+def _lines(evaluation: Evaluation) -> list[_Line]:
     grouped: dict[CellSetting, list[Cell]] = {}
-    for cell in cells:
+    for cell in evaluation.cells:
         if cell.setting.strength is not None:
             grouped.setdefault(replace(cell.setting, strength=None), []).append(cell)
-    used: Counter[str] = Counter()
+    colours, arms = arm_colours(evaluation), arm_order(evaluation)
+    # A colour that comes round again begins with another dash.
+    used = Counter({arm: number // len(CANDIDATE_COLOURS) for number, arm in enumerate(arms)})
     lines = []
     for setting, found in grouped.items():
         dash = _DASHES[used[setting.arm] % len(_DASHES)]
         used[setting.arm] += 1
         found.sort(key=lambda cell: cell.setting.strength or 0.0)
-        lines.append(_Line(describe_setting(setting), _colour(setting), dash, tuple(found)))
+        words = describe_setting(evaluation.request, setting)
+        lines.append(_Line(words, colours[setting.arm], dash, tuple(found)))
     return lines
 
 
-def _colour(setting: CellSetting) -> str:
-    return ARM_COLOURS.get(setting.arm, "currentColor")
-
-
 def _chart_html(evaluation: Evaluation) -> str:
-    lines = _lines(evaluation.cells)
+    lines = _lines(evaluation)
     strengths = sorted(
         {
             cell.setting.strength
@@ -257,14 +295,15 @@ def _chart_html(evaluation: Evaluation) -> str:
         return _LEFT + 20 + scale * (strength - low)
 
     flat = [cell for cell in evaluation.cells if cell.setting.arm in BASELINES]
-    drawn = [_panel_svg(panel, lines, flat, x) for panel in _PANELS]
+    colours = arm_colours(evaluation)
+    drawn = [_panel_svg(panel, lines, flat, x, colours) for panel in _PANELS]
     bottom = _PANELS[-1].y(0)
     last = float("-inf")
     for strength in strengths:
         if x(strength) - last >= _TICK_GAP:
             last = x(strength)
             place = f'x="{last:.1f}" y="{bottom + 18:.0f}" text-anchor="middle"'
-            drawn.append(f"<text {place}>{strength:g}</text>")
+            drawn.append(f"<text {place}>{number_words(strength)}</text>")
     drawn.append(f'<text x="{_RIGHT}" y="{_HEIGHT - 8}" text-anchor="end">strength</text>')
     n = len(evaluation.request.test_contents)
     described = (
@@ -287,7 +326,11 @@ def _chart_html(evaluation: Evaluation) -> str:
 
 
 def _panel_svg(
-    panel: _Panel, lines: Sequence[_Line], flat: Sequence[Cell], x: Callable[[float], float]
+    panel: _Panel,
+    lines: Sequence[_Line],
+    flat: Sequence[Cell],
+    x: Callable[[float], float],
+    colours: Mapping[str, str],
 ) -> str:
     drawn = [f'<text x="{_LEFT}" y="{panel.top - 10:.0f}" class="title">{panel.title}</text>']
     for percent in (0, 25, 50, 75, 100):
@@ -303,7 +346,7 @@ def _panel_svg(
         name = _escape(arm_label(cell.setting))
         y = panel.y(share)
         drawn.append(
-            f'<g class="flat" color="{_colour(cell.setting)}"><title>{name} '
+            f'<g class="flat" color="{colours[cell.setting.arm]}"><title>{name} '
             f'{share_words(share, interval)}</title><path d="M{_LEFT} {y:.1f}H{_RIGHT}"/>'
             f'<text x="{at}" y="{y - 4:.1f}" text-anchor="{anchor}">{name}</text></g>'
         )
@@ -318,11 +361,12 @@ def _line_svg(panel: _Panel, line: _Line, x: Callable[[float], float], shift: fl
     points, marks = [], []
     for cell in line.cells:
         share, interval = _shown(cell, panel)
-        at, y = x(cell.setting.strength or 0.0) + shift, panel.y(share)
+        strength = cell.setting.strength or 0.0
+        at, y = x(strength) + shift, panel.y(share)
         low, high = (panel.y(end) for end in interval)
         points.append(f"{at:.1f},{y:.1f}")
         marks.append(
-            f"<g><title>{_escape(describe_setting(cell.setting))}: "
+            f"<g><title>{_escape(line.name)} · strength {number_words(strength)}: "
             f"{share_words(share, interval)}</title>"
             f'<path d="M{at:.1f} {low:.1f}V{high:.1f}"/>'
             f'<circle cx="{at:.1f}" cy="{y:.1f}" r="3.5"/></g>'

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from saif_core.explaining.health import DENSE, DensityReport, Finding, TextMeasurement
+from app.presentation.figures import counted
+from saif_core.explaining.health import DENSE
+from saif_core.records.health import DensityReport, Finding, TextMeasurement
 from saif_core.records.saes import SaeCard
 
 DEAD, SELDOM, OFTEN = "dead", "fires", "dense"
@@ -12,10 +14,12 @@ CARD, HERE = "its card", "here"
 
 def density_sentence(report: DensityReport) -> str:
     """How many latents are dead and how many dense, with n."""
+    dead = f"{report.n_dead:,} {'is' if report.n_dead == 1 else 'are'} dead"
+    dense = "is dense: it fires" if report.n_dense == 1 else "are dense: they fire"
     return (
-        f"Of {report.d_sae:,} latents, {report.n_dead:,} are dead "
-        f"({report.n_dead / report.d_sae:.1%}) and {report.n_dense:,} are dense: they fire on more "
-        f"than {DENSE:.0%} of tokens (n = {report.n_tokens:,} tokens)."
+        f"Of {counted(report.d_sae, 'latent')}, {dead} ({report.n_dead / report.d_sae:.1%}) and "
+        f"{report.n_dense:,} {dense} on more than {DENSE:.0%} of tokens "
+        f"(n = {counted(report.n_tokens, 'token')})."
     )
 
 

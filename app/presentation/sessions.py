@@ -1,18 +1,16 @@
 """What the pages show of texts, judgements and saved sessions, as plain values without widgets."""
 
 from collections.abc import Sequence
-from dataclasses import fields
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from app.presentation.arms import describe_arm, scope_words
 from app.presentation.escaping import promotes
-from app.presentation.texts import group_texts
 from saif_core.records.prompts import Instruction
 from saif_core.records.ranking import ChosenLatent, Ranking
 from saif_core.records.sessions import SessionSummary, SteeringSession
-from saif_core.records.steering import GenerationRequest, SteeringRecipe
+from saif_core.records.steering import Arm, GenerationRequest, Sampling, SteeringRecipe
 from saif_core.records.texts import GenerationResult
 
 MAX_PROMPTS = 32
@@ -23,27 +21,19 @@ def split_prompts(text: str) -> tuple[str, ...]:
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
-def recipe_of_request(request: GenerationRequest, ranking: Ranking) -> SteeringRecipe:
-    """The recipe of a request that has not run; model and SAE hashes come from the ranking."""
-    return SteeringRecipe(
-        model=ranking.model,
-        model_sha256=ranking.model_sha256,
-        sae=ranking.sae,
-        sae_sha256=ranking.sae_sha256,
-        hook_point=ranking.hook_point,
-        **_what_both_say(request),
-    )
+def recipe_of_request(
+    request: GenerationRequest, ranking: Ranking | None, model: str
+) -> SteeringRecipe:
+    """The recipe of a request that has not run; the hashes that are known are the ranking's.
 
-
-def request_of_recipe(recipe: SteeringRecipe, prompts: Sequence[str]) -> GenerationRequest:
-    """The request that does again what a saved recipe did."""
-    return GenerationRequest(sae_id=recipe.sae, prompts=tuple(prompts), **_what_both_say(recipe))
-
-
-def _what_both_say(asked: GenerationRequest | SteeringRecipe) -> dict[str, Any]:
-    """The fields that a request and a recipe have in common."""
-    both = {x.name for x in fields(GenerationRequest)} & {x.name for x in fields(SteeringRecipe)}
-    return {name: getattr(asked, name) for name in both}
+    Args:
+        model: that would write the texts.
+    """
+    if ranking is None:
+        return SteeringRecipe(request, model, "")
+    used = ranking.sae in saes_of(request)
+    sae_sha256s = {ranking.sae: ranking.sae_sha256} if used else {}
+    return SteeringRecipe(request, ranking.model, ranking.model_sha256, sae_sha256s)
 
 
 def session_of_work(
@@ -54,32 +44,28 @@ def session_of_work(
     instruction: Instruction | None,
     ranking: Ranking | None,
     result: GenerationResult | None,
+    model: str,
 ) -> SteeringSession:
     """A session of what is on the page; a ranking of another SAE or instruction is left out.
 
     Args:
         request: what is set on the page, used for what has not been generated yet.
-        result: the finished texts; their own recipe and prompts are what is kept.
+        result: the finished texts; their own recipe is what is kept.
+        model: that would write the texts.
     """
-    asked = result.recipe if result else request
-    sae = result.recipe.sae if result else request.sae_id
-    if ranking and (ranking.sae != sae or ranking.instruction != asked.instruction):
+    asked = result.request if result else request
+    saes = saes_of(asked)
+    # Texts that take no latents say nothing of the SAE, so that a ranking may stand beside them.
+    if ranking and (ranking.instruction != asked.instruction or (saes and ranking.sae not in saes)):
         ranking = None
     if instruction and instruction.name != asked.instruction:
         instruction = None
-    recipe = result.recipe if result else None
-    if recipe is None and ranking and request.latents:
-        recipe = recipe_of_request(request, ranking)
-    prompts = request.prompts
-    if result:
-        prompts = tuple(texts.prompt for texts in group_texts((), result.generations))
     return SteeringSession(
         name=" ".join(name.split()),
         notes=notes.strip(),
         instruction=instruction,
         ranking=ranking,
-        recipe=recipe,
-        prompts=prompts,
+        recipe=result.recipe if result else recipe_of_request(request, ranking, model),
         result=result,
     )
 
@@ -96,35 +82,13 @@ def manifest(session: SteeringSession) -> list[tuple[str, str]]:
     rows = [("session", session.id), ("saved", session.updated_at)]
     recipe, ranking = session.recipe, session.ranking
     if recipe is not None:
-        method = ", ".join(f"{k} = {v}" for k, v in recipe.method_parameters.items())
-        sampling = "greedy" if recipe.temperature == 0 else f"temperature {recipe.temperature:g}"
-        rows += [
-            ("model", recipe.model),
-            ("model sha256", recipe.model_sha256),
-            ("SAE", recipe.sae),
-            ("SAE sha256", recipe.sae_sha256),
-            ("hook point", recipe.hook_point),
-            ("chat template sha256", recipe.chat_template_sha256 or "not recorded"),
-            ("steering method", recipe.method + (f" ({method})" if method else "")),
-            ("strength", f"{recipe.strength:g}"),
-            ("scope", scope_words(request_of_recipe(recipe, ()).all_arms[1])),
-            ("prompts as", "chat" if recipe.chat else "raw text"),
-            (
-                "sampling",
-                f"{sampling}, seed {recipe.seed}, {recipe.max_new_tokens} tokens at most"
-                + (f", {recipe.samples} samples" if recipe.samples > 1 else ""),
-            ),
-        ]
-        rows += [(f"arm {arm.name}", describe_arm(arm)) for arm in recipe.arms]
-        if any(recipe.histories):
-            n_turns = max(len(history) for history in recipe.histories)
-            rows.append(("earlier turns of the chat", str(n_turns)))
+        rows += [*_recipe_rows(recipe), *_request_rows(recipe.request)]
         rows += [(name, version) for name, version in sorted(recipe.versions.items())]
     if ranking is not None:
-        parameters = ", ".join(f"{k} = {v}" for k, v in ranking.selector_parameters.items())
         rows += [
             ("ranking", ranking.id),
-            ("selector", ranking.selector + (f" ({parameters})" if parameters else "")),
+            ("hook point", ranking.hook_point),
+            ("selector", ranking.selector + _parameter_words(ranking.selector_parameters)),
             ("read at", ranking.read),
             ("pairs", f"{ranking.n_pairs:,}"),
         ]
@@ -132,6 +96,62 @@ def manifest(session: SteeringSession) -> list[tuple[str, str]]:
             rows += [("model", ranking.model), ("model sha256", ranking.model_sha256)]
             rows += [("SAE", ranking.sae), ("SAE sha256", ranking.sae_sha256)]
     return rows
+
+
+def _recipe_rows(recipe: SteeringRecipe) -> list[tuple[str, str]]:
+    rows = [
+        ("model", recipe.model),
+        ("model sha256", recipe.model_sha256 or "not recorded"),
+        ("model ran in", recipe.dtype or "not recorded"),
+        ("chat template sha256", recipe.chat_template_sha256 or "not recorded"),
+    ]
+    for sae_id in saes_of(recipe.request):
+        rows += [("SAE", sae_id), ("SAE sha256", recipe.sae_sha256s.get(sae_id, "not recorded"))]
+    return rows + [(f"{name} sha256", sha) for name, sha in sorted(recipe.plugin_sha256s.items())]
+
+
+def _request_rows(request: GenerationRequest) -> list[tuple[str, str]]:
+    sampling = request.sampling
+    rows = [row for arm in request.arms for row in _arm_rows(arm)]
+    rows += [("prompts as", "chat" if sampling.chat else "raw text")]
+    rows += [("system prompt", sampling.system)] if sampling.system else []
+    rows += [("sampling", _sampling_words(sampling))]
+    if any(request.histories):
+        n_turns = max(len(history) for history in request.histories)
+        rows.append(("earlier turns of the chat", str(n_turns)))
+    return rows
+
+
+def _arm_rows(arm: Arm) -> list[tuple[str, str]]:
+    rows = [(f"arm {arm.name}", describe_arm(arm))]
+    rows += [(f"scope of {arm.name}", scope_words(arm))] if arm.steers else []
+    for edit in arm.edits:
+        written = edit.method.replace("_", " ") + _parameter_words(edit.method_parameters)
+        rows.append((f"steering method of {arm.name}", written))
+    if arm.origin is not None:
+        made = arm.origin.source.replace("_", " ") + _parameter_words(arm.origin.parameters)
+        rows.append((f"source of {arm.name}", made))
+    return rows
+
+
+def _sampling_words(sampling: Sampling) -> str:
+    words = ["greedy" if sampling.temperature == 0 else f"temperature {sampling.temperature:g}"]
+    words += [f"top p {sampling.top_p:g}"] if sampling.top_p < 1 else []
+    words += [f"seed {sampling.seed}", f"{sampling.max_new_tokens} tokens at most"]
+    words += [f"stop at {', '.join(map(repr, sampling.stop))}"] if sampling.stop else []
+    words += [f"{sampling.samples} samples"] if sampling.samples > 1 else []
+    return ", ".join(words)
+
+
+def _parameter_words(parameters: dict[str, Any]) -> str:
+    words = ", ".join(f"{name} = {value}" for name, value in parameters.items())
+    return f" ({words})" if words else ""
+
+
+def saes_of(request: GenerationRequest) -> list[str]:
+    """The SAEs that the arms of a request take latents from, each once."""
+    found = [edit.sae_id for arm in request.arms for edit in arm.edits if edit.sae_id]
+    return list(dict.fromkeys(found))
 
 
 def chosen_table(latents: Sequence[ChosenLatent], ranking: Ranking | None) -> dict[str, list[Any]]:

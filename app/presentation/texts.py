@@ -4,7 +4,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from app.presentation.escaping import escape_markdown
-from saif_core.records.texts import Generation, GenerationResult, Judgement, TokenEvent
+from saif_core.records.steering import Arm
+from saif_core.records.texts import ArmSize, Generation, GenerationResult, Judgement, TokenEvent
+
+_ENDED = {
+    "end": "ended by itself",
+    "stop": "ended before a stop text",
+    "length": "cut at the token limit",
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,7 @@ class PromptTexts:
     """What one prompt was answered with.
 
     Attributes:
-        arms: the samples of each arm by its name, the unsteered arm first.
+        arms: the samples of each arm by its name, in the order of their columns.
     """
 
     prompt: str
@@ -91,8 +98,7 @@ def text_facts(text: ArmText) -> str:
     facts = [f"{text.n_tokens} token{'' if text.n_tokens == 1 else 's'}"]
     generation = text.generation
     if generation is not None:
-        ended = generation.stopped == "end"
-        facts.append("ended by itself" if ended else "cut at the token limit")
+        facts.append(_ENDED[generation.stopped])
         if generation.perplexity is not None:
             facts.append(f"perplexity {generation.perplexity:,.1f} under the unsteered model")
     return " · ".join(facts)
@@ -129,6 +135,31 @@ def grades_sentence(counts: dict[str, GradeCount]) -> str:
 def size_sentence(norm: float, share: float) -> str:
     """How large the steering vector is, in the model's own units."""
     return f"raw norm {norm:,.1f} · {share:.0%} of the residual norm"
+
+
+def arm_size_sentence(size: ArmSize) -> str:
+    """How large what an arm adds is."""
+    return f"{size_sentence(size.norm, size.resid_share)} at the end of a neutral prompt"
+
+
+def sizes_sentence(result: GenerationResult) -> str:
+    """How large what each arm adds is, as escaped Markdown; "" where no arm adds anything."""
+    parts = [
+        f"{escape_markdown(arm.name)}: {size_sentence(size.norm, size.resid_share)}"
+        for arm, size in zip(result.request.arms, result.sizes, strict=False)
+        if size is not None
+    ]
+    return f"{'; '.join(parts)}, at the end of a neutral prompt" if parts else ""
+
+
+def plain_name(arms: Sequence[Arm], names: Sequence[str]) -> str:
+    """Of arms that wrote texts, the one that the others are compared with: the unsteered one.
+
+    Args:
+        names: of those arms, in the order of their columns; without an unsteered one the first.
+    """
+    unsteered = (arm.name for arm in arms if arm.kind == "unsteered" and arm.name in names)
+    return next(unsteered, names[0])
 
 
 def speed_sentence(result: GenerationResult) -> str:

@@ -3,8 +3,7 @@
 from typing import Any
 
 from app.presentation.escaping import promotes
-from saif_core.explaining.decompose import NaiveEncoding
-from saif_core.explaining.vectors import VectorReport
+from saif_core.records.vectors import NaiveEncoding, VectorReport
 
 # From here on, what the encoder says of a vector is mostly what it says of nothing.
 MEANINGLESS_OVERLAP = 0.5

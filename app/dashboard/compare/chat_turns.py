@@ -1,13 +1,13 @@
 """A chat that each arm goes on with: earlier turns, the next request, and how turns are shown."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
-from app.presentation.sessions import request_of_recipe
+from app.presentation.texts import plain_name
 from saif_core.inputs.prompt_pairs import join_instruction
 from saif_core.records.prompts import Turn
-from saif_core.records.steering import Arm, GenerationRequest, SteeringRecipe
+from saif_core.records.steering import Arm, GenerationRequest
 from saif_core.records.texts import Generation, GenerationResult
 
 History = tuple[Turn, ...]
@@ -15,15 +15,10 @@ _SPEAKERS = {"user": "you", "assistant": "model"}
 _TURN = "white-space:pre-wrap;overflow-wrap:anywhere;font-size:0.9rem;opacity:0.8;padding:0.15rem 0"
 
 
-def histories_by_arm(arms: Sequence[Arm], histories: Sequence[History]) -> dict[str, History]:
-    """The earlier turns of each arm, by its name."""
-    found = histories or ((),) * len(arms)
-    return {arm.name: history for arm, history in zip(arms, found, strict=False)}
-
-
-def histories_of(recipe: SteeringRecipe) -> dict[str, History]:
-    """The earlier turns of each arm of a recipe, by its name."""
-    return histories_by_arm(request_of_recipe(recipe, ()).all_arms, recipe.histories)
+def histories_of(request: GenerationRequest) -> dict[str, History]:
+    """The earlier turns of each arm of a request, by its name."""
+    found = request.histories or ((),) * len(request.arms)
+    return {arm.name: history for arm, history in zip(request.arms, found, strict=False)}
 
 
 def next_request(
@@ -37,8 +32,8 @@ def next_request(
         shared: all arms go on with the unsteered arm's chat, and not each with its own.
     """
     done = _done(result)
-    plain = done["unsteered"]
-    histories = tuple(plain if shared else done.get(arm.name, plain) for arm in page.all_arms)
+    plain = done[plain_name(result.request.arms, list(done))]
+    histories = tuple(plain if shared else done.get(arm.name, plain) for arm in page.arms)
     return replace(page, prompts=(message,), histories=histories)
 
 
@@ -58,8 +53,8 @@ def turns_html(history: History) -> str:
 
 def _done(result: GenerationResult) -> dict[str, History]:
     """Each arm's whole chat, with the prompt and text that came last."""
-    earlier = histories_of(result.recipe)
-    arms = {arm.name: arm for arm in result.recipe.arms}
+    earlier = histories_of(result.request)
+    arms = {arm.name: arm for arm in result.request.arms}
     first: dict[str, Generation] = {}
     for generation in result.generations:
         if generation.arm not in first or generation.sample < first[generation.arm].sample:

@@ -1,19 +1,24 @@
 """Which strengths an evaluation found safe and best: painted on the dial, in words, as a button."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 import altair as alt
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from app.dashboard.compare.steering_form import SteeringForm, dial_range
-from app.dashboard.fields.schedule_fields import Schedule
 from app.dashboard.handles import engine, store
 from app.dashboard.work import Work
-from app.presentation.evaluation import ARM_COLOURS
-from saif_core.records.evaluation import WORST_DISORDER, Cell, Evaluation
+from app.presentation.arms import arm_words
+from app.presentation.escaping import escape_markdown
+from app.presentation.evaluation import CANDIDATE_COLOURS, number_words
+from app.presentation.figures import counted
+from saif_core.records.evaluation import WORST_DISORDER, Cell, Evaluation, MadeEdits
+from saif_core.records.ranking import ChosenLatent
 from saif_core.records.saes import layers_of
+from saif_core.records.steering import Edit
 
 # Older evaluations than these are not looked through.
 _NEWEST = 10
@@ -23,92 +28,108 @@ DIAL_PADDING = {"left": 6, "right": 6, "top": 0, "bottom": 0}
 
 @dataclass(frozen=True)
 class MeasuredStrength:
-    """The best strength of one number of latents.
+    """What was measured of steering at several strengths.
 
     Attributes:
-        k: latents that were steered with.
-        strength: best on one half of the contents; None if disorder was too common at the least.
-        n, strict, disorder: at this strength on the other half.
-        safe_from, safe_up_to: the least strength measured, and the strongest up to which at most
-            ``WORST_DISORDER`` of all texts fell into disorder.
+        arm: what was steered with, and with how many latents.
+        strength: best on one half of the contents of those within the limit; where none is, the
+            one with the least disorder.
+        qualifies: whether at most ``WORST_DISORDER`` of all texts fell into disorder at it.
+        n, strict, disorder: at this strength; on the other half if it was chosen, else on all.
+        band: the strengths within the limit, as runs of neighbouring ones: first and last.
+        from_least: whether the band is one run that begins at the least strength measured.
     """
 
-    k: int
-    strength: float | None = None
-    n: int = 0
-    strict: float = 0.0
-    disorder: float = 0.0
-    safe_from: float = 0.0
-    safe_up_to: float = 0.0
+    arm: str
+    n_latents: int
+    strength: float
+    qualifies: bool
+    n: int
+    strict: float
+    disorder: float
+    band: tuple[tuple[float, float], ...] = ()
+    from_least: bool = False
 
 
-def best_strength(cells: Iterable[Cell], *, layer: int, n_latents: int) -> MeasuredStrength | None:
-    """What the cells say of steering with latents of one layer; None if they do not.
+def best_strength(evaluation: Evaluation, edit: Edit) -> MeasuredStrength | None:
+    """What an evaluation says of steering as an edit does; None if it does not.
 
     Args:
-        n_latents: of the numbers of latents measured, the nearest to this is taken.
+        edit: of what was measured, the latents that are most like those of it are taken.
     """
-    ours = [
-        cell
-        for cell in cells
-        if cell.setting.arm == "saif"
-        and cell.setting.layers == (layer,)
-        and cell.setting.k
-        and cell.setting.strength
-    ]
-    if not ours:
+    alike = [made for made in evaluation.made if _is_alike(made, edit)]
+    if not alike:
         return None
-    settings = {(cell.setting.k or 0, cell.setting.beta or 0.0) for cell in ours}
-    k, beta = min(settings, key=lambda one: (abs(one[0] - n_latents), one))
-    curve = sorted(
-        (c for c in ours if (c.setting.k, c.setting.beta or 0.0) == (k, beta)), key=_strength
-    )
-    safe = _safe(curve)
+    made = min(alike, key=lambda one: _distance(one.edits[0].latents, edit.latents))
+    curve = _curve(evaluation.cells, made)
+    if not curve:
+        return None
+    safe = [cell for cell in curve if _is_safe(cell)]
+    n_latents = len(made.edits[0].latents)
     if not safe:
-        return MeasuredStrength(k)
+        nearest = min(curve, key=lambda cell: cell.rates.disorder)
+        rates = nearest.rates
+        at = _strength(nearest)
+        return MeasuredStrength(
+            made.arm, n_latents, at, False, rates.n, rates.strict, rates.disorder
+        )
     best = max(safe, key=lambda cell: cell.choosing.strict)
-    rates = best.reporting
+    rates, band = best.reporting, _band(curve)
     return MeasuredStrength(
-        k,
+        made.arm,
+        n_latents,
         _strength(best),
+        True,
         rates.n,
         rates.strict,
         rates.disorder,
-        _strength(safe[0]),
-        _strength(safe[-1]),
+        band,
+        from_least=len(band) == 1 and band[0][0] == _strength(curve[0]),
     )
 
 
 def measured_sentence(measured: MeasuredStrength) -> str:
     """The band in words, with n."""
-    of = f"the best {measured.k} latents" if measured.k > 1 else "the best latent"
-    if measured.strength is None:
+    of = f"{counted(measured.n_latents, 'latent')} of {arm_words(measured.arm)}"
+    limit, at = f"{WORST_DISORDER:.0%}", number_words(measured.strength)
+    if not measured.qualifies:
         return (
-            f"Measured with {of}: at every strength more than {WORST_DISORDER:.0%} of the texts "
-            "fell into disorder."
+            f"Measured with {of}, n = {measured.n}: at every strength more than {limit} of the "
+            f"texts fell into disorder, so none qualifies; the nearest is {at} with "
+            f"{measured.disorder:.0%}."
         )
     return (
-        f"Measured with {of}, n = {measured.n}: strict {measured.strict:.0%} at "
-        f"{measured.strength:g}, {measured.disorder:.0%} disorder; at most {WORST_DISORDER:.0%} "
-        f"disorder up to {measured.safe_up_to:g} (the band)."
+        f"Measured with {of}, n = {measured.n}: strict {measured.strict:.0%} at {at}, "
+        f"{measured.disorder:.0%} disorder; at most {limit} disorder {_band_words(measured)} (the "
+        "band)."
     )
+
+
+def _band_words(measured: MeasuredStrength) -> str:
+    if measured.from_least:
+        return f"up to {number_words(measured.band[0][1])}"
+    runs = [
+        number_words(first) if first == last else f"{number_words(first)} to {number_words(last)}"
+        for first, last in measured.band
+    ]
+    return f"at {' and '.join(filter(None, [', '.join(runs[:-1]), runs[-1]]))}"
 
 
 def band_chart(measured: MeasuredStrength, least: float, most: float) -> alt.LayerChart:
-    """The safe strengths as a band, the best one as a mark, for below a dial of this range."""
-    assert measured.strength is not None
-    row = {"from": measured.safe_from, "to": measured.safe_up_to, "best": measured.strength}
-    base = alt.Chart(alt.InlineData(values=[row])).encode(
+    """The safe strengths as bands, the best one as a mark, for below a dial of this range."""
+    rows = [{"from": first, "to": last, "best": measured.strength} for first, last in measured.band]
+    base = alt.Chart(alt.InlineData(values=rows)).encode(
         tooltip=[
-            alt.Tooltip("from:Q", title="safe from"),
-            alt.Tooltip("to:Q", title="safe up to"),
-            alt.Tooltip("best:Q", title="best"),
+            alt.Tooltip("from:Q", title="safe from", format="~g"),
+            alt.Tooltip("to:Q", title="safe up to", format="~g"),
+            alt.Tooltip("best:Q", title="best", format="~g"),
         ]
     )
-    scale, colour = alt.Scale(domain=[least, most], nice=False), ARM_COLOURS["saif"]
-    band = base.mark_bar(height=6, color=colour, opacity=0.5, cornerRadius=3, clip=True).encode(
-        x=alt.X("from:Q", scale=scale, axis=None), x2="to:Q"
-    )
+    scale, colour = alt.Scale(domain=[least, most], nice=False), CANDIDATE_COLOURS[0]
+    # With a stroke, so that a single strength is seen too.
+    band = base.mark_bar(
+        height=6, color=colour, stroke=colour, strokeWidth=2, opacity=0.5, cornerRadius=3, clip=True
+    ).encode(x=alt.X("from:Q", scale=scale, axis=None), x2="to:Q")
     best = base.mark_tick(height=14, thickness=3, color=colour, clip=True).encode(
         x=alt.X("best:Q", scale=scale, axis=None)
     )
@@ -122,20 +143,20 @@ def draw_measured(work: Work, form: SteeringForm, dial: DeltaGenerator) -> None:
         dial: the place below the dial, where the band goes.
     """
     measured = _find(work, form)
-    if measured is not None and measured.strength is not None:
+    if measured is not None and measured.qualifies:
         dial.altair_chart(
             band_chart(measured, *dial_range(work)),
             key="compare_band",
-            alt=f"Safe strengths: {measured.safe_from:g} to {measured.safe_up_to:g}",
+            alt=f"Safe strengths: {_band_words(measured)}",
         )
     with st.container(horizontal=True, vertical_alignment="center", key="compare_measured"):
         if measured is None:
             st.caption("This strength is not measured yet.", width="content")
         else:
-            st.caption(measured_sentence(measured), width="content")
-            if measured.strength is not None:
+            st.caption(escape_markdown(measured_sentence(measured)), width="content")
+            if measured.qualifies:
                 st.button(
-                    f"Use {measured.strength:g}",
+                    f"Use {number_words(measured.strength)}",
                     key="compare_use_measured",
                     icon=":material/tune:",
                     disabled=measured.strength == work.strength,
@@ -146,32 +167,72 @@ def draw_measured(work: Work, form: SteeringForm, dial: DeltaGenerator) -> None:
         st.page_link("views/evaluate.py", label=label, icon=":material/query_stats:")
 
 
+def _is_alike(made: MadeEdits, edit: Edit) -> bool:
+    """Whether it differs from the edit in its latents alone; both have some."""
+    if len(made.edits) != 1 or not made.edits[0].latents or not edit.latents:
+        return False
+    # The norm is kept or not by the whole evaluation.
+    ours = replace(edit, latents=(), keep_norm=False)
+    return ours == replace(made.edits[0], latents=(), keep_norm=False)
+
+
+def _distance(
+    latents: Sequence[ChosenLatent], others: Sequence[ChosenLatent]
+) -> tuple[float, int, float]:
+    """How unlike latents are: in which they are, in how many they are, in their coefficients."""
+    ours, theirs = ({one.index: one.coefficient for one in some} for some in (latents, others))
+    shared = ours.keys() & theirs.keys()
+    unlike = 1 - len(shared) / len(ours.keys() | theirs.keys())
+    apart = sum(abs(ours[index] - theirs[index]) for index in shared)
+    return unlike, abs(len(ours) - len(theirs)), apart
+
+
+def _curve(cells: Sequence[Cell], made: MadeEdits) -> list[Cell]:
+    """The cells that were steered with it, the least strength first."""
+    wanted = made.arm, made.layers, made.parameters
+    ours = [
+        cell
+        for cell in cells
+        if not cell.setting.of
+        and cell.setting.strength
+        and (cell.setting.arm, cell.setting.layers, cell.setting.parameters) == wanted
+    ]
+    return sorted(ours, key=_strength)
+
+
 def _strength(cell: Cell) -> float:
     return cell.setting.strength or 0.0
 
 
-def _safe(curve: Sequence[Cell]) -> list[Cell]:
-    """The cells below the first strength at which too many texts fall into disorder."""
-    too_strong = (at for at, cell in enumerate(curve) if cell.rates.disorder > WORST_DISORDER)
-    return list(curve[: next(too_strong, len(curve))])
+def _is_safe(cell: Cell) -> bool:
+    return cell.rates.disorder <= WORST_DISORDER
+
+
+def _band(curve: Sequence[Cell]) -> tuple[tuple[float, float], ...]:
+    """Runs of neighbouring strengths within the limit."""
+    runs = [list(run) for safe, run in groupby(curve, _is_safe) if safe]
+    return tuple((_strength(run[0]), _strength(run[-1])) for run in runs)
 
 
 def _find(work: Work, form: SteeringForm) -> MeasuredStrength | None:
     """From the newest evaluation that steered as the page does."""
     layer = layers_of(engine().saes()).get(work.sae_id)
-    if layer is None or form.method != "addition":
+    if layer is None:
         return None
+    steered = form.steered(work, layer)
+    if not steered.edits:
+        return None
+    (edit,) = steered.edits
+    asked = steered.schedule, edit.keep_norm, form.sampling.chat, form.sampling.system
     for summary in store().evaluations.list(instruction=work.instruction, limit=_NEWEST):
         evaluation = _evaluation(summary.id)
         request = evaluation.request
-        if (
-            work.sae_id in request.sae_ids
-            and evaluation.model == engine().model_id
-            and (Schedule.of(request), request.chat) == (form.schedule, form.chat)
-        ):
-            measured = best_strength(evaluation.cells, layer=layer, n_latents=len(work.basket))
-            if measured is not None:
-                return measured
+        sampling = request.sampling
+        measured = request.schedule, request.keep_norm, sampling.chat, sampling.system
+        if evaluation.model == engine().model_id and measured == asked:
+            found = best_strength(evaluation, edit)
+            if found is not None:
+                return found
     return None
 
 

@@ -1,15 +1,16 @@
-"""Take up a saved session as the work in hand."""
+"""Take up a saved session, or arms that another page sends, as the work in hand."""
 
 import streamlit as st
 
-from app.dashboard.compare.lab_arms import saved_arms
+from app.dashboard.compare.compare_arms import main_arm
 from app.dashboard.compare.steering_form import SteeringForm, steering_form
 from app.dashboard.work import Work, work
-from app.presentation.sessions import request_of_recipe
 from saif_core.records.sessions import SteeringSession
+from saif_core.records.steering import Arm, GenerationRequest
 
-# Where Compare finds the session that was opened, and the job whose texts it shows.
-OPENED, RUN = "compare_opened", "compare_run"
+# Where Compare finds the session that was opened, the job whose texts it shows, and arms that
+# other pages send.
+OPENED, RUN, INCOMING = "compare_opened", "compare_run", "compare_incoming"
 
 
 def open_in_compare(session: SteeringSession) -> None:
@@ -25,29 +26,41 @@ def hold(session: SteeringSession) -> None:
     st.session_state[RUN] = ""
 
 
+def take_incoming(form: SteeringForm) -> None:
+    """Add the arms that another page sent, once."""
+    arms: list[Arm] = st.session_state.pop(INCOMING, None) or []
+    form.add([arm for arm in arms if arm.kind != "unsteered"])
+
+
 def take_up(session: SteeringSession, in_hand: Work, form: SteeringForm) -> None:
     """Set the work in hand and the form as the session has them.
 
     Its ranking comes without pairs, which sessions do not keep.
     """
-    recipe, ranking = session.recipe, session.ranking
-    sae_id = recipe.sae if recipe else ranking.sae if ranking else ""
+    request, ranking = session.request, session.ranking
+    main = main_arm(request.arms) if request else None
+    sae_id = main.edits[0].sae_id if main else ranking.sae if ranking else ""
     if sae_id:
         in_hand.choose_sae(sae_id)
     if session.instruction is not None:
         in_hand.instruction = session.instruction.name
         if in_hand.instruction_record() != session.instruction:
             in_hand.uploaded[session.instruction.name] = session.instruction
-    elif recipe and recipe.instruction:
-        in_hand.instruction = recipe.instruction
+    elif request and request.instruction:
+        in_hand.instruction = request.instruction
     if ranking is not None:
         in_hand.job_id = ""
         in_hand.ranking, in_hand.ranking_request = ranking, None
-    form.set_prompts(session.prompts)
-    if recipe is None:
-        return
+    if request is not None:
+        _take_request(request, main, in_hand, form)
+
+
+def _take_request(
+    request: GenerationRequest, main: Arm | None, in_hand: Work, form: SteeringForm
+) -> None:
     in_hand.clear()
-    for latent in recipe.latents:
-        in_hand.add_latent(latent.index, latent.coefficient)
-    in_hand.strength = recipe.strength
-    form.take(request_of_recipe(recipe, session.prompts), saved_arms(recipe))
+    if main is not None:
+        for latent in main.edits[0].latents:
+            in_hand.add_latent(latent.index, latent.coefficient)
+        in_hand.strength = main.strength
+    form.take(request)

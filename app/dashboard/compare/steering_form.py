@@ -1,22 +1,35 @@
 """The controls of the Compare page: prompts, chosen latents, strength, method and sampling."""
 
 import math
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import streamlit as st
 
-from app.dashboard.compare.lab_arms import MAX_ARMS, MAX_SAMPLES, LabArm
-from app.dashboard.fields.parameter_fields import draw_parameters
-from app.dashboard.fields.schedule_fields import Schedule, draw_schedule
+from app.dashboard.compare.compare_arms import (
+    MAX_ARMS,
+    OWN_NAMES,
+    CompareArm,
+    further_arms,
+    main_arm,
+    take_arm,
+)
+from app.dashboard.compare.method_fields import draw_method
+from app.dashboard.fields.schedule_fields import draw_keep_norm, draw_sampling, draw_schedule
 from app.dashboard.work import Work
-from app.presentation.escaping import escape_markdown
 from app.presentation.sessions import MAX_PROMPTS, chosen_table, split_prompts
 from app.presentation.token_change_html import MAX_TEXTS_WITH_CHANGES
 from saif_core.inputs.shipped import shipped_contents
 from saif_core.records.evaluation import EvaluationRequest
-from saif_core.records.steering import GenerationRequest
-from saif_core.registry import STEERING_METHODS
+from saif_core.records.steering import (
+    UNSTEERED,
+    Arm,
+    Edit,
+    GenerationRequest,
+    Sampling,
+    Schedule,
+)
 
 PromptSource = Literal["one", "lines", "shipped"]
 _SOURCES: dict[PromptSource, str] = {
@@ -25,7 +38,6 @@ _SOURCES: dict[PromptSource, str] = {
     "shipped": "Shipped contents",
 }
 MAX_DIAL, DIAL_STEP = 3.0, 0.05
-MAX_TOKENS = 512
 # Streamlit forgets widgets of a page that is left; the form outlives them under this key.
 _KEY = "compare_form"
 
@@ -36,8 +48,7 @@ class SteeringForm:
 
     Attributes:
         first_shipped: number of the first shipped content, counted from 1.
-        schedule: of the steered arm.
-        temperature, samples: used when ``sampled``.
+        method, method_parameters, keep_norm, schedule: of the steered arm.
         arms: arms beside unsteered and steered.
     """
 
@@ -48,14 +59,10 @@ class SteeringForm:
     n_shipped: int = 4
     method: str = "addition"
     method_parameters: dict[str, Any] = field(default_factory=dict)
+    keep_norm: bool = False
     schedule: Schedule = field(default_factory=Schedule)
-    chat: bool = True
-    max_new_tokens: int = 48
-    sampled: bool = False
-    temperature: float = 0.7
-    seed: int = 0
-    samples: int = 1
-    arms: list[LabArm] = field(default_factory=list)
+    sampling: Sampling = field(default_factory=Sampling)
+    arms: list[CompareArm] = field(default_factory=list)
 
     def prompts(self) -> tuple[str, ...]:
         """The prompts to answer, at most ``MAX_PROMPTS``."""
@@ -77,65 +84,69 @@ class SteeringForm:
 
     def arm_names(self) -> list[str]:
         """Names of all arms."""
-        return ["unsteered", "steered", *(lab.arm.name for lab in self.arms)]
+        return [*OWN_NAMES, *(one.arm.name for one in self.arms)]
 
-    def request(self, work: Work) -> GenerationRequest:
-        """The request that the form and the work in hand describe."""
-        ranking = work.ranking
-        request = GenerationRequest(
-            sae_id=work.sae_id,
-            prompts=self.prompts(),
-            latents=work.basket_latents(),
-            strength=work.strength,
-            method=self.method,
-            method_parameters=dict(self.method_parameters),
-            **asdict(self.schedule),
-            chat=self.chat,
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature if self.sampled else 0.0,
-            seed=self.seed,
-            samples=self.samples if self.sampled else 1,
-            instruction=work.instruction,
-            read=ranking.read if ranking else "",
-            selector=ranking.selector if ranking else "",
-        )
-        steered = request.all_arms[1]
-        request = replace(request, arms=tuple(lab.now(work, steered) for lab in self.arms))
-        return replace(request, divergence=request.n_texts <= MAX_TEXTS_WITH_CHANGES)
-
-    def take(self, request: GenerationRequest, arms: list[LabArm]) -> None:
-        """Set the form as a request says; latents and strength belong to the work in hand.
+    def steered(self, work: Work, layer: int) -> Arm:
+        """The arm of the basket and the dial; without edits while the basket is empty.
 
         Args:
-            arms: its further arms.
+            layer: block of the SAE in hand.
         """
+        edit = Edit(
+            layer,
+            self.method,
+            dict(self.method_parameters),
+            work.sae_id,
+            work.basket_latents(),
+            keep_norm=self.keep_norm,
+        )
+        edits = (edit,) if edit.latents else ()
+        return Arm("steered", edits=edits, strength=work.strength, schedule=self.schedule)
+
+    def request(self, work: Work, layer: int) -> GenerationRequest:
+        """The request that the form and the work in hand describe.
+
+        Args:
+            layer: block of the SAE in hand.
+        """
+        steered = self.steered(work, layer)
+        own = (UNSTEERED, steered) if steered.edits else (UNSTEERED,)
+        greedy = self.sampling.temperature == 0
+        request = GenerationRequest(
+            prompts=self.prompts(),
+            arms=(*own, *(one.now(work, steered) for one in self.arms)),
+            # Samples that nothing is drawn for would all be one text.
+            sampling=replace(self.sampling, samples=1) if greedy else self.sampling,
+            instruction=work.instruction,
+        )
+        return replace(request, divergence=request.n_texts <= MAX_TEXTS_WITH_CHANGES)
+
+    def take(self, request: GenerationRequest) -> None:
+        """Set the form as a request says; latents and strength belong to the work in hand."""
         self.set_prompts(request.prompts)
         if request.histories and request.histories[0]:
             # A chat is begun again with the message that began it.
             self.set_prompts((request.histories[0][0].text,))
-        self.method, self.method_parameters = request.method, dict(request.method_parameters)
-        self.schedule = Schedule.of(request)
-        self.chat, self.seed = request.chat, request.seed
-        self.max_new_tokens = request.max_new_tokens
-        self.sampled = request.temperature > 0
-        self.samples = min(max(request.samples, 1), MAX_SAMPLES)
-        if self.sampled:
-            self.temperature = request.temperature
-        self.arms = arms
+        self.sampling = request.sampling
+        main = main_arm(request.arms)
+        if main is not None:
+            (edit,) = main.edits
+            self.method, self.method_parameters = edit.method, dict(edit.method_parameters)
+            self.keep_norm, self.schedule = edit.keep_norm, main.schedule
+        self.arms = further_arms(request.arms, main)
 
-    def add(self, lab: LabArm) -> None:
-        """Add an arm in place of one of its name; the oldest goes where there is no room."""
-        others = [one for one in self.arms if one.arm.name != lab.arm.name]
-        self.arms = [*others, lab][-(MAX_ARMS - 2) :]
+    def add(self, arms: Sequence[Arm]) -> None:
+        """Add arms in place of those of their names; the oldest go where there is no room."""
+        for arm in arms:
+            self.arms = [one for one in self.arms if one.arm.name != arm.name]
+            self.arms.append(take_arm(arm, self.arm_names()))
+        self.arms = self.arms[-(MAX_ARMS - len(OWN_NAMES)) :]
 
     def steer_like(self, request: EvaluationRequest) -> None:
-        """Steer and sample as an evaluation did; the prompts and the other arms stay."""
-        self.schedule, self.chat = Schedule.of(request), request.chat
-        self.max_new_tokens = request.max_new_tokens
+        """Steer and sample as an evaluation did; the prompts, the seed and other arms stay."""
+        self.schedule, self.keep_norm = request.schedule, request.keep_norm
+        self.sampling = replace(request.sampling, seed=self.sampling.seed)
         self.method, self.method_parameters = "addition", {}
-        self.sampled = request.temperature > 0
-        if self.sampled:
-            self.temperature = request.temperature
 
 
 def steering_form() -> SteeringForm:
@@ -278,63 +289,10 @@ def draw_settings(form: SteeringForm) -> None:
     """Draw how the vector is applied and how the texts are sampled."""
     left, right = st.columns(2)
     with left:
-        _draw_method(form)
+        form.method, form.method_parameters = draw_method(
+            form.method, form.method_parameters, key="compare", with_latents=True
+        )
         form.schedule = draw_schedule(form.schedule, key="compare")
-        form.chat = st.toggle(
-            "Prompts go through the chat template",
-            form.chat,
-            key="compare_chat",
-            help="Off: the model continues the prompt as raw text.",
-        )
+        form.keep_norm = draw_keep_norm(form.keep_norm, key="compare")
     with right:
-        form.max_new_tokens = int(
-            st.number_input(
-                "Tokens at most",
-                1,
-                max(MAX_TOKENS, form.max_new_tokens),
-                form.max_new_tokens,
-                key="compare_max_new_tokens",
-            )
-        )
-        form.sampled = (
-            st.selectbox(
-                "Sampling",
-                ["greedy", "sampled"],
-                index=int(form.sampled),
-                key="compare_sampling",
-                help="All arms share their random draws, so they differ by steering alone.",
-            )
-            == "sampled"
-        )
-        if form.sampled:
-            form.temperature = float(
-                st.number_input(
-                    "Temperature", 0.05, 5.0, form.temperature, 0.05, key="compare_temperature"
-                )
-            )
-            form.seed = int(st.number_input("Seed", 0, 2**31 - 1, form.seed, key="compare_seed"))
-            form.samples = int(
-                st.number_input(
-                    "Samples of each text", 1, MAX_SAMPLES, form.samples, key="compare_samples"
-                )
-            )
-
-
-def _draw_method(form: SteeringForm) -> None:
-    names = STEERING_METHODS.names()
-    chosen = st.selectbox(
-        "Steering method",
-        names,
-        index=names.index(form.method) if form.method in names else 0,
-        format_func=lambda name: name.replace("_", " "),
-        key="compare_method",
-    )
-    if chosen != form.method:
-        form.method, form.method_parameters = chosen, {}
-    registered = STEERING_METHODS.get(chosen)
-    st.caption(escape_markdown(registered.help))
-    form.method_parameters = draw_parameters(
-        registered.parameters,
-        key=f"compare_parameter_{chosen}",
-        values=form.method_parameters,
-    )
+        form.sampling = draw_sampling(form.sampling, key="compare")

@@ -7,16 +7,9 @@ from typing import Literal
 
 import streamlit as st
 
-from app.dashboard.compare.chat_turns import (
-    History,
-    histories_by_arm,
-    histories_of,
-    is_shared,
-    turns_html,
-)
+from app.dashboard.compare.chat_turns import History, histories_of, is_shared, turns_html
 from app.presentation.arms import describe_arm
 from app.presentation.escaping import escape_markdown
-from app.presentation.sessions import request_of_recipe
 from app.presentation.text_diff import changed_share, diff_html, diff_words, plain_html
 from app.presentation.texts import (
     ArmText,
@@ -27,13 +20,14 @@ from app.presentation.texts import (
     group_events,
     group_texts,
     judgement_line,
+    plain_name,
     text_facts,
 )
 from app.presentation.token_change_html import MAX_TEXTS_WITH_CHANGES, changes_html, legend_html
-from saif_core.judging.judgements import judge_text
+from saif_core.judging.judgements import judge_generations
 from saif_core.records.as_json import from_json, to_json
 from saif_core.records.prompts import Instruction
-from saif_core.records.steering import Arm, GenerationRequest
+from saif_core.records.steering import UNSTEERED, Arm, GenerationRequest
 from saif_core.records.texts import Generation, GenerationResult, Judgement, TokenEvent
 
 Mark = Literal["words", "change", "kl"]
@@ -49,14 +43,14 @@ _EMPTY = "(no text: the model ended at once)"
 
 def draw_growing(request: GenerationRequest, events: Iterable[TokenEvent]) -> None:
     """Draw texts that are still being written."""
-    arms = request.all_arms
-    histories = histories_by_arm(arms, request.histories)
+    arms, histories = request.arms, histories_of(request)
 
-    def draw(text: ArmText, _plain: ArmText) -> None:
+    def draw(text: ArmText, _plain: ArmText, _plain_arm: str) -> None:
         st.html(plain_html(text.text or "…"))
         st.caption(text_facts(text))
 
-    grouped = group_events(request.prompts, [a.name for a in arms], request.samples, events)
+    samples = request.sampling.samples
+    grouped = group_events(request.prompts, [arm.name for arm in arms], samples, events)
     for texts in grouped:
         _draw_columns(texts, arms, histories, draw)
 
@@ -67,18 +61,17 @@ def draw_finished(result: GenerationResult, instruction: Instruction | None) -> 
     Args:
         instruction: names the evaluator; None leaves the texts unjudged.
     """
-    arms = request_of_recipe(result.recipe, ()).all_arms
-    histories = histories_of(result.recipe)
+    arms, histories = result.request.arms, histories_of(result.request)
     prompts = group_texts([arm.name for arm in arms], result.generations)
-    judged = _judge_all(result.generations, instruction) if instruction else {}
+    judged = _judge_all(result.generations, arms, instruction) if instruction else {}
     if instruction is None:
         st.caption("Not judged: no instruction with an evaluator belongs to these texts.")
-    elif len(prompts) > 1 or result.recipe.samples > 1:
+    elif len(prompts) > 1 or result.request.sampling.samples > 1:
         st.markdown(grades_sentence(_counts(judged)))
     mark = _draw_mark(result.generations)
 
-    def draw(text: ArmText, plain: ArmText) -> None:
-        _draw_text(text, plain, mark)
+    def draw(text: ArmText, plain: ArmText, plain_arm: str) -> None:
+        _draw_text(text, plain, plain_arm, mark)
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption(text_facts(text), width="stretch")
             if text.text:
@@ -126,18 +119,21 @@ def _draw_columns(
     texts: PromptTexts,
     arms: Sequence[Arm],
     histories: Mapping[str, History],
-    draw: Callable[[ArmText, ArmText], None],
+    draw: Callable[[ArmText, ArmText, str], None],
 ) -> None:
     """The prompt, then each arm's texts beside each other in rows of equal length.
 
     Args:
-        draw: draws a text; its second argument is the same sample unsteered.
+        draw: draws a text, given the same sample of the arm that it is compared with, and that
+            arm's name.
     """
     about = {arm.name: describe_arm(arm) for arm in arms}
     if is_shared(histories):
         st.caption(":material/forum: shared history: all arms go on with the unsteered chat")
     st.text(texts.prompt)
-    names, plain = list(texts.arms), texts.arms["unsteered"]
+    names = list(texts.arms)
+    plain_arm = plain_name(arms, names)
+    plain = texts.arms[plain_arm]
     n_rows = math.ceil(len(names) / MOST_COLUMNS)
     per_row = math.ceil(len(names) / n_rows)
     for start in range(0, len(names), per_row):
@@ -153,10 +149,10 @@ def _draw_columns(
                 for sample, text in enumerate(samples):
                     if len(samples) > 1:
                         st.caption(f"sample {sample + 1} of {len(samples)}")
-                    draw(text, plain[min(sample, len(plain) - 1)])
+                    draw(text, plain[min(sample, len(plain) - 1)], plain_arm)
 
 
-def _draw_text(text: ArmText, plain: ArmText, mark: Mark) -> None:
+def _draw_text(text: ArmText, plain: ArmText, plain_arm: str, mark: Mark) -> None:
     if not text.text:
         st.html(plain_html(_EMPTY))
         return
@@ -171,30 +167,30 @@ def _draw_text(text: ArmText, plain: ArmText, mark: Mark) -> None:
     share = changed_share(diff_words(plain.text, text.text))
     same = plain.text == text.text
     st.caption(
-        "the same text as unsteered" if same else f"{share:.0%} of its words differ (underlined)"
+        f"the same text as {escape_markdown(plain_arm)}"
+        if same
+        else f"{share:.0%} of its words differ (underlined)"
     )
 
 
 def _judge_all(
-    generations: Sequence[Generation], instruction: Instruction
+    generations: Sequence[Generation], arms: Sequence[Arm], instruction: Instruction
 ) -> dict[Generation, Judgement]:
+    by_name = {arm.name: arm for arm in arms}
     with st.spinner("Judging the texts …"):
-        return {generation: _judge(instruction, generation) for generation in generations}
+        return {
+            generation: _judge(instruction, by_name.get(generation.arm), generation)
+            for generation in generations
+        }
 
 
-def _judge(instruction: Instruction, generation: Generation) -> Judgement:
+def _judge(instruction: Instruction, arm: Arm | None, generation: Generation) -> Judgement:
     # Only what decides the judgement is part of the key, so that a redrawn page judges nothing.
-    plain = replace(
-        generation,
-        token_ids=(),
-        perplexity=None,
-        prompt_index=0,
-        arm="",
-        sample=0,
-        changes=(),
-    )
+    prompted = arm if arm is not None and arm.kind == "prompted" else UNSTEERED
+    told = replace(prompted, name="")
+    plain = Generation(0, generation.prompt, "", generation.text, (), generation.stopped)
     try:
-        return _judge_cached(to_json(instruction), to_json(plain))
+        return _judge_cached(to_json(instruction), to_json(told), to_json(plain))
     except _NotJudgedError as error:
         return error.judgement
 
@@ -208,8 +204,14 @@ class _NotJudgedError(Exception):
 
 
 @st.cache_data(max_entries=2000, show_spinner=False)
-def _judge_cached(instruction: dict[str, object], generation: dict[str, object]) -> Judgement:
-    judgement = judge_text(from_json(Instruction, instruction), from_json(Generation, generation))
+def _judge_cached(
+    instruction: dict[str, object], told: dict[str, object], generation: dict[str, object]
+) -> Judgement:
+    (judgement,) = judge_generations(
+        from_json(Instruction, instruction),
+        [from_json(Arm, told)],
+        [from_json(Generation, generation)],
+    )
     if judgement.grade is None:
         raise _NotJudgedError(judgement)
     return judgement

@@ -1,24 +1,18 @@
-"""Files of the corpus page: uploads in the home folder, and labels taken in from an export."""
+"""Files of the corpus page: uploads in the home folder."""
 
 import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import Protocol
 from uuid import uuid4
 
 from app.settings import load_settings
-from saif_core.engine.job import Job
 from saif_core.errors import CorpusError
 from saif_core.records.corpus import LatentIndex
 
-if TYPE_CHECKING:
-    from saif_core.explaining.published_labels import PublishedLabel
-    from storage import Store
-
 KINDS = ("txt", "md", "jsonl", "parquet")
 MAX_UPLOAD_MB = 200
-MAX_LABEL = 200
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -29,14 +23,6 @@ class Upload(Protocol):
 
     def getbuffer(self) -> memoryview:
         """The bytes."""
-
-
-class LabelsAdded(NamedTuple):
-    """What came of taking labels in."""
-
-    n_added: int
-    n_known: int
-    n_cut: int
 
 
 def save_uploads(uploads: Sequence[Upload]) -> Path:
@@ -74,23 +60,6 @@ def forget_uploads(index: LatentIndex, others: Sequence[LatentIndex]) -> None:
     folder = uploads_of(index)
     if folder is not None and all(o.source_sha256 != index.source_sha256 for o in others):
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def add_labels(
-    opened: "Store", sae_sha256: str, labels: "Sequence[PublishedLabel]", job: Job
-) -> LabelsAdded:
-    """Keep published labels with their source; one that is there already is left as it is."""
-    n_added = n_cut = 0
-    for number, label in enumerate(labels):
-        job.step(number, len(labels), "taking labels in")
-        text = label.text if len(label.text) <= MAX_LABEL else f"{label.text[: MAX_LABEL - 1]}…"
-        known = opened.notes.list(sae_sha256, label.latent_index)
-        if any((note.text, note.source) == (text, label.source) for note in known):
-            continue
-        opened.notes.add(sae_sha256, label.latent_index, "label", text, source=label.source)
-        n_added += 1
-        n_cut += text != label.text
-    return LabelsAdded(n_added, len(labels) - n_added, n_cut)
 
 
 def _uploads_home() -> Path:

@@ -1,49 +1,39 @@
 """The form of an evaluation: what is asked, the request it makes, and what that would cost."""
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar, get_args
+from collections.abc import Sequence
+from math import prod
+from typing import Annotated, Any, NamedTuple
 
 import streamlit as st
+from annotated_types import Interval
 
+from app.dashboard.evaluate.candidate_fields import (
+    check_indices,
+    draw_candidates,
+    draw_source_choice,
+)
+from app.dashboard.evaluate.run_fields import draw_reading, draw_writing
+from app.dashboard.fields.grid_fields import draw_values
 from app.dashboard.frame import describe_sae
 from app.dashboard.handles import engine
 from app.dashboard.instructions.pair_form import draw_instruction_choice, uploaded_contents
 from app.dashboard.messages import shown
 from app.dashboard.work import work
-from app.presentation.arms import ARM_NAMES, READ_WORDS, SCOPES
+from app.presentation.arms import BASELINE_HELP, CONTROL_HELP, CONTROL_WORDS
 from saif_core.errors import EvaluatorError
 from saif_core.inputs.shipped import shipped_contents
-from saif_core.records.evaluation import (
-    CONTROLS,
-    DEFAULT_ARMS,
-    EVALUATION_ARMS,
-    STEERED,
-    EvaluationRequest,
-)
-from saif_core.records.prompts import InstructionPosition
-from saif_core.records.ranking import ReadPosition
-from saif_core.records.saes import SaeInfo
-from saif_core.records.steering import SteeringScope
+from saif_core.parameters import Parameter
+from saif_core.records.as_json import from_json, to_json
+from saif_core.records.evaluation import BASELINES, CONTROLS, MOST_CANDIDATES, EvaluationRequest
+from saif_core.records.prompts import Instruction
+from saif_core.records.saes import SaeInfo, layers_of
+from saif_core.records.steering import MAX_STRENGTH
 
-T = TypeVar("T")
 CPU_TOKENS_PER_SECOND = 250.0
 DEFAULT_N_TEST, DEFAULT_N_RANK = 20, 16
-MAX_STRENGTH, MAX_BETA, MAX_TOP, MAX_VALUES = 100.0, 10.0, 1000, 20
-MAX_TOKENS, MAX_RESPONSE_TOKENS = 512, 256
-ARM_HELP = {
-    "unsteered": "the content as it is, nothing added",
-    "prompted": "the content with the instruction in words",
-    "saif": "the top k latents added at once",
-    "one-latent": "the best latent alone",
-    "clamp": "the top k latents held at their activations",
-    "ablate": "the top k latents set to zero",
-    "denoised": "latents with the largest mean differences, as coefficients",
-    "mean-difference": "the mean difference of the residual stream, without an SAE",
-    "random": "control: as many latents drawn at random, of equal norm",
-    "flipped": "control: the same vector with its sign flipped",
-    "logit-bias": "control: what the vector adds to the logits directly, there alone",
-}
+MOST_SETTINGS = 10_000
+STRENGTHS = Parameter("strengths", Annotated[float, Interval(ge=0.01, le=MAX_STRENGTH)], 1.0, "")
+_LAYERS = Parameter("layers", Annotated[int, Interval(ge=0, le=999)], None, "")
 
 
 class Cost(NamedTuple):
@@ -54,111 +44,64 @@ class Cost(NamedTuple):
     n_tokens: int
 
 
-def parse_numbers(text: str, what: str, low: float, high: float) -> tuple[float, ...]:
-    """The different numbers of a list typed with commas, in rising order.
+def check_choice(request: EvaluationRequest, infos: Sequence[SaeInfo]) -> None:
+    """Raise a sentence for choices that make no evaluation together.
 
     Args:
-        what: name of the field in messages, such as "Strengths".
-        low, high: the least and the largest value.
+        infos: the chosen SAEs.
 
     Raises:
-        EvaluatorError: there is none, one is no number or out of range, or there are too many.
+        EvaluatorError: no arm, no SAE or layer, a control without what it controls, a layer
+            twice, or too much at once.
+        SaifError: a source, method or parameter does not fit.
     """
-    values = set()
-    for part in text.replace(";", ",").split(","):
-        if not part.strip():
-            continue
-        try:
-            value = float(part)
-        except ValueError:
-            value = math.nan
-        # A range check that is negated refuses what is no number as well.
-        if not low <= value <= high:
-            raise EvaluatorError(
-                f"{what} holds {part.strip()[:40]!r}; give numbers from {low:g} to {high:g}, with "
-                "commas between them."
-            )
-        values.add(value)
-    if not 1 <= len(values) <= MAX_VALUES:
-        raise EvaluatorError(
-            f"{what} holds {len(values)} values; give 1 to {MAX_VALUES}, with commas between them."
-        )
-    return tuple(sorted(values))
+    from saif_core.evaluating.plan import check_request
 
-
-def parse_counts(text: str, what: str, high: int) -> tuple[int, ...]:
-    """The different whole numbers of a list typed with commas, in rising order.
-
-    Raises:
-        EvaluatorError: as ``parse_numbers``, or a number is not whole.
-    """
-    values = parse_numbers(text, what, 1, high)
-    broken = [value for value in values if not value.is_integer()]
-    if broken:
-        raise EvaluatorError(f"{what} holds {broken[0]:g}; give whole numbers.")
-    return tuple(int(value) for value in values)
-
-
-def split_wordings(wordings: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Wordings to rank with and to prompt with, in turn; one alone does both."""
-    return tuple(wordings[::2]), tuple(wordings[1::2] or wordings)
-
-
-def split_contents(
-    contents: Sequence[str], n_rank: int, n_test: int
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The first contents to rank on and the last ones to test on; repeated ones count once.
-
-    Raises:
-        EvaluatorError: there are too few for both.
-    """
-    distinct = list(dict.fromkeys(contents))
-    if n_rank + n_test > len(distinct):
-        raise EvaluatorError(
-            f"{n_rank} contents to rank on and {n_test} to test on are more than the "
-            f"{len(distinct)} different ones there are; lower one of the two."
-        )
-    return tuple(distinct[:n_rank]), tuple(distinct[len(distinct) - n_test :])
-
-
-def check_choice(arms: Sequence[str], infos: Sequence[SaeInfo]) -> None:
-    """Raise a sentence for arms and SAEs that make no evaluation together.
-
-    Raises:
-        EvaluatorError: no arm, no SAE, a control without what it controls, or a layer twice.
-    """
-    if not arms:
-        raise EvaluatorError("No arm is chosen; choose at least one.")
-    if not infos:
-        raise EvaluatorError("No SAE is chosen; choose at least one.")
     layers = [info.layer for info in infos]
     repeated = [layer for layer in layers if layers.count(layer) > 1]
     if repeated:
         raise EvaluatorError(
             f"Several of the chosen SAEs are at layer {repeated[0]}; choose one for each layer."
         )
-    controls = [arm for arm in arms if arm in CONTROLS]
-    if controls and not any(arm in STEERED for arm in arms):
+    if len(request.candidates) > MOST_CANDIDATES:
         raise EvaluatorError(
-            f"The control “{ARM_NAMES[controls[0]]}” has no steered arm to be matched to; choose "
-            "one as well."
+            f"{len(request.candidates)} steered arms are chosen; choose at most {MOST_CANDIDATES}."
         )
+    if request.candidates and not request.rank_wordings:
+        raise EvaluatorError("No wording is chosen to learn from; choose one.")
+    n_settings = _n_settings(request, len(infos) + len(request.layers))
+    # Before they are listed, which would take more memory than there is.
+    if n_settings > MOST_SETTINGS:
+        raise EvaluatorError(
+            f"{n_settings:,} settings would be measured; give fewer values, so that there are at "
+            f"most {MOST_SETTINGS:,}."
+        )
+    check_request(request)
+
+
+def _n_settings(request: EvaluationRequest, n_layers: int) -> int:
+    """How many settings there are of what is steered with, layers one by one."""
+    n_choices = sum(
+        prod(len(values) for grid in (one.grid, one.method_grid) for values in grid.values())
+        for one in request.candidates
+    )
+    return n_choices * n_layers * len(request.strengths)
 
 
 def cost_of(request: EvaluationRequest, layers: Sequence[int]) -> Cost:
     """Cells, texts and tokens at most, controls included.
 
     Args:
-        layers: of the request's SAEs, in their order.
+        layers: of the request's SAEs, in their order, then its further layers.
     """
     from saif_core.evaluating.plan import plan_controls, plan_settings
 
     settings = plan_settings(request, layers)
     # Whatever setting an arm does best at, it has as many controls as any other.
-    best = list({setting.arm: setting for setting in settings}.values())
+    best = list({setting.arm: setting for setting in settings if not setting.of}.values())
     n_cells = len({*settings, *plan_controls(request, best)})
     n_texts = n_cells * len(request.test_contents)
-    return Cost(n_cells, n_texts, n_texts * request.max_new_tokens)
+    return Cost(n_cells, n_texts, n_texts * request.sampling.max_new_tokens)
 
 
 def cost_sentence(cost: Cost, tokens_per_second: float, *, measured: bool) -> str:
@@ -182,9 +125,33 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
+def layers_of_request(request: EvaluationRequest) -> list[int]:
+    """The layers that a request writes after, each once."""
+    known = layers_of(engine().saes())
+    return list(dict.fromkeys([*(known[sae_id] for sae_id in request.sae_ids), *request.layers]))
+
+
 def draw_evaluation_form() -> EvaluationRequest | None:
     """Draw the form; None while what it holds makes no request, which it has then said why."""
     offered = {info.id: info for info in engine().saes()}
+    drawn = draw_fields(offered)
+    if any(value is None for value in drawn.values()):
+        st.caption(":material/info: Nothing can be measured while a field cannot be used.")
+        return None
+    request: EvaluationRequest | None = None
+    with shown():
+        made = EvaluationRequest(**_split(drawn))
+        check_choice(made, [offered[sae_id] for sae_id in made.sae_ids])
+        check_indices(made.candidates, made.sae_ids, len(layers_of_request(made)))
+        request = _checked(made)
+    return request
+
+
+def draw_fields(offered: dict[str, SaeInfo]) -> dict[str, Any]:
+    """Draw a field for every field of a request; the values by name, None where one is no use.
+
+    Contents come as how many are to be ranked and tested on.
+    """
     left, right = st.columns(2)
     with left:
         instruction = draw_instruction_choice(
@@ -192,50 +159,53 @@ def draw_evaluation_form() -> EvaluationRequest | None:
         )
         sae_ids = _draw_saes(offered)
     with right:
-        arms = _draw_arms()
-        strengths = _draw_list(
-            "Strengths",
-            "evaluation_strengths",
+        sources = draw_source_choice()
+        strengths = draw_values(
+            STRENGTHS,
             "0.5, 1, 1.5, 2",
-            lambda text: parse_numbers(text, "Strengths", 0.01, MAX_STRENGTH),
+            key="evaluation_strengths",
+            label="Strengths",
             about="1 = as strongly as the latents fire on instructed prompts; with commas.",
         )
-    contents = _known_contents()
-    n_test, n_rank = _draw_contents(len(contents))
-    latents = _draw_latents(len(sae_ids))
-    reading = _draw_reading()
-    writing = _draw_writing()
-    lists = [strengths, *latents.values()]
-    if any(value is None for value in lists):
-        return None
-    request: EvaluationRequest | None = None
-    with shown():
-        check_choice(arms, [offered[sae_id] for sae_id in sae_ids])
-        rank_contents, test_contents = split_contents(contents, n_rank, n_test)
-        rank_wordings, test_wordings = split_wordings([w.text for w in instruction.wordings])
-        made = EvaluationRequest(
-            instruction=instruction,
-            sae_ids=tuple(sae_ids),
-            rank_contents=rank_contents,
-            rank_wordings=rank_wordings,
-            test_contents=test_contents,
-            test_wordings=test_wordings,
-            # In the order of the arms, so that the order of choosing decides nothing.
-            arms=tuple(arm for arm in EVALUATION_ARMS if arm in arms),
-            strengths=strengths or (),
-            **latents,
-            **reading,
-            **writing,
-        )
-        _check(made)
-        request = made
-    return request
+    candidates = draw_candidates(sources)
+    return {
+        "instruction": instruction,
+        "sae_ids": tuple(sae_ids),
+        "candidates": candidates,
+        "strengths": strengths,
+        **_draw_comparisons(),
+        **_draw_contents(),
+        **_draw_layers(len(sae_ids)),
+        **_draw_wordings(instruction),
+        **draw_reading(),
+        **draw_writing(),
+    }
 
 
-def _check(request: EvaluationRequest) -> None:
-    from saif_core.evaluating.plan import check_request
+def _split(drawn: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a request, with the contents themselves.
 
-    check_request(request)
+    Raises:
+        EvaluatorError: there are too few contents.
+    """
+    from saif_core.evaluating.splitting import split_contents
+
+    ranked, tested = split_contents(
+        _known_contents(), drawn["rank_contents"], drawn["test_contents"]
+    )
+    return {**drawn, "rank_contents": ranked, "test_contents": tested}
+
+
+def _checked(request: EvaluationRequest) -> EvaluationRequest:
+    """The request, within the bounds of its fields.
+
+    Raises:
+        EvaluatorError: one is not; the message names it.
+    """
+    try:
+        return from_json(EvaluationRequest, to_json(request))
+    except ValueError as error:
+        raise EvaluatorError(str(error)) from error
 
 
 def _draw_saes(offered: dict[str, SaeInfo]) -> list[str]:
@@ -249,28 +219,41 @@ def _draw_saes(offered: dict[str, SaeInfo]) -> list[str]:
     )
 
 
-def _draw_arms() -> list[str]:
-    return st.multiselect(
-        "Arms",
-        EVALUATION_ARMS,
-        default=list(DEFAULT_ARMS),
-        format_func=lambda arm: ARM_NAMES[arm],
-        key="evaluation_arms",
+def _draw_comparisons() -> dict[str, Any]:
+    left, right = st.columns(2)
+    baselines = left.multiselect(
+        "Baselines",
+        BASELINES,
+        default=list(BASELINES),
+        key="evaluation_baselines",
         persist_state="session",
-        help="  \n".join(f"**{ARM_NAMES[arm]}**: {words}" for arm, words in ARM_HELP.items()),
+        help=_listed(BASELINE_HELP),
     )
+    controls = right.multiselect(
+        "Controls",
+        CONTROLS,
+        default=["random"],
+        format_func=lambda control: CONTROL_WORDS[control],
+        key="evaluation_controls",
+        persist_state="session",
+        help=_listed({CONTROL_WORDS[control]: words for control, words in CONTROL_HELP.items()}),
+    )
+    of_all = right.toggle(
+        "Controls of every setting",
+        key="evaluation_controls_of",
+        persist_state="session",
+        help="Off: only of the setting that does best in each arm.",
+    )
+    return {
+        # In their own order, so that the order of choosing decides nothing.
+        "baselines": tuple(baseline for baseline in BASELINES if baseline in baselines),
+        "controls": tuple(control for control in CONTROLS if control in controls),
+        "controls_of": "all" if of_all else "best",
+    }
 
 
-def _draw_list(
-    label: str, key: str, default: str, read: Callable[[str], T], *, about: str
-) -> T | None:
-    typed = st.text_input(
-        label, default, max_chars=200, key=key, persist_state="session", help=about
-    )
-    values: T | None = None
-    with shown():
-        values = read(typed or "")
-    return values
+def _listed(helps: dict[str, str]) -> str:
+    return "  \n".join(f"**{name}**: {words}" for name, words in helps.items())
 
 
 def _known_contents() -> list[str]:
@@ -279,179 +262,90 @@ def _known_contents() -> list[str]:
     return list(dict.fromkeys(shipped_contents() if own is None else own))
 
 
-def _draw_contents(n_known: int) -> tuple[int, int]:
+def _draw_contents() -> dict[str, Any]:
+    """Draw how many contents are ranked and tested on."""
+    n_known = len(_known_contents())
     kind = "your own" if uploaded_contents() is not None else "shipped"
     left, right = st.columns(2)
-    n_test = _number(
-        left,
+    n_test = left.number_input(
         f"Test contents (of {n_known} {kind})",
-        f"evaluation_n_test_{n_known}",
-        min(DEFAULT_N_TEST, max(n_known // 2, 2)),
         2,
         max(n_known - 1, 2),
-        "The last ones. 20 give a first look; intervals shrink with more.",
+        min(DEFAULT_N_TEST, max(n_known // 2, 2)),
+        step=1,
+        key=f"evaluation_n_test_{n_known}",
+        persist_state="session",
+        help="The last ones. 20 give a first look; intervals shrink with more.",
     )
-    n_rank = _number(
-        right,
+    n_rank = right.number_input(
         "Contents to rank latents on",
-        f"evaluation_n_rank_{n_known}",
-        min(DEFAULT_N_RANK, max(n_known // 2, 1)),
         1,
         max(n_known - 2, 1),
-        "The first ones; no content both ranks and tests.",
+        min(DEFAULT_N_RANK, max(n_known // 2, 1)),
+        step=1,
+        key=f"evaluation_n_rank_{n_known}",
+        persist_state="session",
+        help="The first ones; no content both ranks and tests.",
     )
-    return n_test, n_rank
+    return {"rank_contents": int(n_rank), "test_contents": int(n_test)}
 
 
-def _number(
-    place: Any, label: str, key: str, default: int, low: int, high: int, about: str | None = None
-) -> int:
-    return int(
-        place.number_input(
-            label, low, high, default, step=1, key=key, persist_state="session", help=about
-        )
-    )
-
-
-def _draw_latents(n_saes: int) -> dict[str, Any]:
-    with st.expander("Latents and layers", key="evaluation_latents", icon=":material/tune:"):
+def _draw_layers(n_saes: int) -> dict[str, Any]:
+    with st.expander("Layers", key="evaluation_layers_expander", icon=":material/layers:"):
         left, right = st.columns(2)
         with left:
-            tops = _draw_list(
-                "Numbers of latents (k)",
-                "evaluation_tops",
-                "15",
-                lambda text: parse_counts(text, "Numbers of latents", MAX_TOP),
-                about="Of SAIF, clamped, ablated and random latents; with commas.",
+            layers = draw_values(
+                _LAYERS,
+                "",
+                key="evaluation_layers",
+                label="Further layers",
+                about="Blocks to write after besides those of the SAEs, counted from 0, with "
+                "commas; for sources that need no SAE.",
             )
-            betas = _draw_list(
-                "β",
-                "evaluation_betas",
-                "0",
-                lambda text: parse_numbers(text, "β", -MAX_BETA, MAX_BETA),
-                about="The coefficient of a latent is its mean + β × standard deviation.",
-            )
-        with right:
-            denoised = _draw_list(
-                "Numbers of latents, denoised",
-                "evaluation_denoised_tops",
-                "60",
-                lambda text: parse_counts(text, "Numbers of latents, denoised", MAX_TOP),
-                about="Of the denoised mean difference; with commas.",
-            )
-            together = st.toggle(
-                "All these layers at once too",
-                key="evaluation_together",
+        n_layers = n_saes + len([layer for layer in layers or () if layer is not None])
+        together = right.toggle(
+            "All these layers at once too",
+            key="evaluation_together",
+            persist_state="session",
+            disabled=n_layers < 2,
+            help="Each layer at an equal share of the strength; needs two layers or more.",
+        )
+    return {
+        "layers": None if layers is None else tuple(x for x in layers if x is not None),
+        "together": bool(together and n_layers > 1),
+    }
+
+
+def _draw_wordings(instruction: Instruction) -> dict[str, Any]:
+    """Draw which wordings of the instruction are learned from, and which are prompted with."""
+    from saif_core.evaluating.splitting import split_wordings
+
+    known = list(dict.fromkeys(wording.text for wording in instruction.wordings))
+    ranked, tested = split_wordings(known)
+    with st.expander("Wordings", key="evaluation_wordings", icon=":material/translate:"):
+        left, right = st.columns(2)
+        chosen = [
+            place.multiselect(
+                label,
+                known,
+                default=list(default),
+                # Another instruction has other wordings, so it gets fields of its own.
+                key=f"evaluation_{name}_{instruction.name}_{hash(tuple(known))}",
                 persist_state="session",
-                disabled=n_saes < 2,
-                help="Each layer at an equal share of the strength; needs two SAEs or more.",
+                help=about,
             )
-        of_all = right.toggle(
-            "Controls of every setting",
-            key="evaluation_controls",
-            persist_state="session",
-            help="Off: only of the setting that does best in each arm.",
-        )
+            for place, name, label, default, about in (
+                (left, "rank_wordings", "To learn from", ranked, "What sources learn from."),
+                (
+                    right,
+                    "test_wordings",
+                    "To prompt with",
+                    tested,
+                    "The prompted arm is told these in turn; texts are judged by them.",
+                ),
+            )
+        ]
     return {
-        "tops": tops,
-        "betas": betas,
-        "denoised_tops": denoised,
-        "controls": "all" if of_all else "best",
-        "together": together and n_saes > 1,
-    }
-
-
-def _draw_reading() -> dict[str, Any]:
-    with st.expander(
-        "How latents are ranked", key="evaluation_reading", icon=":material/visibility:"
-    ):
-        left, right = st.columns(2)
-        read = left.segmented_control(
-            "Read activations at",
-            get_args(ReadPosition)[::-1],
-            default="response",
-            required=True,
-            format_func=lambda option: READ_WORDS[option],
-            key="evaluation_read",
-            persist_state="session",
-        )
-        position = right.segmented_control(
-            "Instruction comes",
-            get_args(InstructionPosition),
-            default="after",
-            required=True,
-            key="evaluation_position",
-            persist_state="session",
-            help="After or before the content.",
-        )
-        n_tokens = _number(
-            left, "Answer tokens to read", "evaluation_response_tokens", 24, 1, MAX_RESPONSE_TOKENS
-        )
-        chat = right.toggle(
-            "Chat template",
-            True,
-            key="evaluation_chat",
-            persist_state="session",
-            help="Off: the model reads the prompt as raw text.",
-        )
-    return {
-        "read": read or "response",
-        "position": position or "after",
-        "response_tokens": n_tokens,
-        "chat": chat,
-    }
-
-
-def _draw_writing() -> dict[str, Any]:
-    with st.expander(
-        "How texts are steered and written", key="evaluation_writing", icon=":material/edit:"
-    ):
-        left, right = st.columns(2)
-        n_tokens = _number(left, "Tokens at most", "evaluation_max_new_tokens", 40, 1, MAX_TOKENS)
-        scope = right.selectbox(
-            "Steer",
-            get_args(SteeringScope),
-            format_func=lambda option: SCOPES[option],
-            key="evaluation_scope",
-            persist_state="session",
-            help="Tokens whose residual stream is edited.",
-        )
-        decay = left.number_input(
-            "Decay",
-            0.0,
-            10.0,
-            0.0,
-            0.05,
-            key="evaluation_decay",
-            persist_state="session",
-            help="The strength at token t is divided by 1 + decay · t; 0 keeps it.",
-        )
-        temperature = left.number_input(
-            "Temperature",
-            0.0,
-            2.0,
-            0.5,
-            0.1,
-            key="evaluation_temperature",
-            persist_state="session",
-            help="0 is greedy, in which small models loop. All arms share their draws.",
-        )
-        seed = _number(right, "Seed", "evaluation_seed", 0, 0, 2**31 - 1)
-        first = 1
-        if scope == "first":
-            first = _number(right, "How many tokens", "evaluation_first", 1, 1, MAX_TOKENS)
-        keep_norm = right.toggle(
-            "Keep the norm",
-            key="evaluation_keep_norm",
-            persist_state="session",
-            help="Rescale the edited residual stream to the norm it had.",
-        )
-    return {
-        "max_new_tokens": n_tokens,
-        "scope": scope,
-        "first": first,
-        "decay": float(decay),
-        "keep_norm": keep_norm,
-        "temperature": float(temperature),
-        "seed": seed,
+        name: tuple(wording for wording in known if wording in some)
+        for name, some in zip(("rank_wordings", "test_wordings"), chosen, strict=True)
     }

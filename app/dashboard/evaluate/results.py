@@ -19,25 +19,32 @@ from app.charts.evaluation import (
     pareto_front,
     perplexity_chart,
 )
-from app.dashboard.compare.lab_arms import layers_arm
+from app.dashboard.compare.open_session import INCOMING
 from app.dashboard.compare.steering_form import steering_form
 from app.dashboard.handles import engine, store
 from app.dashboard.messages import shown
 from app.dashboard.work import open_page, work
 from app.presentation.escaping import escape_markdown
-from app.presentation.evaluation import best_table, cell_table, describe_setting, lab_latents
+from app.presentation.evaluation import (
+    basket_of,
+    best_table,
+    cell_arm,
+    cell_table,
+    describe_setting,
+    table_parameters,
+    unqualified_sentence,
+)
 from app.presentation.evaluation_files import evaluation_csv, evaluation_json, evaluation_sentence
 from app.presentation.evaluation_page import evaluation_html
 from app.presentation.text_diff import plain_html
 from saif_core.inputs.shipped import shipped_instructions
 from saif_core.records.evaluation import (
-    SAE_ARMS,
     WORST_DISORDER,
     Evaluation,
+    EvaluationRequest,
     EvaluationText,
 )
-from saif_core.records.saes import layers_of
-from saif_core.records.steering import SteeringEdit
+from saif_core.records.steering import Arm
 
 TEXTS_PER_PAGE = 10
 MAX_TEXTS = 100
@@ -58,7 +65,7 @@ def draw_evaluation(evaluation: Evaluation) -> None:
         escape_markdown(
             f"{request.instruction.name} · {evaluation.model} · {', '.join(request.sae_ids)} · "
             f"{len(evaluation.cells):,} cells of {n:,} test contents · "
-            f"{request.max_new_tokens} tokens at most · {evaluation.seconds:,.0f} s"
+            f"{request.sampling.max_new_tokens} tokens at most · {evaluation.seconds:,.0f} s"
         )
     )
     _draw_downloads(evaluation)
@@ -134,10 +141,12 @@ def _draw_best(evaluation: Evaluation) -> None:
         f"other half ({n // 2}). Intervals are Wilson's at 95%; p is McNemar's exact paired test, "
         "two-sided."
     )
+    if unqualified := unqualified_sentence(evaluation):
+        st.caption(f":material/warning: {escape_markdown(unqualified)}")
     numbers = {best.arm: best.cell for best in evaluation.best}
     if evaluation.best_sae_arm in numbers:
         best = numbers[evaluation.best_sae_arm]
-        _draw_use(evaluation, best, "Use the best setting in the lab", "best")
+        _draw_use(evaluation, best, "Use the best setting on Compare", "best")
 
 
 def _draw_curves(evaluation: Evaluation) -> None:
@@ -183,7 +192,7 @@ def _draw_curves(evaluation: Evaluation) -> None:
 def _draw_pareto(evaluation: Evaluation) -> None:
     st.markdown("**Accuracy against broken text**")
     front = ", ".join(
-        describe_setting(evaluation.cells[number].setting)
+        describe_setting(evaluation.request, evaluation.cells[number].setting)
         for number in pareto_front(evaluation.cells)
     )
     _draw_chart(
@@ -199,22 +208,25 @@ def _draw_pareto(evaluation: Evaluation) -> None:
 
 
 def _draw_heat_map(evaluation: Evaluation) -> None:
-    st.markdown("**Number of latents and strength**")
+    st.markdown("**Parameters and strength**")
     groups = heat_groups(evaluation)
     if not groups:
-        st.caption("Measure several numbers of latents (k) to see them against strength here.")
+        st.caption("Measure several values of a parameter to see them against strength here.")
         return
     name = st.selectbox(
         "Strict accuracy of", list(groups), key=f"evaluation_heat_choice_{evaluation.id}"
     )
-    numbers = groups[name]
-    cells = [evaluation.cells[number] for number in numbers]
-    words = "; ".join(f"{describe_setting(c.setting)}: {c.rates.strict:.0%}" for c in cells)
+    group = groups[name]
+    cells = [evaluation.cells[number] for number in group.cells]
+    words = "; ".join(
+        f"{describe_setting(evaluation.request, cell.setting)}: {cell.rates.strict:.0%}"
+        for cell in cells
+    )
     _draw_chart(
         evaluation,
-        heat_map(evaluation, numbers),
-        f"heat_{numbers[0]}",
-        alt=f"Strict accuracy by number of latents and strength: {words}",
+        heat_map(evaluation, group),
+        f"heat_{group.parameter}_{group.cells[0]}",
+        alt=f"Strict accuracy by {group.parameter.replace('_', ' ')} and strength: {words}",
     )
 
 
@@ -230,14 +242,14 @@ def _draw_chart(evaluation: Evaluation, chart: alt.LayerChart, name: str, *, alt
 
 def _draw_table(evaluation: Evaluation) -> None:
     st.markdown("**All cells**")
-    key = f"evaluation_cells_{evaluation.id}"
+    key, table = f"evaluation_cells_{evaluation.id}", cell_table(evaluation)
     event: Any = st.dataframe(
-        cell_table(evaluation),
+        table,
         key=key,
         hide_index=True,
         on_select="rerun",
         selection_mode="single-row",
-        column_config=_COLUMNS,
+        column_config={**_COLUMNS, **_parameter_columns(evaluation, table)},
         placeholder="–",
         alt="Figures of every cell on all test contents",
     )
@@ -263,17 +275,17 @@ def _cell_key(evaluation: Evaluation) -> str:
 
 def _draw_texts(evaluation: Evaluation) -> None:
     st.subheader("The texts of a cell", anchor=False)
-    key = _cell_key(evaluation)
+    key, request = _cell_key(evaluation), evaluation.request
     # First the best of what steers by latents, as that is what the sentence speaks of.
     best = {one.arm: one.cell for one in evaluation.best}
     st.session_state.setdefault(key, best.get(evaluation.best_sae_arm, 0))
     number = st.selectbox(
         "Cell",
         range(len(evaluation.cells)),
-        format_func=lambda at: describe_setting(evaluation.cells[at].setting),
+        format_func=lambda at: describe_setting(request, evaluation.cells[at].setting),
         key=key,
     )
-    _draw_use(evaluation, number, "Use this in the lab", "cell")
+    _draw_use(evaluation, number, "Use this on Compare", "cell")
     texts: Sequence[EvaluationText] = ()
     with shown():
         texts = store().evaluations.texts(evaluation.id, number)[:MAX_TEXTS]
@@ -311,35 +323,59 @@ def _draw_text(text: EvaluationText) -> None:
 
 
 def _draw_use(evaluation: Evaluation, number: int, label: str, key: str) -> None:
-    setting = evaluation.cells[number].setting
-    latents = lab_latents(evaluation, number)
-    asked = evaluation.request.sae_ids
-    offered = {layer: id for id, layer in layers_of(engine().saes()).items() if id in asked}
-    if not latents or not set(latents) <= set(offered):
-        if setting.arm in SAE_ARMS:
-            st.caption(
-                "The lab adds latents of an SAE that is offered here, with the first β of an "
-                "evaluation; this cell differs in that."
-            )
+    """Draw the button that has Compare steer as a cell did; or why there is none."""
+    if evaluation.cells[number].setting.strength is None:
         return
-    if st.button(label, key=f"evaluation_use_{key}", icon=":material/science:"):
-        in_hand = work()
-        form, first = steering_form(), setting.layers[0]
-        form.steer_like(evaluation.request)
-        in_hand.choose_sae(offered[first])
-        in_hand.clear()
-        for latent in latents[first]:
-            in_hand.add_latent(latent.index, latent.coefficient)
-        in_hand.strength = setting.strength or 0.0
-        if len(latents) > 1:
-            # The basket holds latents of one layer, so all of them together are an arm.
-            edits = [SteeringEdit(offered[layer], found) for layer, found in latents.items()]
-            form.add(layers_arm(setting, edits, form.schedule))
-        instruction = evaluation.request.instruction
-        if shipped_instructions().get(instruction.name) != instruction:
-            in_hand.uploaded[instruction.name] = instruction
-        in_hand.instruction = instruction.name
+    arm = cell_arm(evaluation, number)
+    offered = {info.id for info in engine().saes()}
+    missing = next(
+        (edit.sae_id for edit in arm.edits if edit.latents and edit.sae_id not in offered)
+        if arm
+        else iter(()),
+        "",
+    )
+    if arm is None or missing:
+        reason = (
+            f"the SAE {missing} is not offered here"
+            if missing
+            else "what it steered with was not kept"
+        )
+        st.caption(escape_markdown(f"Compare cannot steer like this cell: {reason}."))
+        return
+    if st.button(label, key=f"evaluation_use_{key}", icon=":material/compare:"):
+        _use(evaluation.request, arm)
         open_page("views/compare.py")
+
+
+def _use(request: EvaluationRequest, arm: Arm) -> None:
+    """Have Compare steer as an arm did: with its latents in the basket, or with itself beside it.
+
+    The basket holds latents of one SAE, which are added; all else is an arm of its own.
+    """
+    in_hand, latents = work(), basket_of(arm)
+    steering_form().steer_like(request)
+    if latents:
+        in_hand.choose_sae(arm.edits[0].sae_id)
+        in_hand.clear()
+        for latent in latents:
+            in_hand.add_latent(latent.index, latent.coefficient)
+        in_hand.strength = arm.strength
+    else:
+        st.session_state.setdefault(INCOMING, []).append(arm)
+    instruction = request.instruction
+    if shipped_instructions().get(instruction.name) != instruction:
+        in_hand.uploaded[instruction.name] = instruction
+    in_hand.instruction = instruction.name
+
+
+def _parameter_columns(evaluation: Evaluation, table: dict[str, list[Any]]) -> dict[str, Any]:
+    """How the columns of the parameters are shown."""
+    return {
+        column: st.column_config.NumberColumn(name.replace("_", " "), format="plain")
+        if any(isinstance(value, int | float) for value in table[column])
+        else st.column_config.TextColumn(name.replace("_", " "))
+        for column, name in table_parameters(evaluation).items()
+    }
 
 
 def _share(label: str, about: str) -> Any:
@@ -355,9 +391,7 @@ _COLUMNS: Any = {
     "setting": st.column_config.TextColumn("setting"),
     "arm": st.column_config.TextColumn("arm"),
     "layer": st.column_config.TextColumn("layer", help="Block after which is steered, from 0"),
-    "k": st.column_config.NumberColumn("k", format="%d", help="Number of latents"),
-    "beta": st.column_config.NumberColumn("β", format="%g", help="In standard deviations"),
-    "strength": st.column_config.NumberColumn("strength", format="%g"),
+    "strength": st.column_config.NumberColumn("strength", format="plain"),
     "n": st.column_config.NumberColumn("n", format="%d", help="Texts that could be judged"),
     "strict": _share("strict", "Share of judged texts that follow the instruction fully"),
     "strict_ci": _interval("strict"),

@@ -1,77 +1,71 @@
-"""Which tokens an arm steers and how its strength goes along the text, as fields to set."""
-
-from dataclasses import dataclass
-from typing import get_args
+"""Which tokens an arm steers, how its strength goes along the text, and how texts are sampled."""
 
 import streamlit as st
 
+from app.dashboard.fields.parameter_fields import draw_field
+from app.dashboard.fields.record_fields import draw_record
 from app.presentation.arms import SCOPES
-from saif_core.records.evaluation import EvaluationRequest
-from saif_core.records.steering import Arm, GenerationRequest, SteeringScope
+from saif_core.parameters import record_parameters
+from saif_core.records.steering import Edit, Sampling, Schedule
 
-MAX_FIRST, MAX_DECAY, MAX_POWER = 2048, 10.0, 5.0
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """See ``Arm`` for what the fields mean."""
-
-    scope: SteeringScope = "generated"
-    first: int = 1
-    decay: float = 0.0
-    decay_power: float = 1.0
-    keep_norm: bool = False
-
-    @classmethod
-    def of(cls, asked: Arm | GenerationRequest | EvaluationRequest) -> "Schedule":
-        """The schedule of an arm, within what the fields can show."""
-        return cls(
-            asked.scope,
-            min(max(asked.first, 1), MAX_FIRST),
-            min(max(asked.decay, 0.0), MAX_DECAY),
-            min(max(asked.decay_power, 0.0), MAX_POWER),
-            asked.keep_norm,
-        )
+_SCHEDULE = {
+    "scope": "Steer",
+    "first": "How many tokens",
+    "decay": "Decay of the strength (0: none)",
+    "decay_power": "Power of the decay",
+}
+_SAMPLING = {
+    "chat": "Prompts go through the chat template",
+    "system": "System prompt",
+    "max_new_tokens": "Tokens at most",
+    "temperature": "Temperature (0: greedy)",
+    "top_p": "Top p",
+    "stop": "Stop at",
+    "samples": "Samples of each text",
+}
 
 
 def draw_schedule(schedule: Schedule, *, key: str) -> Schedule:
-    """Draw the fields; what is set in them.
+    """Draw the fields of a schedule; what is set in them.
 
     Args:
         key: begins the widget keys.
     """
-    scope = st.selectbox(
-        "Steer",
-        get_args(SteeringScope),
-        index=get_args(SteeringScope).index(schedule.scope),
-        format_func=lambda option: SCOPES[option],
-        key=f"{key}_scope",
-        help="Tokens whose residual stream is edited.",
+    return draw_record(
+        schedule, key=key, labels=_SCHEDULE, words={"scope": SCOPES}, idle=_is_unused
     )
-    first = schedule.first
-    if scope == "first":
-        first = int(st.number_input("How many tokens", 1, MAX_FIRST, first, key=f"{key}_first"))
-    decay = float(
-        st.number_input(
-            "Decay of the strength",
-            0.0,
-            MAX_DECAY,
-            schedule.decay,
-            0.05,
-            key=f"{key}_decay",
-            help="0 keeps it; else strength at token t is divided by (1 + decay × t) ^ power. At "
-            "0.2 texts of the default model stand a strength of 2 to 3 better.",
-        )
+
+
+def draw_sampling(sampling: Sampling, *, key: str) -> Sampling:
+    """Draw the fields of a sampling; what is set in them.
+
+    Args:
+        key: begins the widget keys.
+    """
+    drawn = draw_record(sampling, key=key, labels=_SAMPLING, idle=_is_undrawn)
+    st.caption("All arms share their random draws, so they differ by steering alone.")
+    return drawn
+
+
+def draw_keep_norm(keep_norm: bool, *, key: str) -> bool:
+    """Draw whether edits keep the norm of the residual stream; what is set.
+
+    Args:
+        key: begins the widget key.
+    """
+    (parameter,) = (one for one in record_parameters(Edit) if one.name == "keep_norm")
+    kept: bool = draw_field(parameter, keep_norm, key=f"{key}_keep_norm", label="Keep the norm")
+    return kept
+
+
+def _is_unused(name: str, schedule: Schedule) -> bool:
+    return (name == "first" and schedule.scope != "first") or (
+        name == "decay_power" and schedule.decay == 0
     )
-    power = schedule.decay_power
-    if decay:
-        power = float(
-            st.number_input("Power of the decay", 0.0, MAX_POWER, power, 0.5, key=f"{key}_power")
-        )
-    keep_norm = st.toggle(
-        "Keep the norm",
-        schedule.keep_norm,
-        key=f"{key}_keep_norm",
-        help="Rescale the edited residual stream to the norm it had.",
-    )
-    return Schedule(scope, first, decay, power, keep_norm)
+
+
+def _is_undrawn(name: str, sampling: Sampling) -> bool:
+    """Nothing is drawn by chance at temperature 0, and only a chat has a system turn."""
+    if name == "system":
+        return not sampling.chat
+    return name in ("top_p", "seed", "samples") and sampling.temperature == 0

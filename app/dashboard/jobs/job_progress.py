@@ -1,10 +1,11 @@
-"""A job as every page shows it: progress with a stop, what it found, or why it ended early."""
+"""A job as every page starts and shows it: progress with a stop, its result, or what ended it."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from app.dashboard.handles import engine
 from app.dashboard.messages import shown
 from app.presentation.escaping import escape_markdown
 from saif_core.errors import JobCancelled, SaifError
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
     from saif_core.engine.job import Job
 
 POLL_SECONDS = 1.0
+
+
+def submit_once(request: Any, is_same: Callable[[Any], bool]) -> "Job":
+    """Queue work, unless a request that is the same is under way: that job then."""
+    job = engine().newest(engine().task_of(request).name, is_same)
+    return engine().submit(request) if job is None or job.finished() else job
 
 
 def draw_progress(

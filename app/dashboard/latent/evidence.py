@@ -10,6 +10,7 @@ from app.dashboard.corpus.indexes import indexes_of
 from app.dashboard.fields.url_fields import publish, seed_choice
 from app.dashboard.handles import engine, store
 from app.presentation.escaping import escape_markdown, promotes
+from app.presentation.figures import counted
 from saif_core.records.corpus import (
     LatentFilter,
     LatentIndex,
@@ -99,7 +100,8 @@ def draw_chips(known: KnownLatent) -> None:
             f"fires on {percent(share)} of {index.n_tokens:,} tokens",
             icon=":material/percent:",
             color="gray",
-            help=f"Its density: {profile.n_fired:,} tokens of {index.n_contexts:,} contexts.",
+            help=f"Its density: {counted(profile.n_fired, 'token')} of "
+            f"{counted(index.n_contexts, 'context')}.",
         )
         if not profile.n_fired:
             return
@@ -143,7 +145,7 @@ def _draw_verdict(profile: LatentProfile) -> None:
         return
     found = verdict(profile.s_in, profile.s_out)
     st.badge(
-        f"{found} · S\\_in {profile.s_in:.2f} · S\\_out {profile.s_out:.3f}",
+        f"{found} · S\\_in {profile.s_in:z.2f} · S\\_out {profile.s_out:z.3f}",
         icon=":material/swap_horiz:",
         help=f"**{found}**: {_VERDICTS[found]}. S\\_in is the share of the tokens it fires on most "
         f"that are among the {N_PROMOTED} it promotes; it reads from {READS_FROM:g}. S\\_out is "
@@ -166,7 +168,7 @@ def draw_token_bars(
     ):
         with column:
             st.subheader(title, anchor=False)
-            listed = ", ".join(f"{token.strip()} {logit:+.2f}" for token, logit in tokens[:5])
+            listed = ", ".join(f"{token.strip()} {logit:+z.2f}" for token, logit in tokens[:5])
             st.altair_chart(
                 token_bars(tokens, promoted=up),
                 key=f"latent_tokens_{up}",

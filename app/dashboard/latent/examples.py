@@ -7,8 +7,10 @@ import streamlit as st
 
 from app.dashboard.handles import engine, store
 from app.dashboard.latent.evidence import KnownLatent, token_words
+from app.presentation.figures import counted
 from app.presentation.token_html import TintedText, examples_html, text_html
 from saif_core.records.corpus import N_KINDS, ProfileExample
+from saif_core.records.questions import LatentOnText, LatentOnTextsQuestion
 
 _READING = "latent_own_reading"
 MAX_CHARACTERS = 20_000
@@ -88,8 +90,6 @@ def draw_own_text(sae_id: str, latent: int, maximum: float | None) -> None:
     Args:
         maximum: the latent's largest activation on the corpus; None takes the text's own.
     """
-    from saif_core.explaining.text_reading import read_activations
-
     st.subheader("Try your own text", anchor=False)
     with st.form("latent_own_form", border=False):
         text = st.text_area(
@@ -101,24 +101,20 @@ def draw_own_text(sae_id: str, latent: int, maximum: float | None) -> None:
             st.error("There is no text to read; type some.", icon=":material/error:")
             return
         with st.spinner("Reading the text; the first time, the model is loaded …"):
-            read = engine().ask(
-                f"Latent {latent} on a text",
-                sae_id,
-                lambda model, sae: read_activations(model, sae, latent, text, chat=False),
-            )
-        st.session_state[_READING] = (sae_id, latent, read)
+            answer = engine().ask(LatentOnTextsQuestion(sae_id, latent, (text,)))
+        st.session_state[_READING] = (sae_id, latent, answer.texts[0])
     kept = st.session_state.get(_READING)
     if kept is None or kept[:2] != (sae_id, latent):
         return
-    tokens, activations = kept[2]
-    most = max(activations)
-    fired = sum(activation > 0 for activation in activations)
-    st.html(text_html(TintedText(tokens, activations), max(most, maximum or 0.0)))
+    read: LatentOnText = kept[2]
+    most, n_tokens = max(read.activations), counted(len(read.tokens), "token")
+    fired = sum(activation > 0 for activation in read.activations)
+    st.html(text_html(TintedText(read.tokens, read.activations), max(most, maximum or 0.0)))
     if not fired:
-        st.caption(f"It fires on none of the {len(tokens):,} tokens.")
+        st.caption(f"It fires on none of the {n_tokens}.")
         return
     st.caption(
-        f"It fires on {fired:,} of {len(tokens):,} tokens; the largest activation is {most:.4g}, "
-        f"on token {activations.index(most) + 1:,}"
+        f"It fires on {fired:,} of {n_tokens}; the largest activation is {most:.4g}, "
+        f"on token {read.activations.index(most) + 1:,}"
         + (f", {most / maximum:.0%} of the corpus's maximum." if maximum else ".")
     )

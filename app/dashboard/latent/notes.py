@@ -1,24 +1,23 @@
 """What methods and people say of a latent: descriptions, labels, notes and stars."""
 
-from typing import TYPE_CHECKING
+from functools import partial
 
 import streamlit as st
 
 from app.dashboard.handles import engine, store
-from app.dashboard.jobs.job_progress import draw_progress
+from app.dashboard.jobs.job_progress import draw_progress, submit_once
 from app.dashboard.latent.evidence import KnownLatent
 from app.dashboard.latent.examples import ExampleText
 from app.dashboard.messages import shown
 from app.presentation.escaping import escape_markdown
+from app.presentation.figures import counted
 from app.settings import load_settings
 from saif_core.records.corpus import LatentFilter
+from saif_core.records.descriptions import ActivatingExample, Evidence
+from saif_core.records.latents import TokenChange
 from saif_core.records.notes import LatentDescription, LatentNote, NoteKind
+from saif_core.records.questions import DescribeRequest, TokenChangeQuestion
 from saif_core.records.ranking import ChosenLatent
-
-if TYPE_CHECKING:  # importing these imports torch, which the first paint need not wait for
-    from saif_core.engine.job import Job
-    from saif_core.explaining.descriptions import Evidence
-    from saif_core.explaining.token_change import TokenChange
 
 N_OTHERS, N_DRAWN = 4, 64
 _CHANGE = "latent_token_change"
@@ -53,9 +52,7 @@ def draw_descriptions(
 
 def _evidence(
     known: KnownLatent, texts: list[ExampleText], promoted: list[str], suppressed: list[str]
-) -> "Evidence":
-    from saif_core.explaining.descriptions import ActivatingExample, Evidence
-
+) -> Evidence:
     change = _kept_change(known)
     return Evidence(
         promoted=tuple(promoted),
@@ -70,7 +67,7 @@ def _evidence(
     )
 
 
-def _kept_change(known: KnownLatent) -> "TokenChange | None":
+def _kept_change(known: KnownLatent) -> TokenChange | None:
     kept = st.session_state.get(_CHANGE)
     return kept[1] if kept and kept[0] == (known.index.id, known.latent) else None
 
@@ -84,9 +81,9 @@ def _draw_token_change(known: KnownLatent) -> None:
         "Measure which tokens it makes likelier",
         key="latent_token_change_ask",
         icon=":material/science:",
-        help=f"Sets it to {value:.3g}, its 99% quantile, on every token of {len(contexts)} "
-        "contexts and reads the logits: what the blocks above make of it, which its decoder "
-        "direction does not say.",
+        help=f"Sets it to {value:.3g}, its 99% quantile, on every token of "
+        f"{counted(len(contexts), 'context')} and reads the logits: what the blocks above make of "
+        "it, which its decoder direction does not say.",
     ):
         _measure_change(known, contexts, value)
         # The evidence above this button takes the measurement in.
@@ -95,35 +92,24 @@ def _draw_token_change(known: KnownLatent) -> None:
     if change is None:
         return
     for name, tokens in (("likelier", change.promoted), ("less likely", change.suppressed)):
-        listed = ", ".join(f"{token.strip()} {logit:+.2f}" for token, logit in tokens)
+        listed = ", ".join(f"{token.strip()} {logit:+z.2f}" for token, logit in tokens)
         st.markdown(f"{name}: {escape_markdown(listed)}")
     st.caption(
-        f"Mean change of the logit at activation {value:.3g}, over {change.n_tokens:,} tokens of "
-        f"{len(contexts)} contexts."
+        f"Mean change of the logit at activation {value:.3g}, over "
+        f"{counted(change.n_tokens, 'token')} of {counted(len(contexts), 'context')}."
     )
 
 
 def _measure_change(known: KnownLatent, contexts: list[int], value: float) -> None:
-    from saif_core.explaining.token_change import read_token_change
-
     read = store().profiles.contexts(known.index.id, contexts)
-    sequences = [token_ids.tolist() for token_ids in read.values()]
+    sequences = tuple(tuple(token_ids.tolist()) for token_ids in read.values())
+    question = TokenChangeQuestion(known.sae_id, known.latent, value, sequences)
     with st.spinner("Measuring; the first time, the model is loaded …"):
-        change = engine().ask(
-            f"Token change of latent {known.latent}",
-            known.sae_id,
-            lambda model, sae: read_token_change(model, sae, known.latent, value, sequences),
-        )
+        change = engine().ask(question)
     st.session_state[_CHANGE] = ((known.index.id, known.latent), change)
 
 
-@st.cache_resource(show_spinner=False)
-def _describing_jobs() -> "dict[tuple[str, int], Job]":
-    """The last describing job of each latent, for every browser session of this process."""
-    return {}
-
-
-def _draw_describing(known: KnownLatent, evidence: "Evidence") -> None:
+def _draw_describing(known: KnownLatent, evidence: Evidence) -> None:
     settings = load_settings()
     if not settings.llm_url:
         st.caption(
@@ -131,8 +117,7 @@ def _draw_describing(known: KnownLatent, evidence: "Evidence") -> None:
             "OpenAI-compatible endpoint, and restart."
         )
         return
-    jobs, of = _describing_jobs(), (known.index.sae_sha256, known.latent)
-    job = jobs.get(of)
+    job = engine().newest("describe", partial(_describes, known))
     if job is not None and not job.finished():
         draw_progress(job, "latent_describe", stops="It stops when the endpoint has answered.")
         return
@@ -144,28 +129,31 @@ def _draw_describing(known: KnownLatent, evidence: "Evidence") -> None:
         "description: on sentences that it writes, and on texts steered with the latent.",
     ):
         with shown():
-            jobs[of] = _start(known, evidence)
+            _start(known, evidence)
             st.rerun()
     if job is not None and job.error is not None:
         st.error(escape_markdown(job.record.error), icon=":material/error:")
 
 
-def _start(known: KnownLatent, evidence: "Evidence") -> "Job":
-    from saif_core.engine.describing import DescribingRequest, start_describing
+def _describes(known: KnownLatent, request: DescribeRequest) -> bool:
+    of = request.sae_sha256, request.chosen.index
+    return of == (known.index.sae_sha256, known.latent)
+
+
+def _start(known: KnownLatent, evidence: Evidence) -> None:
     from saif_core.models.language_endpoint import LanguageEndpoint
 
     settings = load_settings()
-    endpoint = LanguageEndpoint(settings.llm_url, settings.llm_model, settings.llm_key)
-    request = DescribingRequest(
+    # An engine whose endpoint cannot be used has none, and could not say why.
+    LanguageEndpoint(settings.llm_url, settings.llm_model, settings.llm_key)
+    request = DescribeRequest(
         known.sae_id,
         known.index.sae_sha256,
         ChosenLatent(known.latent, known.profile.maximum or 1.0),
         evidence,
         _others(known),
     )
-    return start_describing(
-        engine(), endpoint, request, store().notes.add_description, job_log=store().jobs
-    )
+    submit_once(request, partial(_describes, known))
 
 
 def _others(known: KnownLatent) -> tuple[ChosenLatent, ...]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import streamlit as st
@@ -12,14 +12,13 @@ from app.dashboard.handles import engine, store
 from app.dashboard.latent.evidence import KnownLatent, newest_index, percent, summaries_of, words_of
 from app.dashboard.work import VIA_LINK, Work, open_page
 from app.presentation.escaping import escape_markdown
+from app.presentation.figures import counted
 from saif_core.records.as_json import from_json
 from saif_core.records.corpus import LatentIndex
+from saif_core.records.flow import FlowGraph
+from saif_core.records.latents import Neighbour
 from saif_core.records.ranking import Ranking
 from saif_core.records.saes import layers_of
-
-if TYPE_CHECKING:  # importing these imports torch, which the first paint need not wait for
-    from saif_core.explaining.flow import FlowGraph
-    from saif_core.explaining.neighbours import Neighbour
 
 N_SAME, N_OTHER = 10, 5
 N_STORED = 50
@@ -95,8 +94,8 @@ def _draw_instructions(in_hand: Work, sae_id: str, latent: int) -> None:
         read = "the answer" if ranking.read == "response" else "the last prompt token"
         st.markdown(
             f"**{escape_markdown(ranking.instruction)}** · rank {rank} of {ranking.d_sae:,} · "
-            f"score {score:.3f} ({escape_markdown(ranking.selector.replace('_', ' '))}, read at "
-            f"{read}, n = {ranking.n_pairs:,} pairs)"
+            f"score {score:z.3f} ({escape_markdown(ranking.selector.replace('_', ' '))}, read at "
+            f"{read}, n = {counted(ranking.n_pairs, 'pair')})"
         )
 
 
@@ -111,7 +110,8 @@ def _draw_partners(sae_id: str, known: KnownLatent | None) -> None:
     profile, index = known.profile, known.index
     if not profile.cofiring:
         st.caption(
-            f"No other latent fires on at least 3 of its {profile.n_fired:,} tokens in this corpus."
+            "No other latent fires on at least 3 of its "
+            f"{counted(profile.n_fired, 'token')} in this corpus."
         )
         return
     st.caption(
@@ -121,14 +121,14 @@ def _draw_partners(sae_id: str, known: KnownLatent | None) -> None:
     others = summaries_of(index, [other for other, _ in profile.cofiring])
     for other, n_both in profile.cofiring:
         partner = others.get(other)
-        together = f"{n_both:,} tokens · {percent(n_both / profile.n_fired)}"
+        together = f"{counted(n_both, 'token')} · {percent(n_both / profile.n_fired)}"
         if partner and partner.n_fired:
             lift = n_both * index.n_tokens / (profile.n_fired * partner.n_fired)
             together += f" · lift {lift:,.1f}"
         _draw_link(sae_id, other, f"{other} · {together}", words_of(partner))
 
 
-def nearest_directions(sae_id: str, latent: int) -> "dict[str, tuple[Neighbour, ...]]":
+def nearest_directions(sae_id: str, latent: int) -> dict[str, tuple[Neighbour, ...]]:
     """The most alike decoder directions, by SAE: the latent's own, and the layers next to it.
 
     Raises:
@@ -148,7 +148,7 @@ def nearest_directions(sae_id: str, latent: int) -> "dict[str, tuple[Neighbour, 
 
 
 def _draw_nearest(
-    sae_id: str, near: "Mapping[str, Sequence[Neighbour]]", known: KnownLatent | None
+    sae_id: str, near: Mapping[str, Sequence[Neighbour]], known: KnownLatent | None
 ) -> None:
     st.subheader("Nearest decoder directions", anchor=False)
     st.caption("Cosine between decoder directions; 1 is the same direction.")
@@ -159,13 +159,13 @@ def _draw_nearest(
         words = summaries_of(index, [neighbour.latent for neighbour in neighbours])
         for neighbour in neighbours:
             number = neighbour.latent
-            label = f"{number} ({neighbour.cosine:+.2f})"
+            label = f"{number} ({neighbour.cosine:+z.2f})"
             _draw_link(other_id, number, label, words_of(words.get(number)))
     if len(near) == 1:
         st.caption("No SAE of another layer is offered for this model.")
 
 
-def _draw_flow(sae_id: str, latent: int, graph: "FlowGraph", known: KnownLatent | None) -> None:
+def _draw_flow(sae_id: str, latent: int, graph: FlowGraph, known: KnownLatent | None) -> None:
     from saif_core.explaining.flow import CHANCE_COSINE, KEPT_COSINE
 
     st.subheader("Flow through the layers", anchor=False)
@@ -212,7 +212,7 @@ def _draw_flow(sae_id: str, latent: int, graph: "FlowGraph", known: KnownLatent 
 
 
 def _draw_coactivation(
-    sae_id: str, latent: int, graph: "FlowGraph", known: KnownLatent | None
+    sae_id: str, latent: int, graph: FlowGraph, known: KnownLatent | None
 ) -> None:
     """Whether latents that the graph joins fire on the same tokens, counted when asked for."""
     layers = {node.layer for node in graph.nodes}
@@ -242,7 +242,7 @@ def _draw_coactivation(
 
 
 def _coactivations(
-    graph: "FlowGraph", indexes: dict[int, LatentIndex | None]
+    graph: FlowGraph, indexes: dict[int, LatentIndex | None]
 ) -> list[dict[str, Any]]:
     """A line per edge of a flow graph; none where an index holds no activations."""
     from saif_core.explaining.flow import coactivation

@@ -1,9 +1,7 @@
 """Search by contrast: latents that tell two sets of texts apart, checked on texts held out."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import comb
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
@@ -11,39 +9,18 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 from app.dashboard.handles import engine
 from app.dashboard.jobs.job_progress import draw_failure, draw_progress
 from app.dashboard.messages import shown
-from app.dashboard.search.table import N_PROMOTED, draw_latents
+from app.dashboard.search.table import draw_latents
 from app.dashboard.work import publish_parameter, work
 from app.presentation.escaping import escape_markdown
+from app.presentation.figures import counted, shown_at
 from saif_core.inputs.prompt_pairs import load_contents
 from saif_core.records.corpus import LatentIndex
-
-if TYPE_CHECKING:  # these import torch
-    from saif_core.explaining.contrast import Contrast
-    from saif_core.models.loaded_model import LoadedModel
-    from saif_core.saes.loaded_sae import LoadedSae
+from saif_core.records.questions import ContrastReport, ContrastRequest
 
 MAX_CHARACTERS = 100_000
 SIGNIFICANCE = 0.05
 _JOB = "contrast"
 _SETS = ("first", "second")
-
-
-@dataclass(frozen=True)
-class ContrastRequest:
-    """Two sets of texts to compare."""
-
-    sae_id: str
-    first: tuple[str, ...]
-    second: tuple[str, ...]
-    chat: bool
-
-
-@dataclass(frozen=True, eq=False)
-class ContrastResult:
-    """A contrast, and the tokens that each of its best latents promotes."""
-
-    contrast: "Contrast"
-    promotes: list[tuple[str, ...]]
 
 
 def draw_contrast(index: LatentIndex | None) -> None:
@@ -63,7 +40,7 @@ def draw_contrast(index: LatentIndex | None) -> None:
         with shown():
             first, second = (_texts(name, *given) for name, given in zip(_SETS, sets, strict=True))
             request = ContrastRequest(work().sae_id, first, second, chat)
-            st.session_state[_JOB] = start_contrast(request)
+            st.session_state[_JOB] = engine().submit(request).id
     job_id = st.session_state.setdefault(_JOB, st.query_params.get(_JOB, ""))
     publish_parameter(_JOB, job_id)
     if not job_id:
@@ -114,33 +91,10 @@ def _texts(name: str, typed: str, file: UploadedFile | None) -> tuple[str, ...]:
     return tuple(load_contents(typed.encode(), filename=f"the {name} set.txt"))
 
 
-def start_contrast(request: ContrastRequest) -> str:
-    """Id of the queued job that compares two sets of texts."""
-    from saif_core.explaining.contrast import contrast
-    from saif_core.explaining.text_reading import read_texts
-    from saif_core.saes.logit_lens import promoted_tokens
-
-    def compare(
-        model: "LoadedModel", saes: "Sequence[LoadedSae]", step: Callable[[int, int, str], None]
-    ) -> ContrastResult:
-        (sae,) = saes
-        first, second = (
-            read_texts(model, sae, texts, chat=request.chat, step=step)
-            for texts in (request.first, request.second)
-        )
-        found = contrast(first, second)
-        promotes = promoted_tokens(model, sae, found.best.tolist(), n=N_PROMOTED)
-        return ContrastResult(found, promotes)
-
-    title = f"Compare {len(request.first)} with {len(request.second)} texts"
-    return engine().work("contrast", title, (request.sae_id,), compare, request=request).id
-
-
 def _draw_result(
-    index: LatentIndex | None, request: ContrastRequest, result: ContrastResult
+    index: LatentIndex | None, request: ContrastRequest, report: ContrastReport
 ) -> None:
-    found = result.contrast
-    best, n_best = found.best.tolist(), len(found.best)
+    best, n_best = report.best, len(report.best)
     st.subheader("What tells the sets apart", anchor=False)
     if not n_best:
         st.info(
@@ -148,28 +102,29 @@ def _draw_result(
         )
         return
     threshold = SIGNIFICANCE / n_best
-    n_passing = int((found.p_values <= threshold).sum())
+    n_passing = sum(latent.p <= threshold for latent in best)
     st.markdown(
-        f"The **{n_best}** latents of the largest effect |d|, chosen on {found.n_ranking:,} texts "
-        f"(mean activation per text) and measured on the {found.n_held_out:,} others. "
-        f"**{n_passing}** of them {'has' if n_passing == 1 else 'have'} p ≤ {threshold:.2g}."
+        f"The **{counted(n_best, 'latent')}** of the largest effect |d|, chosen on "
+        f"{counted(report.n_ranking, 'text')} (mean activation per text) and measured on the "
+        f"{report.n_held_out:,} others. **{n_passing}** of them "
+        f"{'has' if n_passing == 1 else 'have'} p ≤ {threshold:.2g}."
     )
     st.caption(
-        f"{len(request.first):,} texts in the first set, {len(request.second):,} in the second. "
-        f"p is not corrected for {n_best} tests: the Bonferroni threshold is {SIGNIFICANCE} / "
-        f"{n_best} = {threshold:.2g}."
+        f"{counted(len(request.first), 'text')} in the first set, {len(request.second):,} in the "
+        f"second. p is not corrected for {counted(n_best, 'test')}: the Bonferroni threshold is "
+        f"{SIGNIFICANCE} / {n_best} = {threshold:.2g}."
     )
-    n_ways = comb(found.n_held_out, len(request.first) // 2)
+    n_ways = comb(report.n_held_out, len(request.first) // 2)
     if 1 / n_ways > threshold:
         st.caption(
-            f"No p can be that small here: {found.n_held_out} texts can be parted in {n_ways:,} "
+            f"No p can be that small here: {report.n_held_out} texts can be parted in {n_ways:,} "
             "ways only. Give more texts."
         )
-    columns = {
-        "latent": best,
-        "d": found.effect[best].tolist(),
-        "AUC": found.auc[best].tolist(),
-        "p": found.p_values.tolist(),
-        "promotes": [" ".join(tokens) for tokens in result.promotes],
+    columns: dict[str, list[Any]] = {
+        "latent": [latent.latent for latent in best],
+        "d": [shown_at(latent.effect, 2) for latent in best],
+        "AUC": [latent.auc for latent in best],
+        "p": [latent.p for latent in best],
+        "promotes": [" ".join(latent.promotes) for latent in best],
     }
     draw_latents("contrast", index, columns, alt="Latents that tell the two sets apart")

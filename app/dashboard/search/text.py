@@ -1,7 +1,7 @@
 """Search by a text: which latents fire on it, token by token and as a whole."""
 
 from html import escape
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import streamlit as st
 
@@ -10,26 +10,20 @@ from app.dashboard.handles import engine
 from app.dashboard.search.table import draw_latents, meaning_columns
 from app.dashboard.work import publish_parameter, work
 from app.presentation.escaping import escape_markdown, visible
+from app.presentation.figures import counted
 from saif_core.records.corpus import LatentIndex
-
-if TYPE_CHECKING:
-    from saif_core.explaining.text_reading import TextReading
+from saif_core.records.latents import TextReading
+from saif_core.records.questions import TextQuestion
 
 # Up to this many tokens, each is a button; more are chosen with a slider.
 MOST_PILLS = 60
 N_WHOLE = 50
+# Of the latents on a token, a reading keeps so many.
+N_KEPT = 20
 MAX_CHARACTERS = 20_000
 # A longer text does not belong into an address.
 MAX_SHARED = 500
 _TEXT, _CHAT, _TOKEN, _READ = "fires_on", "fires_on_chat", "fires_on_token", "search_reading"
-
-
-class _Asked(NamedTuple):
-    """What a reading is of."""
-
-    sae_id: str
-    text: str
-    chat: bool
 
 
 def draw_text(index: LatentIndex | None) -> None:
@@ -57,7 +51,7 @@ def draw_text(index: LatentIndex | None) -> None:
         )
     publish(_CHAT, False)
     publish_parameter(_TEXT, state[_TEXT] if len(state[_TEXT]) <= MAX_SHARED else "")
-    asked = _Asked(work().sae_id, state[_TEXT], state[_CHAT])
+    asked = TextQuestion(work().sae_id, state[_TEXT], state[_CHAT])
     if submitted:
         state.pop(_READ, None)
         state[_READ] = (asked, _read(asked))
@@ -74,21 +68,16 @@ def draw_text(index: LatentIndex | None) -> None:
         _draw_reading(index, known[1])
 
 
-def _read(asked: _Asked) -> "TextReading":
-    from saif_core.explaining.text_reading import read_text
-
+def _read(asked: TextQuestion) -> TextReading:
     with st.spinner("Reading the text; the first time, the model is loaded …"):
-        return engine().ask(
-            "Read a text",
-            asked.sae_id,
-            lambda model, sae: read_text(model, sae, asked.text, chat=asked.chat),
-        )
+        reading: TextReading = engine().ask(asked)
+    return reading
 
 
-def _draw_reading(index: LatentIndex | None, reading: "TextReading") -> None:
-    n_tokens = len(reading.tokens)
+def _draw_reading(index: LatentIndex | None, reading: TextReading) -> None:
+    n_tokens = counted(len(reading.tokens), "token")
     st.subheader("Token by token", anchor=False)
-    st.caption(f"{n_tokens:,} tokens; under each is the number of the latent that fires most.")
+    st.caption(f"{n_tokens}; under each is the index of the latent that fires most.")
     st.html(ribbon(reading))
     token = _draw_token_choice(reading)
     if token is not None:
@@ -96,15 +85,16 @@ def _draw_reading(index: LatentIndex | None, reading: "TextReading") -> None:
     _draw_whole(index, reading)
 
 
-def _draw_token(index: LatentIndex | None, reading: "TextReading", token: int) -> None:
+def _draw_token(index: LatentIndex | None, reading: TextReading, token: int) -> None:
     found = reading.latents[token]
     name = escape_markdown(visible(reading.tokens[token]))
-    st.markdown(
-        f"On token {token}, “{name}”, the **{len(found)}** latents that fire most; at most 20 are "
-        "kept."
-    )
     if not found:
+        st.markdown(f"On token {token}, “{name}”, no latent fires.")
         return
+    st.markdown(
+        f"On token {token}, “{name}”: **{counted(len(found), 'latent')}**, the strongest first; at "
+        f"most {N_KEPT} are kept."
+    )
     latents = [latent for latent, _ in found]
     columns: dict[str, list[Any]] = {
         "latent": latents,
@@ -114,7 +104,7 @@ def _draw_token(index: LatentIndex | None, reading: "TextReading", token: int) -
     draw_latents("token", index, columns, alt="Latents that fire on the chosen token")
 
 
-def _draw_whole(index: LatentIndex | None, reading: "TextReading") -> None:
+def _draw_whole(index: LatentIndex | None, reading: TextReading) -> None:
     st.subheader("On the whole text", anchor=False)
     best = reading.maxima[:N_WHOLE]
     if not best:
@@ -123,10 +113,10 @@ def _draw_whole(index: LatentIndex | None, reading: "TextReading") -> None:
             icon=":material/search_off:",
         )
         return
-    st.markdown(
-        f"**{len(reading.maxima):,}** latents fire on any token but the first; these are the "
-        f"{len(best)} that fire most."
-    )
+    n_firing = len(reading.maxima)
+    listed = f", of which these {len(best)} fire most" if n_firing > len(best) else ""
+    fire = "latent fires" if n_firing == 1 else "latents fire"
+    st.markdown(f"**{n_firing:,}** {fire} on any token but the first{listed}.")
     latents = [latent for latent, _, _ in best]
     columns: dict[str, list[Any]] = {
         "latent": latents,
@@ -137,7 +127,7 @@ def _draw_whole(index: LatentIndex | None, reading: "TextReading") -> None:
     draw_latents("whole", index, columns, alt="Latents that fire most on the text")
 
 
-def _draw_token_choice(reading: "TextReading") -> int | None:
+def _draw_token_choice(reading: TextReading) -> int | None:
     n_tokens = len(reading.tokens)
     if n_tokens <= MOST_PILLS:
         return st.pills(
@@ -154,7 +144,7 @@ def _draw_token_choice(reading: "TextReading") -> int | None:
     )
 
 
-def ribbon(reading: "TextReading") -> str:
+def ribbon(reading: TextReading) -> str:
     """HTML of the tokens, each over the number of the latent that fires most on it."""
     cells = []
     for token, special, latents in zip(

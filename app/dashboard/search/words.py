@@ -96,7 +96,8 @@ def _draw_form() -> None:
                 high,
                 value=None,
                 step=step,
-                format="%.2f",
+                # As many digits as were typed: a rounded bound would not be the one searched by.
+                format="%.6g",
                 key=key,
                 persist_state="session",
                 placeholder="any",

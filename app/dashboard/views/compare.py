@@ -5,13 +5,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
-from app.dashboard.compare.arm_cards import draw_arms
+from app.dashboard.compare.arm_cards import PlaceOfSize, draw_arms
 from app.dashboard.compare.chat_turns import next_request
-from app.dashboard.compare.lab_arms import request_problem
+from app.dashboard.compare.compare_arms import missing_sae, request_problem
 from app.dashboard.compare.measured_strength import draw_measured
-from app.dashboard.compare.open_session import OPENED, RUN, hold
+from app.dashboard.compare.open_session import OPENED, RUN, hold, take_incoming
 from app.dashboard.compare.steering_form import (
     SteeringForm,
     draw_basket,
@@ -26,22 +25,25 @@ from app.dashboard.messages import shown
 from app.dashboard.sae_fit import misfit
 from app.dashboard.work import Work, resume_ranking, work
 from app.presentation.escaping import escape_markdown
-from app.presentation.sessions import default_session_name, session_of_work
-from app.presentation.texts import size_sentence, speed_sentence
+from app.presentation.sessions import default_session_name, saes_of, session_of_work
+from app.presentation.texts import arm_size_sentence, sizes_sentence, speed_sentence
 from saif_core.errors import JobCancelled, SaifError
 from saif_core.records.as_json import from_json
 from saif_core.records.jobs import JobRecord
 from saif_core.records.prompts import Instruction
+from saif_core.records.questions import SizeQuestion
 from saif_core.records.ranking import LatentScore
+from saif_core.records.saes import layers_of
 from saif_core.records.sessions import SteeringSession
-from saif_core.records.steering import GenerationRequest
-from saif_core.records.texts import GenerationResult
+from saif_core.records.steering import Arm, GenerationRequest
+from saif_core.records.texts import ArmSize, GenerationResult
 
 if TYPE_CHECKING:
     from saif_core.engine.job import Job
 
 POLL_SECONDS = 0.3
 MAX_NAME, MAX_NOTES, MAX_MESSAGE = 120, 20_000, 8000
+MOST_SIZES = 100
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ def draw_page() -> None:
     resume_ranking()
     in_hand, form = work(), steering_form()
     _reopen()
+    take_incoming(form)
     run = _current_run()
     head = st.container(horizontal=True, vertical_alignment="center")
     head.title("What does it do to the text?", width="stretch")
@@ -83,9 +86,10 @@ def draw_page() -> None:
         draw_settings(form)
     with measured_place, shown():
         draw_measured(in_hand, form, band_place)
+    layer = layers_of(engine().saes()).get(in_hand.sae_id, 0)
     with arms_place:
-        draw_arms(in_hand, form)
-    request = form.request(in_hand)
+        places = draw_arms(in_hand, form, layer)
+    request = form.request(in_hand, layer)
     with head:
         _draw_save(request, run)
     with shown():
@@ -93,8 +97,7 @@ def draw_page() -> None:
     _draw_run(run, request)
     # Last, because the engine may take a moment to answer.
     if not reason:
-        with shown():
-            _draw_size(size_place, request)
+        _draw_sizes([PlaceOfSize(size_place, form.steered(in_hand, layer)), *places])
     if edited:
         # The sidebar, drawn first, still lists the basket as it was. Not sooner: a button that
         # was pressed in the same run would be forgotten.
@@ -118,11 +121,11 @@ def _draw_opened(in_hand: Work) -> None:
     if opened is None:
         return
     st.caption(f":material/folder_open: Session “{escape_markdown(opened.name)}”")
-    if opened.recipe is not None and opened.recipe.sae != in_hand.sae_id:
-        offered = {info.id for info in engine().saes()}
-        if opened.recipe.sae not in offered:
+    offered = {info.id for info in engine().saes()}
+    for sae_id in saes_of(opened.request) if opened.request else ():
+        if sae_id not in offered and sae_id != in_hand.sae_id:
             st.warning(
-                f"The session's SAE, {escape_markdown(opened.recipe.sae)}, is not offered here: "
+                f"The session's SAE, {escape_markdown(sae_id)}, is not offered here: "
                 "its texts can be read, but steering uses the SAE chosen in the sidebar.",
                 icon=":material/info:",
             )
@@ -193,7 +196,7 @@ def _draw_generate(
     form: SteeringForm, request: GenerationRequest, run: Run, reason: str | None
 ) -> None:
     problem = reason or request_problem(request, [info.id for info in engine().saes()])
-    names = ", ".join(escape_markdown(arm.name) for arm in request.all_arms)
+    names = ", ".join(escape_markdown(arm.name) for arm in request.arms)
     clicked = st.button(
         "Generate",
         key="compare_generate",
@@ -202,23 +205,26 @@ def _draw_generate(
         disabled=bool(problem),
         help=escape_markdown(problem) or f"Answers every prompt by every arm: {names}.",
     )
-    if request.arms and problem:
+    if form.arms and problem:
         st.caption(f":material/info: {escape_markdown(problem)}")
     if clicked and not problem:
         _generate(request, run)
-    if run.result is None or request.temperature == 0 or any(run.result.recipe.histories):
+    greedy = request.sampling.temperature == 0
+    if run.result is None or greedy or any(run.result.request.histories):
         return
+    seed = form.sampling.seed + 1
 
     def take_next_seed() -> None:
         # Before the seed's own field is drawn, which then shows it.
-        form.seed = st.session_state["compare_seed"] = form.seed + 1
+        form.sampling = replace(form.sampling, seed=seed)
+        st.session_state["compare_seed"] = seed
 
     again = st.button(
         "Write them again",
         key="compare_again",
         icon=":material/casino:",
         disabled=bool(problem),
-        help=f"With the next seed, {form.seed + 1}.",
+        help=f"With the next seed, {seed}.",
         on_click=take_next_seed,
     )
     if again and not problem:
@@ -226,7 +232,7 @@ def _draw_generate(
 
 
 def _generate(request: GenerationRequest, run: Run) -> None:
-    job = engine().generate(request)
+    job = engine().submit(request)
     if run.job is not None and not run.job.finished():
         run.job.cancel()
     _hold_run(job.id)
@@ -262,7 +268,7 @@ def _stream(job: "Job") -> None:
         share = min(1.0, record.done / record.total) if record.total else 0.0
         count = f" · token {record.done} of {record.total} at most" if record.total else ""
         st.progress(share, text=f"{record.message or 'waiting for its turn'}{count}")
-        if st.button("Stop", key="compare_stop", icon=":material/stop_circle:"):
+        if st.button("Stop", key="compare_run_stop", icon=":material/stop_circle:"):
             job.cancel()
         draw_growing(job.request, job.events())
 
@@ -286,16 +292,16 @@ def _draw_unfinished(job: "Job") -> None:
 
 
 def _draw_result(run: Run, result: GenerationResult, request: GenerationRequest) -> None:
-    recipe = result.recipe
+    asked = result.request
     st.divider()
-    st.caption(
-        f"{escape_markdown(recipe.sae)} · {escape_markdown(recipe.instruction)} · "
-        f"{size_sentence(result.vector_norm, result.resid_share)} · {speed_sentence(result)}"
-    )
+    named = (*saes_of(asked), asked.instruction)
+    st.caption(f"{escape_markdown(' · '.join(filter(None, named)))} · {speed_sentence(result)}")
+    if sizes := sizes_sentence(result):
+        st.caption(sizes)
     if run.job is not None and run.job.request != _same_turn(request, run.job.request):
         st.caption(":material/sync_problem: The settings above have changed since; generate again.")
-    draw_finished(result, _instruction_of(recipe.instruction))
-    if recipe.chat and len({text.prompt_index for text in result.generations}) == 1:
+    draw_finished(result, _instruction_of(asked.instruction))
+    if asked.sampling.chat and len({text.prompt_index for text in result.generations}) == 1:
         _draw_chat(run, result, request)
 
 
@@ -318,7 +324,7 @@ def _draw_chat(run: Run, result: GenerationResult, request: GenerationRequest) -
             help="On: all arms go on with the unsteered chat, so that only the new texts differ. "
             "Off: each arm goes on with what it wrote itself.",
         )
-        if result.recipe.samples > 1:
+        if result.request.sampling.samples > 1:
             st.caption("Sample 1 of each arm goes on.")
         sent = st.form_submit_button("Send", icon=":material/send:")
     if sent and (message or "").strip():
@@ -329,7 +335,7 @@ def _draw_chat(run: Run, result: GenerationResult, request: GenerationRequest) -
         else:
             with shown():
                 _generate(asked, run)
-    if any(result.recipe.histories):
+    if any(result.request.histories):
         st.button(
             "Start over",
             key="compare_start_over",
@@ -356,27 +362,48 @@ def _instruction_of(name: str) -> Instruction | None:
     return work().uploaded.get(name) or shipped_instructions().get(name)
 
 
-def _draw_size(place: DeltaGenerator, request: GenerationRequest) -> None:
-    if not request.latents or not request.prompts:
-        place.caption("The size of the steering vector is shown once latents are chosen.")
-        return
-    sizes: dict[str, tuple[float, float]] = st.session_state.setdefault("compare_sizes", {})
-    # The size grows in proportion to strength, so one measurement serves the whole dial.
-    unit = replace(request, strength=1.0, prompts=request.prompts[:1])
-    asked = repr(
-        (unit.sae_id, unit.prompts, unit.latents, unit.method, unit.method_parameters, unit.chat)
-    )
-    if asked not in sizes:
-        status = engine().status()
-        if not status.model_loaded or status.running:
+def _draw_sizes(places: Sequence[PlaceOfSize]) -> None:
+    """Say how large what each arm adds is, once the engine can tell."""
+    offered = [info.id for info in engine().saes()]
+    for place, arm in places:
+        if not arm.edits:
+            place.caption("The size of the steering vector is shown once latents are chosen.")
+        elif missing_sae(arm, offered):
+            place.empty()
+        elif not _is_free(arm):
             place.caption("The size of the vector is measured once the model is loaded and free.")
-            return
-        if len(sizes) >= 100:
+        else:
+            with place.container(), shown():
+                size = _size(arm)
+                st.caption(
+                    arm_size_sentence(size) if size else "adds nothing to the residual stream"
+                )
+
+
+def _is_free(arm: Arm) -> bool:
+    """Whether the size of an arm is known, or can be asked for without waiting for other work."""
+    status = engine().status()
+    return _unit(arm) in _sizes() or (status.model_loaded and not status.running)
+
+
+def _size(arm: Arm) -> ArmSize | None:
+    unit, sizes = _unit(arm), _sizes()
+    if unit not in sizes:
+        if len(sizes) >= MOST_SIZES:
             sizes.clear()
-        sizes[asked] = engine().vector_size(unit)
-    norm, share = sizes[asked]
-    strength = abs(request.strength)
-    place.markdown(size_sentence(norm * strength, share * strength))
+        sizes[unit] = engine().ask(SizeQuestion(replace(arm, name="", strength=1.0))).size
+    size, strength = sizes[unit], abs(arm.strength)
+    return size and ArmSize(size.norm * strength, size.resid_share * strength)
+
+
+def _sizes() -> dict[str, ArmSize | None]:
+    sizes: dict[str, ArmSize | None] = st.session_state.setdefault("compare_sizes", {})
+    return sizes
+
+
+def _unit(arm: Arm) -> str:
+    """What the size of an arm depends on but for its strength, which it is in proportion to."""
+    return repr((arm.kind, arm.edits, arm.seed))
 
 
 def _draw_save(request: GenerationRequest, run: Run) -> None:
@@ -385,7 +412,10 @@ def _draw_save(request: GenerationRequest, run: Run) -> None:
         st.popover("Save as session", icon=":material/save:", key="compare_save"),
         st.form("compare_save_form", border=False),
     ):
-        suggested = default_session_name(request.instruction, request.latents, request.strength)
+        in_hand = work()
+        suggested = default_session_name(
+            request.instruction, in_hand.basket_latents(), in_hand.strength
+        )
         name = st.text_input(
             "Name", opened.name if opened else suggested, max_chars=MAX_NAME, key="save_name"
         )
@@ -404,7 +434,7 @@ def _draw_save(request: GenerationRequest, run: Run) -> None:
 
 
 def _save(name: str, notes: str, request: GenerationRequest, run: Run, *, replaces: bool) -> None:
-    named = run.result.recipe.instruction if run.result else request.instruction
+    named = run.result.request.instruction if run.result else request.instruction
     session = session_of_work(
         name,
         notes,
@@ -412,6 +442,7 @@ def _save(name: str, notes: str, request: GenerationRequest, run: Run, *, replac
         instruction=_instruction_of(named),
         ranking=work().ranking,
         result=run.result,
+        model=engine().model_id,
     )
     opened: SteeringSession | None = st.session_state.get(OPENED)
     if replaces and opened is not None:

@@ -11,25 +11,24 @@ import streamlit as st
 from app.dashboard.corpus.indexes import take_in_shipped
 from app.dashboard.corpus.uploads import (
     KINDS,
-    MAX_LABEL,
     MAX_UPLOAD_MB,
-    LabelsAdded,
-    add_labels,
     forget_uploads,
     save_uploads,
     uploads_of,
 )
 from app.dashboard.frame import describe_sae
 from app.dashboard.handles import engine, store
-from app.dashboard.jobs.job_progress import draw_failure, draw_progress
-from app.dashboard.jobs.thread_jobs import thread_jobs
+from app.dashboard.jobs.job_progress import draw_failure, draw_progress, submit_once
 from app.dashboard.messages import shown
-from app.dashboard.search.meaning import vectors_file
 from app.dashboard.work import open_page, work
 from app.presentation.escaping import escape_markdown
+from app.presentation.figures import counted
+from app.settings import load_settings
+from app.store_tasks import MAX_LABEL, LabelsReport, LabelsRequest, NewLabel, vectors_file
 from saif_core.engine.job import Job
 from saif_core.errors import CorpusError
-from saif_core.records.corpus import LatentIndex
+from saif_core.records.corpus import IndexRequest, LatentIndex
+from saif_core.records.questions import IndexReport, SaeAnswer, SaeQuestion
 
 MAX_NAME = 120
 MAX_ODD_SHOWN = 5
@@ -83,9 +82,16 @@ def _draw_jobs() -> None:
         newest = jobs[0]
         draw_failure(newest)
         if newest.error is None:
-            st.success(f"{escape_markdown(newest.title)}: done.", icon=":material/check:")
+            _draw_done(newest)
         elif newest.record.state == "cancelled":
             st.caption("What was read is kept: choose the unfinished index and resume it.")
+
+
+def _draw_done(job: Job) -> None:
+    report: IndexReport = job.result()
+    # An index may have been deleted since.
+    if {index.id for index in report.indexes} & {index.id for index in store().latents.indexes()}:
+        st.success(f"{escape_markdown(job.title)}: done.", icon=":material/check:")
 
 
 def _speed(job: Job) -> str:
@@ -101,7 +107,8 @@ def _speed(job: Job) -> str:
     seconds = time.monotonic() - seen.at
     if n_read <= 0 or seconds <= 0:
         return ""
-    return f"{n_read:,} tokens read in {seconds:,.0f} s: {n_read / seconds:,.0f} tokens/s so far"
+    read = f"{counted(n_read, 'token')} read in {seconds:,.0f} s"
+    return f"{read}: {n_read / seconds:,.0f} tokens/s so far"
 
 
 def _draw_list(indexes: Sequence[LatentIndex]) -> LatentIndex | None:
@@ -140,7 +147,8 @@ def _draw_index(index: LatentIndex, indexes: Sequence[LatentIndex]) -> None:
     n_l0 = index.n_nonzero / max(index.n_tokens, 1)
     st.markdown(
         f"**{escape_markdown(index.name)}** · {escape_markdown(index.sae_id)} · "
-        f"{index.n_tokens:,} tokens in {index.n_contexts:,} contexts · L0 {n_l0:.1f}"
+        f"{counted(index.n_tokens, 'token')} in {counted(index.n_contexts, 'context')} · "
+        f"L0 {n_l0:.1f}"
     )
     reading = any(job.kind == "index" and not job.finished() for job in engine().jobs())
     offered = {info.id for info in engine().saes()}
@@ -201,7 +209,7 @@ def _delete(index: LatentIndex, others: Sequence[LatentIndex]) -> None:
     with shown():
         store().latents.delete_index(index.id)
         forget_uploads(index, others)
-        vectors_file(index.id).unlink(missing_ok=True)
+        vectors_file(load_settings().home, index.id).unlink(missing_ok=True)
 
 
 def _draw_start() -> None:
@@ -248,9 +256,7 @@ def _draw_start() -> None:
 
 
 def _begin(name: str, path: str, sae_ids: tuple[str, ...]) -> None:
-    from saif_core.records.corpus import IndexRequest
-
-    engine().index(IndexRequest(name, (path,), sae_ids))
+    engine().submit(IndexRequest(name, (path,), sae_ids))
     st.rerun()
 
 
@@ -277,7 +283,6 @@ def _draw_import() -> None:
 
 
 def _draw_labels() -> None:
-    name = f"labels:{work().sae_id}"
     with st.form("corpus_labels_form", clear_on_submit=True):
         file = st.file_uploader(
             f"Published labels for {escape_markdown(_sae_name(work().sae_id))}",
@@ -292,8 +297,8 @@ def _draw_labels() -> None:
         if file is None:
             st.error("Choose a file first.", icon=":material/error:")
         else:
-            _take_labels_in(name, file.getvalue(), file.name)
-    job = thread_jobs().get(name)
+            _take_labels_in(work().sae_id, file.getvalue(), file.name)
+    job = engine().newest("labels", partial(_labels_for, work().sae_id))
     if job is None:
         st.caption(
             "They are found by a search for their words, and their source is shown with them."
@@ -303,7 +308,7 @@ def _draw_labels() -> None:
     elif job.error is not None:
         draw_failure(job)
     else:
-        done: LabelsAdded = job.result()
+        done: LabelsReport = job.result()
         st.success(
             f"Labels: {done.n_added:,} added, {done.n_known:,} here already, {done.n_cut:,} cut to "
             f"{MAX_LABEL} characters.",
@@ -311,29 +316,26 @@ def _draw_labels() -> None:
         )
 
 
-def _take_labels_in(name: str, data: bytes, filename: str) -> None:
+def _labels_for(sae_id: str, request: LabelsRequest) -> bool:
+    return request.sae_id == sae_id
+
+
+def _take_labels_in(sae_id: str, data: bytes, filename: str) -> None:
     from saif_core.explaining.published_labels import read_published_labels
 
     with st.spinner("Reading the SAE's metadata and the labels …"):
-        sha256, neuronpedia_id, d_sae = engine().ask(
-            "Read the metadata of an SAE",
-            work().sae_id,
-            lambda _model, sae: (sae.sha256, sae.sae.cfg.metadata.neuronpedia_id, sae.d_sae),
+        sae: SaeAnswer = engine().ask(SaeQuestion(sae_id))
+        read = read_published_labels(
+            data, filename, neuronpedia_id=sae.neuronpedia_id, d_sae=sae.d_sae
         )
-        read = read_published_labels(data, filename, neuronpedia_id=neuronpedia_id, d_sae=d_sae)
     if read.odd:
         listed = "; ".join(f"{entry.number}: {entry.problem}" for entry in read.odd[:MAX_ODD_SHOWN])
         st.warning(
             f"Entries left out: {len(read.odd):,} ({escape_markdown(listed)}).",
             icon=":material/rule:",
         )
-    opened = store()
-    thread_jobs().begin(
-        name,
-        "labels",
-        f"Take in {len(read.labels):,} labels",
-        lambda job: add_labels(opened, sha256, read.labels, job),
-    )
+    labels = tuple(NewLabel(one.latent_index, one.text, one.source) for one in read.labels)
+    submit_once(LabelsRequest(sae.sha256, labels, sae_id), partial(_labels_for, sae_id))
 
 
 def _sae_name(sae_id: str) -> str:

@@ -10,17 +10,17 @@ from app.dashboard.evaluate.form import (
     cost_of,
     cost_sentence,
     draw_evaluation_form,
+    layers_of_request,
 )
 from app.dashboard.evaluate.results import draw_evaluation
 from app.dashboard.handles import engine, store
 from app.dashboard.jobs.job_progress import draw_progress
 from app.dashboard.messages import shown
 from app.dashboard.work import publish_parameter
-from app.presentation.arms import ARM_NAMES
+from app.presentation.arms import arm_words
 from app.presentation.escaping import escape_markdown
 from saif_core.errors import JobCancelled, SaifError, UnknownNameError
 from saif_core.records.evaluation import Evaluation, EvaluationRequest, EvaluationSummary
-from saif_core.records.saes import layers_of
 
 if TYPE_CHECKING:  # importing the engine imports torch, which the first paint need not wait for
     from saif_core.engine.job import Job
@@ -110,13 +110,12 @@ def _draw_form(job: "Job | None", evaluation: Evaluation | None) -> None:
         else "Writes and judges a text for every test content, arm and setting.",
     )
     if clicked and request is not None:
-        _hold(run=engine().evaluate(request).id, evaluation="")
+        _hold(run=engine().submit(request).id, evaluation="")
         st.rerun()
 
 
 def _cost(request: EvaluationRequest, evaluation: Evaluation | None) -> str:
-    layers = layers_of(engine().saes())
-    cost = cost_of(request, [layers[sae_id] for sae_id in request.sae_ids])
+    cost = cost_of(request, layers_of_request(request))
     speed = _speed(evaluation)
     return cost_sentence(cost, speed or CPU_TOKENS_PER_SECOND, measured=speed is not None)
 
@@ -127,7 +126,7 @@ def _speed(evaluation: Evaluation | None) -> float | None:
         return None
     asked = evaluation.request
     n_texts = len(evaluation.cells) * len(asked.test_contents)
-    return n_texts * asked.max_new_tokens / evaluation.seconds
+    return n_texts * asked.sampling.max_new_tokens / evaluation.seconds
 
 
 def _draw_run(run: str, job: "Job | None") -> None:
@@ -228,7 +227,7 @@ def _summary_table(summaries: list[EvaluationSummary]) -> dict[str, list[Any]]:
         "model": [summary.model.rstrip("/").rsplit("/", 1)[-1] for summary in summaries],
         "cells": [summary.n_cells for summary in summaries],
         "n": [summary.n for summary in summaries],
-        "best arm": [ARM_NAMES.get(one.best_sae_arm, "") for one in summaries],
+        "best arm": [arm_words(one.best_sae_arm) for one in summaries],
         "strict": [None if one.best_strict is None else 100 * one.best_strict for one in summaries],
         "measured": [datetime.fromisoformat(summary.created_at) for summary in summaries],
     }

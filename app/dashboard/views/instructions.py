@@ -9,10 +9,12 @@ from app.dashboard.jobs.job_panel import draw_ranking_job, ranking_is_running
 from app.dashboard.messages import shown
 from app.dashboard.work import open_page, work, write_url
 from app.presentation.escaping import escape_markdown
+from app.presentation.figures import counted
 from app.presentation.prompt_html import added_tokens, prompt_html
 from saif_core.errors import SaifError
 from saif_core.records.prompts import PromptPair, PromptView
-from saif_core.records.ranking import RankingRequest
+from saif_core.records.questions import EstimateQuestion, LoadRequest, PromptQuestion
+from saif_core.records.ranking import RankingRequest, WorkEstimate
 
 POLL_SECONDS = 1.0
 
@@ -57,7 +59,7 @@ def _draw_start(request: RankingRequest | None) -> None:
         help="A ranking is running; stop it first." if running else None,
     )
     if start and request is not None:
-        work().attach(engine().rank(request).id)
+        work().attach(engine().submit(request).id)
         # Now, not as the run ends: a page that is loaded anew in between must find its job.
         write_url()
         st.rerun()
@@ -78,8 +80,8 @@ def _draw_found() -> None:
 
 def _draw_estimate(request: RankingRequest) -> None:
     with shown():
-        estimate = engine().estimate(request)
-        n_pairs = f"{estimate.n_pairs:,} {'pair' if estimate.n_pairs == 1 else 'pairs'}"
+        estimate: WorkEstimate = engine().ask(EstimateQuestion(request))
+        n_pairs = counted(estimate.n_pairs, "pair")
         if estimate.cached:
             st.caption(f"{n_pairs} · already computed")
             return
@@ -94,23 +96,23 @@ def _model_is_ready() -> bool:
     status = engine().status()
     if status.model_loaded:
         return True
-    loads = [job for job in engine().jobs() if job.kind == "load"]
-    if loads and loads[0].finished() and loads[0].error is not None:
+    load = engine().newest("load")
+    if load is not None and load.finished() and load.error is not None:
         st.caption("The model could not be loaded, so its prompts cannot be shown.")
         if st.button("Try again", key="load_again", icon=":material/refresh:"):
-            engine().warm_up(work().sae_id)
+            engine().submit(LoadRequest(work().sae_id))
             st.rerun()
-        raise SaifError(loads[0].record.error)
-    if work().sae_id and not (loads and not loads[0].finished()):
-        engine().warm_up(work().sae_id)
+        raise SaifError(load.record.error)
+    if work().sae_id and (load is None or load.finished()):
+        engine().submit(LoadRequest(work().sae_id))
     st.fragment(_wait_for_model, run_every=POLL_SECONDS)()
     return False
 
 
 def _wait_for_model() -> None:
     with shown():
-        loads = [job for job in engine().jobs() if job.kind == "load"]
-        if engine().status().model_loaded or (loads and loads[0].finished()):
+        load = engine().newest("load")
+        if engine().status().model_loaded or (load is not None and load.finished()):
             st.rerun()
         st.caption("Loading the model; its view of the prompts appears here.")
 
@@ -125,16 +127,17 @@ def _draw_pairs(pairs: tuple[PromptPair, ...], *, chat: bool) -> None:
     positive = _view(pair.positive, engine().model_id, chat)
     negative = _view(pair.negative, engine().model_id, chat)
     st.caption(f"Pair {number:,} of {len(pairs):,}")
-    st.markdown(f"**With** the instruction · {len(positive.tokens):,} tokens")
+    st.markdown(f"**With** the instruction · {counted(len(positive.tokens), 'token')}")
     st.html(prompt_html(positive, added_tokens(positive, negative)))
-    st.markdown(f"**Without** · {len(negative.tokens):,} tokens")
+    st.markdown(f"**Without** · {counted(len(negative.tokens), 'token')}")
     st.html(prompt_html(negative))
     st.caption("· is a space, ↵ a line break; framed tokens are special, underlined ones added.")
 
 
 @st.cache_data(max_entries=512, scope="session", show_spinner=False)
 def _view(text: str, model_id: str, chat: bool) -> PromptView:  # noqa: ARG001
-    return engine().prompt_view(text, chat=chat)
+    view: PromptView = engine().ask(PromptQuestion(text, chat=chat))
+    return view
 
 
 draw_page()

@@ -23,9 +23,11 @@ from app.dashboard.latent.relations import draw_relations
 from app.dashboard.messages import shown
 from app.dashboard.work import Work, work
 from app.presentation.escaping import escape_markdown
+from app.presentation.figures import counted
 from saif_core.records.corpus import LatentIndex
+from saif_core.records.latents import LatentDetail, PairActivations
 from saif_core.records.notes import LatentNote
-from saif_core.records.ranking import LatentDetail, PairActivations
+from saif_core.records.questions import LatentQuestion, PairQuestion, SaeAnswer, SaeQuestion
 
 # Address and session remember a latent under these names; the SAE is the work in hand's own.
 _PARAMETER, _REMEMBERED = "latent", "latent_index"
@@ -161,12 +163,12 @@ def _draw_known(in_hand: Work, latent: int, indexes: Sequence[LatentIndex]) -> N
 def _draw_from_weights(in_hand: Work, latent: int) -> None:
     """The page of a latent that no corpus was read for: its weights tell what it promotes."""
     with st.spinner("Reading the latent's weights; the first time, the model is loaded …"):
-        detail = engine().latent_detail(in_hand.sae_id, latent)
-        sae_sha256 = engine().ask("Hash of an SAE", in_hand.sae_id, lambda _model, sae: sae.sha256)
-    notes = store().notes.list(sae_sha256, latent)
+        detail: LatentDetail = engine().ask(LatentQuestion(in_hand.sae_id, latent))
+        sae: SaeAnswer = engine().ask(SaeQuestion(in_hand.sae_id))
+    notes = store().notes.list(sae.sha256, latent)
     title = title_words(newest_label(notes), [token for token, _ in detail.promoted])
     _draw_title(in_hand, latent, title, detail.hook_point)
-    _draw_actions(in_hand, latent, 0.0, sae_sha256, notes)
+    _draw_actions(in_hand, latent, 0.0, sae.sha256, notes)
     _draw_rank(in_hand, latent)
     _draw_weights(detail)
     st.info(
@@ -181,7 +183,7 @@ def _draw_from_weights(in_hand: Work, latent: int) -> None:
     with shown():
         _draw_pairs(in_hand, latent)
     with shown():
-        draw_notes(sae_sha256, latent, notes)
+        draw_notes(sae.sha256, latent, notes)
 
 
 def _draw_title(in_hand: Work, latent: int, title: str, hook_point: str) -> None:
@@ -273,10 +275,11 @@ def _draw_rank(in_hand: Work, latent: int) -> None:
     facts = [
         f"rank {ranking.latents.index(score) + 1} of {ranking.d_sae:,} for "
         f"{escape_markdown(ranking.instruction)}",
-        f"score {score.score:.3f} ({escape_markdown(ranking.selector)})",
+        f"score {score.score:z.3f} ({escape_markdown(ranking.selector)})",
         f"fires at {score.rate_positive:.0%} of the positions with the instruction, "
         f"{score.rate_negative:.0%} without",
-        f"mean {score.mean:.3g} ± {score.std:.2g} where it fires (n = {ranking.n_pairs} pairs)",
+        f"mean {score.mean:.3g} ± {score.std:.2g} where it fires "
+        f"(n = {counted(ranking.n_pairs, 'pair')})",
     ]
     st.markdown(" · ".join(facts))
 
@@ -306,8 +309,8 @@ def _draw_pairs(in_hand: Work, latent: int) -> None:
     st.markdown(sentence)
     if request.read == "response":
         st.caption(
-            f"A pair's value is the mean over the first {request.response_tokens} tokens of the "
-            "model's own answer."
+            "A pair's value is the mean over the first "
+            f"{counted(request.response_tokens, 'token')} of the model's own answer."
         )
     left, right = st.columns(2)
     left.altair_chart(pair_chart(activations, request.pairs), key="latent_pairs", alt=sentence)
@@ -324,15 +327,14 @@ def _pair_activations(in_hand: Work, latent: int) -> PairActivations | None:
     # Every ranking has an id of its own, so what is kept can never belong to another request.
     key = (in_hand.ranking.id if in_hand.ranking else "", latent)
     if key not in kept:
-        n_pairs = len(in_hand.ranking_request.pairs)
         if not st.button(
-            f"Read it on {n_pairs:,} {'pair' if n_pairs == 1 else 'pairs'}",
+            f"Read it on {counted(len(in_hand.ranking_request.pairs), 'pair')}",
             key="latent_pairs_ask",
             icon=":material/visibility:",
         ):
             return None
         with st.spinner("Reading its activation on every pair …"):
-            kept[key] = engine().pair_activations(in_hand.ranking_request, latent)
+            kept[key] = engine().ask(PairQuestion(in_hand.ranking_request, latent))
         while len(kept) > _KEPT_ACTIVATIONS:
             del kept[next(iter(kept))]
         # The button has done its work.

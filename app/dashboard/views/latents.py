@@ -12,6 +12,7 @@ from app.dashboard.jobs.job_panel import draw_ranking_job
 from app.dashboard.messages import shown
 from app.dashboard.work import FinishedRanking, open_page, resume_ranking, work
 from app.presentation.escaping import escape_markdown, promotes
+from app.presentation.figures import counted, shown_at
 from saif_core.records.ranking import LatentScore, Ranking
 from saif_core.records.saes import layers_of
 
@@ -53,15 +54,15 @@ def _draw_empty() -> None:
 def _draw_sentence(ranking: Ranking) -> None:
     layer = layers_of(engine().saes()).get(work().sae_id)
     place = escape_markdown(ranking.hook_point) if layer is None else f"layer {layer}"
+    fire = "fires" if ranking.n_selective == 1 else "fire"
     st.markdown(
-        f"Of {ranking.d_sae:,} latents at {place}, **{ranking.n_selective:,}** fire at ≥ 80% of "
+        f"Of {ranking.d_sae:,} latents at {place}, **{ranking.n_selective:,}** {fire} at ≥ 80% of "
         "the positions read with the instruction and at ≤ 5% of those without."
     )
     read = "the answer" if ranking.read == "response" else "the last prompt token"
-    pairs = f"{ranking.n_pairs:,} {'pair' if ranking.n_pairs == 1 else 'pairs'}"
-    cost = (
-        "taken from the cache" if ranking.cached else f"{ranking.tokens_computed:,} tokens computed"
-    )
+    pairs = counted(ranking.n_pairs, "pair")
+    computed = f"{counted(ranking.tokens_computed, 'token')} computed"
+    cost = "taken from the cache" if ranking.cached else computed
     st.caption(
         f"{escape_markdown(ranking.instruction)} · {pairs} · read at {read} · scored by "
         f"{escape_markdown(ranking.selector.replace('_', ' '))} · {cost} · {ranking.seconds:.1f} s"
@@ -89,14 +90,13 @@ def _draw_head(ranking: Ranking) -> int:
                 help="Where the list is cut: the dashed line in the score chart.",
             )
         )
-        noun = "latent" if top == 1 else "latents"
         steer = st.button(
             f"Steer with the top {top}",
             key="steer_top",
             type="primary",
             icon=":material/compare:",
-            help=f"Fills the basket with the {top} best {noun}, each with its mean activation as "
-            "coefficient; those that never fire with the instruction are left out.",
+            help=f"Fills the basket with the best {counted(top, 'latent')}, each with its mean "
+            "activation as coefficient; those that never fire with the instruction are left out.",
         )
     publish("k", ranking.top)
     if steer:
@@ -131,7 +131,7 @@ def _draw_charts(ranking: Ranking, top: int) -> tuple[LatentScore, ...]:
     st.altair_chart(
         score_curve(ranking, top),
         key=f"scores_{ranking.id}",
-        alt=f"Scores in order: the best is {best.score:.3f}, number {top} is {last.score:.3f}.",
+        alt=f"Scores in order: the best is {best.score:z.3f}, number {top} is {last.score:z.3f}.",
     )
     return inside
 
@@ -183,7 +183,7 @@ def _draw_table(ranking: Ranking, inside: Sequence[LatentScore]) -> None:
 def _table(inside: Sequence[LatentScore]) -> dict[str, list[Any]]:
     return {
         "latent": [latent.index for latent in inside],
-        "score": [latent.score for latent in inside],
+        "score": [shown_at(latent.score, 3) for latent in inside],
         "with": [100 * latent.rate_positive for latent in inside],
         "without": [100 * latent.rate_negative for latent in inside],
         "mean": [latent.mean for latent in inside],
@@ -252,7 +252,8 @@ def _draw_comparison(ranking: Ranking, top: int) -> None:
 
 
 def _name(ranking: Ranking) -> str:
-    return f"{ranking.instruction} · {ranking.read} · {ranking.selector} · {ranking.n_pairs} pairs"
+    pairs = counted(ranking.n_pairs, "pair")
+    return f"{ranking.instruction} · {ranking.read} · {ranking.selector} · {pairs}"
 
 
 def _names(others: Sequence[FinishedRanking]) -> dict[str, Ranking]:

@@ -1,21 +1,24 @@
 """How good the SAE in hand is: its card, measured again here, and how often its latents fire."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from app.dashboard.corpus.indexes import indexes_of
 from app.dashboard.handles import engine, store
-from app.dashboard.jobs.job_progress import draw_failure, draw_progress
+from app.dashboard.jobs.job_progress import draw_failure, draw_progress, submit_once
 from app.dashboard.sae_fit import misfit
 from app.dashboard.work import work
 from app.presentation.escaping import escape_markdown
+from app.presentation.figures import counted
+from saif_core.records.health import DensityReport, TextMeasurement
+from saif_core.records.questions import HealthReport, HealthRequest
 from saif_core.records.saes import SaeInfo
 
-if TYPE_CHECKING:  # these import torch, which the first paint need not wait for
+if TYPE_CHECKING:
     from saif_core.engine.job import Job
-    from saif_core.explaining.health import DensityReport, TextMeasurement
 
 _ICONS = {
     True: ":material/check_circle:",
@@ -37,7 +40,7 @@ def draw_page() -> None:
         return
     st.caption(f"{escape_markdown(info.id)} · {escape_markdown(info.hook_point)}")
     reason = misfit(sae_id)
-    job = _job_of(sae_id)
+    job = engine().newest("health", partial(_measures, sae_id))
     measured = _measured(job)
     density = _density(sae_id)
     if reason:
@@ -52,7 +55,7 @@ def draw_page() -> None:
 
 
 def _draw_verdict(
-    info: SaeInfo, measured: "Sequence[TextMeasurement]", density: "DensityReport | None"
+    info: SaeInfo, measured: Sequence[TextMeasurement], density: DensityReport | None
 ) -> None:
     from app.presentation.health import verdict
     from saif_core.explaining.health import judge_health
@@ -81,7 +84,7 @@ def _draw_verdict(
 def _draw_figures(
     info: SaeInfo,
     job: "Job | None",
-    measured: "Sequence[TextMeasurement]",
+    measured: Sequence[TextMeasurement],
     reason: str | None,
 ) -> None:
     from app.presentation.health import figure_table
@@ -97,7 +100,8 @@ def _draw_figures(
         help=escape_markdown(reason or "")
         or "Reads short texts in several languages, and chats whose answers the model writes.",
     ):
-        _start(info.id)
+        submit_once(HealthRequest(info.id), partial(_measures, info.id))
+        st.rerun()
     if running is not None:
         draw_progress(running, "health")
     elif job is not None and not reason:
@@ -140,37 +144,18 @@ def _draw_figures(
     )
 
 
-def _start(sae_id: str) -> None:
-    from saif_core.explaining.health import measure_health
-
-    cache = store().cache
-    _jobs()[sae_id] = engine().work(
-        "health",
-        f"Measure {sae_id}",
-        (sae_id,),
-        lambda model, saes, step: measure_health(model, saes[0], cache=cache, step=step),
-        request=sae_id,
-    )
-    st.rerun()
+def _measures(sae_id: str, request: HealthRequest) -> bool:
+    return request.sae_id == sae_id
 
 
-@st.cache_resource(show_spinner=False)
-def _jobs() -> dict[str, Any]:
-    """The newest measurement of each SAE; one is enough for everyone."""
-    return {}
+def _measured(job: "Job | None") -> Sequence[TextMeasurement]:
+    if job is None or job.record.state != "done":
+        return ()
+    report: HealthReport = job.result()
+    return report.texts
 
 
-def _job_of(sae_id: str) -> "Job | None":
-    job: Job | None = _jobs().get(sae_id)
-    return job
-
-
-def _measured(job: "Job | None") -> "Sequence[TextMeasurement]":
-    done = job is not None and job.finished() and job.record.state == "done"
-    return job.result() if job is not None and done else ()
-
-
-def _density(sae_id: str) -> "DensityReport | None":
+def _density(sae_id: str) -> DensityReport | None:
     from saif_core.explaining.health import summarize_density
 
     indexes = indexes_of(sae_id)
@@ -179,7 +164,7 @@ def _density(sae_id: str) -> "DensityReport | None":
     return summarize_density(store().latents.density(indexes[0].id), indexes[0].n_tokens)
 
 
-def _draw_density(density: "DensityReport | None") -> None:
+def _draw_density(density: DensityReport | None) -> None:
     from app.charts.health import density_chart
     from app.presentation.health import density_sentence
 
@@ -204,7 +189,7 @@ def _draw_density(density: "DensityReport | None") -> None:
 def _draw_training(info: SaeInfo) -> None:
     facts = []
     if info.tokens_seen is not None:
-        facts.append(f"trained on {info.tokens_seen:,} tokens")
+        facts.append(f"trained on {counted(info.tokens_seen, 'token')}")
     if info.dead_fraction is not None:
         facts.append(f"its card counts {info.dead_fraction:.1%} dead latents")
     if info.sources:

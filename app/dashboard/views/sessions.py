@@ -104,15 +104,7 @@ def _draw_session(session: SteeringSession) -> None:
             on_click=_duplicate,
             args=(session.id,),
         )
-        st.download_button(
-            "Export",
-            export_session(session),
-            export_filename(session),
-            "application/json",
-            key="sessions_export",
-            icon=":material/download:",
-            on_click="ignore",
-        )
+        _draw_export(session)
         st.button(
             "Delete",
             key="sessions_delete",
@@ -121,6 +113,19 @@ def _draw_session(session: SteeringSession) -> None:
             args=(session.id, session.name),
         )
     _draw_share(session)
+
+
+def _draw_export(session: SteeringSession) -> None:
+    with shown():
+        st.download_button(
+            "Export",
+            export_session(session, store().tensors),
+            export_filename(session),
+            "application/json",
+            key="sessions_export",
+            icon=":material/download:",
+            on_click="ignore",
+        )
 
 
 def _draw_rename(session: SteeringSession) -> None:
@@ -215,7 +220,9 @@ def _draw_import() -> None:
                 st.error("Choose a file first.", icon=":material/error:")
                 return
             with shown():
-                session = import_session(upload.getvalue(), filename=upload.name)
+                session = import_session(
+                    upload.getvalue(), filename=upload.name, tensors=store().tensors
+                )
                 saved = store().sessions.save(session)
                 st.session_state[_SELECTED] = saved.id
                 st.success(f"Imported “{escape_markdown(saved.name)}”.", icon=":material/check:")

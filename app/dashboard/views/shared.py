@@ -5,13 +5,14 @@ import streamlit as st
 from app.dashboard.compare.open_session import open_in_compare
 from app.dashboard.compare.text_columns import draw_finished
 from app.dashboard.handles import store
+from app.presentation.arms import describe_arm
 from app.presentation.escaping import escape_markdown
 from app.presentation.sessions import chosen_table, manifest
-from app.presentation.texts import size_sentence
+from app.presentation.texts import arm_size_sentence
 from saif_core.records.prompts import Instruction
 from saif_core.records.ranking import ChosenLatent, Ranking
 from saif_core.records.sessions import SteeringSession
-from saif_core.records.steering import SteeringRecipe
+from saif_core.records.steering import Edit, GenerationRequest
 from saif_core.records.texts import GenerationResult
 
 
@@ -42,8 +43,8 @@ def draw_page() -> None:
         ):
             open_in_compare(store().sessions.duplicate(session.id))
     st.caption(f"Saved {escape_markdown(session.updated_at)} · read-only")
-    _draw_instruction(session.instruction, session.recipe)
-    _draw_latents(session.recipe, session.ranking)
+    _draw_instruction(session.instruction, session.request)
+    _draw_latents(session.request, session.ranking)
     _draw_texts(session)
     st.subheader("Notes", anchor=False)
     if session.notes:
@@ -53,10 +54,10 @@ def draw_page() -> None:
     _draw_manifest(session)
 
 
-def _draw_instruction(instruction: Instruction | None, recipe: SteeringRecipe | None) -> None:
+def _draw_instruction(instruction: Instruction | None, request: GenerationRequest | None) -> None:
     st.subheader("1. The instruction", anchor=False)
     if instruction is None:
-        name = recipe.instruction if recipe else ""
+        name = request.instruction if request else ""
         st.text(name or "No instruction was saved with this session.")
         return
     st.text(f"{instruction.name}: {instruction.description}")
@@ -66,25 +67,50 @@ def _draw_instruction(instruction: Instruction | None, recipe: SteeringRecipe | 
             st.text(f"{wording.text} ({wording.language})")
 
 
-def _draw_latents(recipe: SteeringRecipe | None, ranking: Ranking | None) -> None:
+def _draw_latents(request: GenerationRequest | None, ranking: Ranking | None) -> None:
     st.subheader("2. The latents", anchor=False)
-    chosen = recipe.latents if recipe else ()
     if ranking is not None:
         st.markdown(
             f"Of {ranking.d_sae:,} latents at {escape_markdown(ranking.hook_point)}, "
             f"**{ranking.n_selective}** fire on at least 80% of the instructed prompts and on at "
             f"most 5% of the others (n = {ranking.n_pairs:,} pairs)."
         )
-    if not chosen and ranking is not None:
+    chosen = _chosen_latents(request)
+    if len(chosen) > 1:
+        for number, (name, edit) in enumerate(chosen):
+            st.markdown(f"**{escape_markdown(name)}**, after block {edit.layer}")
+            _draw_chosen(edit.latents, _if_of(edit, ranking), f"shared_latents_{number}")
+    elif chosen:
+        ((_, edit),) = chosen
+        _draw_chosen(edit.latents, _if_of(edit, ranking), "shared_latents")
+    elif ranking is not None and ranking.latents:
         best = ranking.latents[: ranking.top]
-        chosen = tuple(ChosenLatent(score.index, score.mean) for score in best)
-    if not chosen:
+        latents = tuple(ChosenLatent(score.index, score.mean) for score in best)
+        _draw_chosen(latents, ranking, "shared_latents")
+    else:
         st.caption("No latents were chosen.")
-        return
+
+
+def _chosen_latents(request: GenerationRequest | None) -> list[tuple[str, Edit]]:
+    """Every edit by latents, with the name of the first arm that writes it."""
+    found: dict[str, tuple[str, Edit]] = {}
+    for arm in request.steered if request else ():
+        for edit in arm.edits:
+            if edit.latents:
+                found.setdefault(f"{edit.sae_id} {edit.latents}", (arm.name, edit))
+    return list(found.values())
+
+
+def _if_of(edit: Edit, ranking: Ranking | None) -> Ranking | None:
+    """The ranking, if it is of the edit's SAE."""
+    return ranking if ranking is not None and ranking.sae == edit.sae_id else None
+
+
+def _draw_chosen(latents: tuple[ChosenLatent, ...], ranking: Ranking | None, key: str) -> None:
     column = st.column_config
     st.dataframe(
-        chosen_table(chosen, ranking),
-        key="shared_latents",
+        chosen_table(latents, ranking),
+        key=key,
         hide_index=True,
         column_config={
             "latent": column.NumberColumn("latent", format="%d"),
@@ -102,15 +128,15 @@ def _draw_texts(session: SteeringSession) -> None:
     result: GenerationResult | None = session.result
     if result is None:
         st.caption("No texts were generated; these are the prompts.")
-        for prompt in session.prompts:
+        for prompt in session.request.prompts if session.request else ():
             st.text(prompt)
         return
-    recipe = result.recipe
-    n = len(recipe.latents)
-    st.markdown(
-        f"{n} latent{'' if n == 1 else 's'} at strength {recipe.strength:g}: "
-        f"{size_sentence(result.vector_norm, result.resid_share)}."
-    )
+    for arm, size in zip(result.request.arms, result.sizes, strict=False):
+        if size is not None:
+            st.markdown(
+                f"**{escape_markdown(arm.name)}**, {escape_markdown(describe_arm(arm))}: "
+                f"{arm_size_sentence(size)}."
+            )
     draw_finished(result, session.instruction)
 
 

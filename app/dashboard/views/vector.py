@@ -1,26 +1,33 @@
 """What a vector of the residual stream is made of: from an instruction, a file or the basket."""
 
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import streamlit as st
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
+from app.dashboard.compare.open_session import INCOMING
 from app.dashboard.handles import engine, store
 from app.dashboard.jobs.job_progress import draw_progress, result_of
 from app.dashboard.messages import shown
 from app.dashboard.work import Work, open_page, resume_ranking, work
 from app.presentation.escaping import escape_markdown
+from app.presentation.figures import counted
 from app.presentation.texts import size_sentence
 from saif_core.errors import JobCancelled
+from saif_core.records.questions import (
+    ModelAnswer,
+    ModelQuestion,
+    SaeAnswer,
+    SaeQuestion,
+    VectorQuestion,
+)
+from saif_core.records.ranking import RankingRequest
+from saif_core.records.steering import Arm, Edit
+from saif_core.records.vectors import VectorReport
 
-if TYPE_CHECKING:  # these import torch, which the first paint need not wait for
+if TYPE_CHECKING:
     from saif_core.engine.job import Job
-    from saif_core.explaining.vectors import VectorReport
-    from saif_core.models.loaded_model import LoadedModel
-    from saif_core.records.jobs import Step
-    from saif_core.saes.loaded_sae import LoadedSae
-
-    MakeVector = Callable[[LoadedModel, LoadedSae, Any, Step], Any]
 
 Source = Literal["instruction", "file", "basket"]
 _SOURCES: dict[Source, str] = {
@@ -69,28 +76,21 @@ def _draw_instruction(in_hand: Work) -> None:
             "views/instructions.py", label="Choose an instruction", icon=":material/edit_note:"
         )
         return
-    at = (
-        f"the first {request.response_tokens} tokens of the model's own answer"
-        if request.read == "response"
-        else "the last prompt token"
-    )
     st.markdown(
-        f"The mean residual stream at {at}, with minus without "
-        f"**{escape_markdown(request.instruction)}** (n = {len(request.pairs):,} pairs)."
+        f"The mean residual stream at {_read_at(request)}, with minus without "
+        f"**{escape_markdown(request.instruction)}** (n = {counted(len(request.pairs), 'pair')})."
     )
     if st.button(
         "Take it apart", key="vector_from_pairs", type="primary", icon=":material/polyline:"
     ):
-        from saif_core.explaining.vectors import mean_difference
+        _start(VectorQuestion(in_hand.sae_id, request))
 
-        cache = store().cache
-        _start(
-            in_hand,
-            f"Take apart the vector of {request.instruction}",
-            lambda model, sae, _resid, step: mean_difference(
-                model, sae.layer, request, cache=cache, step=step
-            ),
-        )
+
+def _read_at(request: RankingRequest) -> str:
+    if request.read == "last-token":
+        return "the last prompt token"
+    n = request.response_tokens
+    return f"the first {'token' if n == 1 else f'{n} tokens'} of the model's own answer"
 
 
 def _draw_file(in_hand: Work) -> None:
@@ -109,14 +109,22 @@ def _draw_file(in_hand: Work) -> None:
     if file is None:
         st.info("Choose a .npy or .safetensors file first.", icon=":material/upload_file:")
         return
-    from saif_core.finding.vector_files import read_vector
+    tensors = _keep_uploaded(file)
+    _start(VectorQuestion(in_hand.sae_id, in_hand.ranking_request, tensors=tensors))
 
-    name, data = file.name, file.getvalue()
-    _start(
-        in_hand,
-        "Take apart an uploaded vector",
-        lambda _model, _sae, resid, _step: read_vector(name, data, resid.shape[-1]),
-    )
+
+def _keep_uploaded(file: UploadedFile) -> str:
+    """The hash that the vector in a file is kept under.
+
+    Raises:
+        SteeringError: the file holds no vector of this model.
+    """
+    from saif_core.finding.vector_files import read_vector_array
+
+    with st.spinner("Reading the vector; the first time, the model is loaded …"):
+        model: ModelAnswer = engine().ask(ModelQuestion())
+    vector = read_vector_array(file.name, file.getvalue(), model.d_model)
+    return store().tensors.put({"vector": vector}, note=f"uploaded as {file.name}")
 
 
 def _draw_basket(in_hand: Work) -> None:
@@ -128,36 +136,18 @@ def _draw_basket(in_hand: Work) -> None:
         )
         st.page_link("views/latents.py", label="Choose latents", icon=":material/scatter_plot:")
         return
-    n = len(latents)
     st.markdown(
-        f"The sum of coefficient × decoder direction over the {n} latent{'' if n == 1 else 's'} "
-        "in the basket."
+        "The sum of coefficient × decoder direction over the "
+        f"{counted(len(latents), 'latent')} in the basket."
     )
     if st.button(
         "Take it apart", key="vector_from_basket", type="primary", icon=":material/polyline:"
     ):
-        from saif_core.explaining.vectors import steering_vector_at
-
-        _start(
-            in_hand,
-            f"Take apart the vector of {n} latent{'' if n == 1 else 's'}",
-            lambda _model, sae, resid, _step: steering_vector_at(sae, latents, resid),
-        )
+        _start(VectorQuestion(in_hand.sae_id, in_hand.ranking_request, latents=latents))
 
 
-def _start(in_hand: Work, title: str, make_vector: "MakeVector") -> None:
-    from saif_core.explaining.vectors import comparison_prompts, explain_vector, read_prompt_ends
-
-    request = in_hand.ranking_request
-    prompts, chat = comparison_prompts(request), request.chat if request else True
-
-    def run(model: "LoadedModel", saes: "Sequence[LoadedSae]", step: "Step") -> "VectorReport":
-        (sae,) = saes
-        resid = read_prompt_ends(model, sae.layer, prompts, chat=chat)
-        return explain_vector(model, sae, make_vector(model, sae, resid, step), resid)
-
-    job = engine().work("vector", title, (in_hand.sae_id,), run, request=in_hand.sae_id)
-    _remember(job.id)
+def _start(asked: VectorQuestion) -> None:
+    _remember(engine().submit(asked).id)
     st.rerun()
 
 
@@ -179,9 +169,10 @@ def _draw_job(in_hand: Work) -> None:
         )
         return
     _remember(job_id)
-    if job.request != in_hand.sae_id:
+    asked: VectorQuestion = job.request
+    if asked.sae_id != in_hand.sae_id:
         st.info(
-            f"The last vector was taken apart with {escape_markdown(job.request)}; choose that "
+            f"The last vector was taken apart with {escape_markdown(asked.sae_id)}; choose that "
             "SAE in the sidebar to see it, or take it apart again with this one.",
             icon=":material/info:",
         )
@@ -198,18 +189,46 @@ def _draw_outcome(in_hand: Work, job: "Job") -> None:
         st.info(escape_markdown(str(error)), icon=":material/stop_circle:")
         return
     st.divider()
-    st.caption(escape_markdown(job.title))
-    n = report.n_prompts
+    name = vector_name(job.request)
+    st.caption(f"The vector of {escape_markdown(name)}")
     st.markdown(
         f"**{size_sentence(report.norm, report.naive.norm_share)}** (median over the last token "
-        f"of n = {n} prompt{'' if n == 1 else 's'})"
+        f"of n = {counted(report.n_prompts, 'prompt')})"
     )
+    if st.button(
+        "Steer with it",
+        key="vector_steer",
+        type="primary",
+        icon=":material/compare:",
+        help="Hands the whole vector to Compare as an arm of its own, written after the block "
+        "that this SAE reads.",
+    ):
+        _steer(in_hand.sae_id, report, name)
     _draw_pursuit(in_hand, job.id, report)
     _draw_changes(job.id, report)
     _draw_naive(report)
 
 
-def _draw_pursuit(in_hand: Work, job_id: str, report: "VectorReport") -> None:
+def vector_name(asked: VectorQuestion) -> str:
+    """Where a vector came from, in a few words."""
+    if asked.tensors:
+        return "a file"
+    if asked.latents:
+        return counted(len(asked.latents), "latent")
+    return asked.ranking.instruction if asked.ranking else "nothing"
+
+
+def _steer(sae_id: str, report: VectorReport, name: str) -> None:
+    """Hand a vector to the Compare page, in the residual stream's own scale."""
+    vector = np.asarray(report.vector, dtype=np.float32)
+    tensors = store().tensors.put({"vector": vector}, note=f"vector of {name}")
+    sae: SaeAnswer = engine().ask(SaeQuestion(sae_id))
+    arm = Arm("vector", edits=(Edit(sae.layer, tensors=tensors),))
+    st.session_state.setdefault(INCOMING, []).append(arm)
+    open_page("views/compare.py")
+
+
+def _draw_pursuit(in_hand: Work, job_id: str, report: VectorReport) -> None:
     from app.charts.vector import explained_chart
     from app.presentation.vector import atom_table, explained_sentence
     from saif_core.finding.vector_files import vector_file
@@ -267,24 +286,23 @@ def _draw_pursuit(in_hand: Work, job_id: str, report: "VectorReport") -> None:
                     "explained", format="%.1f%%", help="Of the squared norm, up to this atom"
                 ),
             },
-            alt=f"The first {k} atoms",
+            alt=f"The first {counted(k, 'atom')}",
         )
 
 
-def _fill_basket(in_hand: Work, report: "VectorReport", key: str) -> None:
+def _fill_basket(in_hand: Work, report: VectorReport, key: str) -> None:
     in_hand.clear()
     for atom in report.first_atoms(int(st.session_state[key])):
         in_hand.add_latent(atom.index, atom.coefficient)
 
 
-def _draw_changes(job_id: str, report: "VectorReport") -> None:
+def _draw_changes(job_id: str, report: VectorReport) -> None:
     from app.presentation.vector import change_table
 
     st.subheader("What adding it changes", anchor=False)
-    n = report.n_prompts
     st.caption(
         "f(h + v) − f(h): the mean change of latent activations when the whole vector is added to "
-        f"the residual stream at the last token of n = {n} prompt{'' if n == 1 else 's'}."
+        f"the residual stream at the last token of n = {counted(report.n_prompts, 'prompt')}."
     )
     if not report.changes:
         st.info(
@@ -296,11 +314,11 @@ def _draw_changes(job_id: str, report: "VectorReport") -> None:
         f"vector_changes_{job_id}",
         change_table(report),
         {"change": st.column_config.NumberColumn("mean change", format="%+.3g")},
-        alt=f"The {len(report.changes)} latents that change most",
+        alt=f"The {counted(len(report.changes), 'latent')} that change most",
     )
 
 
-def _draw_naive(report: "VectorReport") -> None:
+def _draw_naive(report: VectorReport) -> None:
     from app.presentation.vector import naive_sentence
 
     st.subheader("What encoding it would say", anchor=False)

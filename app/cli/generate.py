@@ -1,0 +1,122 @@
+"""``saif generate``: prompts answered by the model as it is, steered, and by further arms."""
+
+from app.cli.arm_specs import SOURCE, ArmSpec
+from app.cli.arms import STEERED, ArmMaker
+from app.cli.generate_options import Asked, Steered
+from app.cli.groups import Pairs, Places, Reading, Selecting
+from app.cli.options import JsonOption, checked
+from app.cli.output import answering, wait_for
+from app.cli.requests import (
+    NO_PAIRS,
+    GivenPairs,
+    Opened,
+    check_places,
+    chosen_saes,
+    opened,
+    ranking_request,
+    read_pairs,
+    settings_for,
+)
+from app.cli.texts import generation_data, generation_text
+from app.cli.values import named_values, whole_numbers
+from saif_core.records.prompts import Turn
+from saif_core.records.ranking import RankingRequest
+from saif_core.records.steering import UNSTEERED, Arm, GenerationRequest, Sampling, Schedule
+from saif_core.records.texts import GenerationResult
+
+
+def generate(
+    asked: Asked,
+    steered: Steered,
+    pairs: Pairs,
+    reading: Reading,
+    selecting: Selecting,
+    places: Places,
+    sampling: Sampling = GenerationRequest.sampling,
+    schedule: Schedule = Arm.schedule,
+    as_json: JsonOption = False,
+) -> None:
+    """Answer prompts unsteered, steered, and by further arms beside.
+
+    Steers with the latents or the vector that you name, or with what a source makes of an
+    instruction.
+
+    A further arm is --arm NAME or --arm NAME:KEY=VALUE,KEY=VALUE. NAME is prompted (with name,
+    instruction, position), a control of the steered arm (with name, of, strength, seed) or a
+    source: then keys are its parameters, and name, strength, layers, method, method.PARAMETER and
+    keep_norm. All but prompted take scope, first, decay and decay_power too. What is not given is
+    as for the steered arm.
+    """
+    main, further = steered.specs(pairs.given)
+    turns = asked.turns()
+    named_values("--selector-parameter", selecting.selector_parameter)
+    check_places(places)
+    given = read_pairs(pairs) if pairs.given else NO_PAIRS
+    with answering(as_json) as answer, opened(settings_for(places.model, places.sae or ())) as here:
+        top = RankingRequest.top
+        maker = ArmMaker(
+            here,
+            ranking_request(given, "", reading, selecting, chat=sampling.chat, top=top),
+            chosen_saes(here, places),
+            whole_numbers("--further-layers", places.further_layers),
+            steered.strength,
+            schedule,
+            steered.keep_norm,
+            sampling.seed,
+            given.wording,
+            pairs.position,
+        )
+        arms = _arms(maker, _uploaded(here, steered, main), further)
+        request = _request(asked, turns, given, arms, sampling)
+        result: GenerationResult = wait_for(here.engine.submit(request))
+        data = generation_data(result)
+        if asked.save:
+            data["session"] = _save(here, asked.save, given, result)
+        answer(data, generation_text(result))
+
+
+def _request(
+    asked: Asked,
+    turns: tuple[Turn, ...],
+    given: GivenPairs,
+    arms: tuple[Arm, ...],
+    sampling: Sampling,
+) -> GenerationRequest:
+    request: GenerationRequest = checked(
+        GenerationRequest(
+            prompts=tuple(asked.prompt),
+            arms=arms,
+            sampling=sampling,
+            histories=(turns,) * len(arms) if turns else (),
+            instruction=given.instruction,
+            divergence=asked.divergence,
+        )
+    )
+    return request
+
+
+def _arms(maker: ArmMaker, main: ArmSpec | None, further: tuple[ArmSpec, ...]) -> tuple[Arm, ...]:
+    arms = [UNSTEERED]
+    if main is not None:
+        arms.append(maker.steered(main, STEERED))
+    for spec in further:
+        arms.append(maker.arm(spec, arms))
+    return tuple(arms)
+
+
+def _uploaded(here: Opened, steered: Steered, main: ArmSpec | None) -> ArmSpec | None:
+    """The arm with the vector of --vector in the store, under the hash that it names."""
+    if steered.vector is None or main is None:
+        return main
+    from app.cli.vectors import upload_vector
+
+    texts = {**main.texts, f"{SOURCE}tensors": upload_vector(here, steered.vector)}
+    return ArmSpec(main.text, main.head, texts)
+
+
+def _save(here: Opened, name: str, given: GivenPairs, result: GenerationResult) -> str:
+    """Id of the session that the texts are kept in."""
+    from saif_core.records.sessions import SteeringSession
+
+    session = SteeringSession(name, instruction=given.record, recipe=result.recipe, result=result)
+    return here.store.sessions.save(session).id
