@@ -22,13 +22,13 @@ from transformers.utils.logging import disable_progress_bar
 
 from app.settings import load_settings
 from saif_core.catalog import Catalog
-from saif_core.finding.ranking import rank_latents
 from saif_core.inputs.prompt_pairs import make_pairs
 from saif_core.inputs.shipped import shipped_contents, shipped_instructions
 from saif_core.models.activations import pack_rows, read_resid
 from saif_core.models.default_model import DEFAULT_MODEL
 from saif_core.models.hook_points import capture_resid
 from saif_core.models.loaded_model import LoadedModel
+from saif_core.pipeline import rank_latents
 from saif_core.records.prompts import PromptPair
 from saif_core.records.ranking import RankingRequest
 from saif_core.saes.loaded_sae import LoadedSae

@@ -26,11 +26,12 @@ from saif_core.inputs.shipped import shipped_contents, shipped_instructions
 from saif_core.models.default_model import DEFAULT_MODEL
 from saif_core.models.hook_points import edit_resid
 from saif_core.models.loaded_model import LoadedModel
+from saif_core.records.questions import LoadRequest, PromptQuestion
 from saif_core.records.ranking import ChosenLatent, RankingRequest
-from saif_core.records.steering import GenerationRequest
+from saif_core.records.steering import UNSTEERED, Arm, Edit, GenerationRequest, Sampling
 from saif_core.saes.loaded_sae import LoadedSae
 from saif_core.steering.edits import Steering
-from saif_core.steering.target import build_steering_vector
+from saif_core.steering.target import build_target
 from saif_core.writing.decoder import Decoder, RowRequest, decode
 
 LAYER = 14
@@ -82,6 +83,11 @@ def main(options: Namespace) -> None:
     report.write(options.json)
 
 
+def edit_of(sae_id: str) -> Edit:
+    """What is steered with."""
+    return Edit(LAYER, sae_id=sae_id, latents=LATENTS)
+
+
 class Bench:
     """The prompt, the vector, and the ways to write with them."""
 
@@ -92,7 +98,8 @@ class Bench:
             model.hf_model.config._name_or_path, dtype=model.dtype
         ).to(model.device)
         self.peer.generation_config.eos_token_id = None
-        self.vector = build_steering_vector(sae, LATENTS).to(model.device, model.dtype)
+        target = build_target(edit_of(sae.id), sae, {}, model.d_model)
+        self.vector = target.direction.to(model.device, model.dtype)
         self.prompt = tuple(model.encode_prompt(shipped_contents()[0], chat=True))
 
     def ours(self, strengths: Sequence[float | None]) -> list[list[int]]:
@@ -295,24 +302,22 @@ def compare_people(report: Report, catalog: Catalog, options: Namespace) -> None
     """Several people generate at the same time on one engine."""
     engine = Engine(catalog, device=options.device, dtype=options.dtype)
     contents = shipped_contents()
+    edit = edit_of(f"{DEFAULT_MODEL}/layer{LAYER}")
+    steered = Arm("steered", edits=(edit,), strength=0.5)
     requests = [
         GenerationRequest(
-            f"{DEFAULT_MODEL}/layer{LAYER}",
             (contents[number],),
-            LATENTS,
-            strength=0.5,
-            max_new_tokens=options.tokens,
-            temperature=0.7,
-            seed=number,
+            (UNSTEERED, steered),
+            Sampling(max_new_tokens=options.tokens, temperature=0.7, seed=number),
         )
         for number in range(N_PEOPLE)
     ]
-    engine.generate(requests[0]).result()
+    engine.ask(requests[0])
 
     def everybody(n_people: int) -> None:
         jobs = []
         for request in requests[:n_people]:
-            jobs.append(engine.generate(request))
+            jobs.append(engine.submit(request))
             time.sleep(0.02)  # nobody clicks in the same instant
         for job in jobs:
             job.result()
@@ -332,16 +337,16 @@ def measure_interruption(report: Report, catalog: Catalog, options: Namespace) -
     """How long a question waits while a ranking runs, right after loading and later."""
     engine = Engine(catalog, device=options.device, dtype=options.dtype)
     contents, sae_id = shipped_contents(), f"{DEFAULT_MODEL}/layer{LAYER}"
-    engine.load(sae_id)
+    engine.ask(LoadRequest(sae_id))
     for number, name in enumerate(("the first ranking after loading", "the next one")):
         some = contents[12 * number : 12 * (number + 1)]
         pairs = make_pairs(shipped_instructions()[INSTRUCTION], some)
-        job = engine.rank(RankingRequest(sae_id, INSTRUCTION, pairs))
+        job = engine.submit(RankingRequest(sae_id, INSTRUCTION, pairs))
         waits: list[float] = []
         while not job.finished():
             time.sleep(0.15)
             started = time.perf_counter()
-            engine.prompt_view("How long does this take?", chat=True)
+            engine.ask(PromptQuestion("How long does this take?"))
             waits.append(time.perf_counter() - started)
         within = statistics.quantiles(waits, n=20)[-1]
         report.say(

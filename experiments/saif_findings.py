@@ -20,8 +20,10 @@ from saif_core.evaluating.evaluation import evaluate
 from saif_core.inputs.shipped import shipped_contents, shipped_instructions
 from saif_core.models.default_model import DEFAULT_MODEL
 from saif_core.records.as_json import to_json
-from saif_core.records.evaluation import EvaluationRequest
+from saif_core.records.evaluation import Candidate, EvaluationRequest
+from saif_core.records.steering import ControlKind, Sampling, Schedule, SteeringScope
 from saif_core.saes.logit_lens import promoted_tokens
+from saif_core.steering.tensors import Tensors
 
 INSTRUCTIONS = (
     "translate-to-french",
@@ -42,7 +44,8 @@ N_RANK, N_TEST = 32, 100
 LAYERS = (14, 22, 29)
 # These need room to come to an end.
 LONG = {"answer-in-json": 64, "bullet-list": 64}
-CONTROLS = ("random", "flipped", "logit-bias")
+CONTROLS: tuple[ControlKind, ...] = ("random", "flipped", "logit-bias")
+SAIF, DENOISED = Candidate("saif"), Candidate("denoised", {"top": (30,)})
 
 
 def request_for(name: str, layers: tuple[int, ...] = LAYERS, **changes: Any) -> EvaluationRequest:
@@ -56,22 +59,36 @@ def request_for(name: str, layers: tuple[int, ...] = LAYERS, **changes: Any) -> 
         wordings[::2],
         tuple(contents[-N_TEST:]),
         wordings[1::2],
-        temperature=0.5,
-        max_new_tokens=LONG.get(name, 32),
+        baselines=("unsteered",),
+        candidates=(SAIF,),
+        sampling=Sampling(temperature=0.5, max_new_tokens=LONG.get(name, 32)),
     )
     return replace(base, **changes)
 
 
+def of_saif(**grid: tuple[float, ...]) -> Candidate:
+    """SAIF with several values of its parameters."""
+    return Candidate("saif", dict(grid))
+
+
 def main_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
     """All arms with all controls, and SAIF as published."""
-    arms = ("unsteered", "prompted", "saif", "denoised", "mean-difference", *CONTROLS)
-    yield "main", request_for(name, arms=arms, strengths=(1.0, 1.5, 2.0, 2.5), denoised_tops=(30,))
+    yield (
+        "main",
+        request_for(
+            name,
+            baselines=("unsteered", "prompted"),
+            candidates=(SAIF, DENOISED, Candidate("mean_difference")),
+            controls=CONTROLS,
+            strengths=(1.0, 1.5, 2.0, 2.5),
+        ),
+    )
     yield (
         "published",
         request_for(
             name,
             (29,),
-            arms=("unsteered", "saif", *CONTROLS),
+            controls=CONTROLS,
             strengths=(0.5, 1.0, 1.5, 2.0),
             read="last-token",
         ),
@@ -83,7 +100,14 @@ def prompting_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
     for number, wording in enumerate(shipped_instructions()[name].wordings):
         yield (
             f"prompting-{number}",
-            request_for(name, (), arms=("unsteered", "prompted"), test_wordings=(wording.text,)),
+            request_for(
+                name,
+                (),
+                baselines=("unsteered", "prompted"),
+                candidates=(),
+                controls=(),
+                test_wordings=(wording.text,),
+            ),
         )
 
 
@@ -97,9 +121,8 @@ def english_request(name: str) -> EvaluationRequest:
     return request_for(
         name,
         (14, 22),
-        arms=("unsteered", "saif", "denoised", "random"),
+        candidates=(SAIF, DENOISED),
         strengths=(2.0, 3.0),
-        denoised_tops=(30,),
         together=True,
         rank_wordings=tuple(english[::2]),
     )
@@ -109,31 +132,31 @@ def schedule_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
     """Steered throughout, at the opening, or less and less, so that the model goes on by itself."""
     base = english_request(name)
     yield "constant", base
-    yield "opening", replace(base, scope="first", first=6)
+    yield "opening", replace(base, schedule=Schedule("first", first=6))
     if name in FADING:
-        yield "fading", replace(base, decay=0.2)
+        yield "fading", replace(base, schedule=Schedule(decay=0.2))
 
 
 def search_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
     """What might do better than SAIF's own recipe, in the layers where that does well."""
     if name not in CURVES:
         return
-    base = request_for(name, (14,), arms=("unsteered", "saif", "random"), strengths=(1.0, 1.5, 2.0))
+    base = request_for(name, (14,), strengths=(1.0, 1.5, 2.0))
     yield "correlation", replace(base, selector="correlation")
-    yield "output-score", replace(base, least_output_score=0.01)
+    yield "output-score", replace(base, candidates=(of_saif(least_output_score=(0.01,)),))
     yield "keep-norm", replace(base, keep_norm=True)
     # The main stage and the schedules differ in their wordings too: fading with those of the main.
     mixed = request_for(name).rank_wordings
-    yield "fading-mixed", replace(english_request(name), decay=0.2, rank_wordings=mixed)
+    fading = replace(english_request(name), schedule=Schedule(decay=0.2))
+    yield "fading-mixed", replace(fading, rank_wordings=mixed)
     yield (
         "together",
         request_for(
             name,
             (14, 22),
-            arms=("unsteered", "denoised", "random"),
+            candidates=(DENOISED,),
             strengths=(1.5, 2.0, 2.5),
             together=True,
-            denoised_tops=(30,),
         ),
     )
 
@@ -142,17 +165,15 @@ def curve_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
     """The paper's curves, each beside the random control, at the strength that does well."""
     if name not in CURVES:
         return
-    base = request_for(
-        name, (14,), arms=("unsteered", "saif", "random"), strengths=(1.5,), controls="all"
-    )
-    tops = (1, 2, 5, 10, 15, 20, 30)
-    yield "k", replace(base, tops=tops)
-    yield "k-last-layer", replace(base, tops=tops, sae_ids=(f"{DEFAULT_MODEL}/layer29",))
+    base = request_for(name, (14,), strengths=(1.5,), controls_of="all")
+    tops = replace(base, candidates=(of_saif(top=(1, 2, 5, 10, 15, 20, 30)),))
+    yield "k", tops
+    yield "k-last-layer", replace(tops, sae_ids=(f"{DEFAULT_MODEL}/layer29",))
     yield "strength", replace(base, strengths=(0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0))
     if name != CURVES[0]:
         return
-    yield "beta", replace(base, betas=(-1.0, -0.5, 0.0, 0.5, 1.0))
-    few = replace(base, controls="best")
+    yield "beta", replace(base, candidates=(of_saif(beta=(-1.0, -0.5, 0.0, 0.5, 1.0)),))
+    few = replace(base, controls_of="best")
     every = request_for(name).sae_ids
     yield "before", replace(few, position="before", sae_ids=every)
     yield "last-token", replace(few, read="last-token", sae_ids=every)
@@ -163,11 +184,14 @@ def curve_stages(name: str) -> Iterator[tuple[str, EvaluationRequest]]:
         "other-wordings",
         replace(few, rank_wordings=tuple(w.text for w in wordings if w.language != "en")),
     )
-    for scope in ("last-token", "first", "prompt", "all"):
-        yield f"scope-{scope}", replace(few, scope=scope, first=5)
-    yield "clamp", replace(few, arms=("unsteered", "clamp", "one-latent"))
-    greedy = replace(few, temperature=0.0, strengths=(1.0, 1.5, 2.0))
-    yield "greedy", replace(greedy, arms=(*few.arms, "prompted"))
+    scopes: tuple[SteeringScope, ...] = ("last-token", "first", "prompt", "all")
+    for scope in scopes:
+        yield f"scope-{scope}", replace(few, schedule=Schedule(scope, first=5))
+    others = (Candidate("saif", method="clamp"), Candidate("one_latent"))
+    yield "clamp", replace(few, candidates=others, controls=())
+    greedy = replace(few.sampling, temperature=0.0)
+    prompted = replace(few, baselines=("unsteered", "prompted"))
+    yield "greedy", replace(prompted, sampling=greedy, strengths=(1.0, 1.5, 2.0))
 
 
 STAGES = {
@@ -197,11 +221,14 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     names = arguments.instructions.split(",")
     with opened_store(settings) as store:
+        tensors = Tensors(store.tensors)
         for stage in arguments.stages.split(","):
             for name in names:
                 for title, request in STAGES[stage](name):
                     used = [saes[sae_id] for sae_id in request.sae_ids]
-                    found, texts = evaluate(model, used, request, cache=store.cache)
+                    found, texts = evaluate(
+                        model, used, request, cache=store.cache, tensors=tensors
+                    )
                     store.evaluations.save(found, texts)
                     data = {"evaluation": to_json(found), "texts": [to_json(t) for t in texts]}
                     file = folder / f"{name}.{title}.json"

@@ -12,7 +12,7 @@ from typing import Any
 
 from saif_core.evaluating.rates import merit, paired_p
 from saif_core.records.as_json import from_json
-from saif_core.records.evaluation import SAE_ARMS, WORST_DISORDER, EvaluationText, Rates
+from saif_core.records.evaluation import WORST_DISORDER, EvaluationText, Rates
 
 TEMPLATE = Path(__file__).with_name("saif_template.md")
 # Stages among whose settings the headline chooses, and how a setting of each is told.
@@ -71,13 +71,19 @@ class Findings:
             (title, number, cell)
             for title in CANDIDATES
             for number, cell in enumerate(self.cells(instruction, title))
-            if cell["setting"]["arm"] in SAE_ARMS
+            if cell["setting"]["arm"] in self.latent_arms(instruction, title)
         ]
 
         def by(one: tuple[str, int, Data]) -> tuple[bool, float, float, float]:
             return merit(from_json(Rates, one[2]["choosing"]), worst_disorder=worst_disorder)
 
         return max(found, key=by, default=None)
+
+    def latent_arms(self, instruction: str, title: str) -> set[str]:
+        """Arms of an evaluation that steer with latents."""
+        data = self.read(instruction, title)
+        made = data["evaluation"]["made"] if data else []
+        return {one["arm"] for one in made if any(edit["latents"] for edit in one["edits"])}
 
     def best_with_sae(self, instruction: str) -> Data | None:
         """The setting chosen of all candidate stages, with its tests against the controls."""
@@ -147,7 +153,7 @@ def headline(findings: Findings, instructions: Sequence[str]) -> str:
         n_beats, n_reaches = n_beats + beats, n_reaches + reaches
         unsteered = findings.cells(name, "main", arm="unsteered")[0]["reporting"]
         control = findings.cells(name, best["title"], **_control(best))
-        difference = findings.best(name, "main", "mean-difference")
+        difference = findings.best(name, "main", "mean_difference")
         rows.append(
             [
                 name,
@@ -249,7 +255,7 @@ def arms(findings: Findings, instructions: Sequence[str]) -> str:
         for title, arm in (
             ("main", "saif"),
             ("main", "denoised"),
-            ("main", "mean-difference"),
+            ("main", "mean_difference"),
             ("published", "saif"),
         ):
             best = findings.best(name, title, arm)
@@ -319,7 +325,7 @@ def curve(title: str, field: str) -> Callable[[Findings, Sequence[str]], str]:
                 rows.append(
                     [
                         name,
-                        f"{setting[field]:g}",
+                        f"{_value(setting, field):g}",
                         _share(rates, "strict"),
                         f"{rates['loose']:.2f}",
                         f"{rates['disorder']:.2f}",
@@ -327,7 +333,15 @@ def curve(title: str, field: str) -> Callable[[Findings, Sequence[str]], str]:
                         f"{control[0]['rates']['strict']:.2f}" if control else "–",
                     ]
                 )
-        head = ["instruction", field, "strict", "loose", "disorder", "perplexity", "random strict"]
+        head = [
+            "instruction",
+            _heading(field),
+            "strict",
+            "loose",
+            "disorder",
+            "perplexity",
+            "random strict",
+        ]
         return _table(head, rows)
 
     return table
@@ -338,7 +352,7 @@ def variants(findings: Findings, instructions: Sequence[str]) -> str:
     rows = []
     for name in instructions:
         for title in VARIANTS:
-            for arm in ("saif", "denoised", "clamp", "one-latent"):
+            for arm in ("saif", "denoised", "saif by clamp", "one_latent"):
                 best = findings.best(name, title, arm)
                 if best is None:
                     continue
@@ -365,7 +379,7 @@ def latents(findings: Findings, instructions: Sequence[str]) -> str:
         data = findings.read(name, "main")
         for layer in ("14", "29") if data else ():
             assert data is not None
-            best = [latent["index"] for latent in data["evaluation"]["latents"][layer][:6]]
+            best = _best_latents(data["evaluation"], int(layer))[:6]
             shown = [
                 f"{index}: {' '.join(_token(token) for token in tokens[:3])}"
                 for index, tokens in zip(best, findings.promoted(int(layer), best), strict=True)
@@ -419,8 +433,8 @@ TABLES: dict[str, Callable[[Findings, Sequence[str]], str]] = {
     "published": published,
     "layers": layers,
     "controls": controls,
-    "k": curve("k", "k"),
-    "k-last-layer": curve("k-last-layer", "k"),
+    "k": curve("k", "top"),
+    "k-last-layer": curve("k-last-layer", "top"),
     "strength": curve("strength", "strength"),
     "beta": curve("beta", "beta"),
     "variants": variants,
@@ -457,11 +471,30 @@ def _setting(setting: Data) -> str:
     parts = []
     if setting["layers"]:
         parts.append("layer " + " + ".join(map(str, setting["layers"])))
-    if setting["k"]:
-        parts.append(f"k {setting['k']}")
+    top = _value(setting, "top")
+    if top:
+        parts.append(f"k {top}")
     if setting["strength"] is not None:
         parts.append(f"strength {setting['strength']:g}")
     return ", ".join(parts)
+
+
+def _value(setting: Data, name: str) -> Any:
+    """A field of a setting, or one of its parameters; None if it has neither."""
+    return setting.get(name, setting["parameters"].get(name))
+
+
+def _heading(name: str) -> str:
+    """A field of a setting as tables head it: SAIF's paper calls the number of latents k."""
+    return "k" if name == "top" else name
+
+
+def _best_latents(evaluation: Data, layer: int) -> list[int]:
+    """What SAIF steered with in a layer, the best first."""
+    for made in evaluation["made"]:
+        if made["arm"] == "saif" and made["layers"] == [layer]:
+            return [latent["index"] for edit in made["edits"] for latent in edit["latents"]]
+    return []
 
 
 def _token(token: str) -> str:
@@ -490,13 +523,14 @@ def _write_cells(folder: Path, file: Path) -> None:
     with file.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         figures = ["strict", "loose", "unjudged", "success", "retained", "disorder", "perplexity"]
-        setting = ["arm", "of", "layers", "k", "beta", "strength"]
+        setting = ["arm", "of", "layers", "top", "beta", "strength"]
         tests = ["resid_share", "p_unsteered", "p_random"]
-        writer.writerow(["instruction", "stage", *setting, "n", *figures, "distinct_2", *tests])
+        heads = [_heading(name) for name in setting]
+        writer.writerow(["instruction", "stage", *heads, "n", *figures, "distinct_2", *tests])
         for source in sorted(folder.glob("*.json")):
             instruction, title = source.stem.split(".", 1)
             for cell in json.loads(source.read_text(encoding="utf-8"))["evaluation"]["cells"]:
-                chosen = [cell["setting"][name] for name in setting]
+                chosen = [_value(cell["setting"], name) for name in setting]
                 chosen[2] = " ".join(map(str, chosen[2]))
                 values = [cell["rates"][name] for name in ("n", *figures, "distinct_2")]
                 values += [cell[name] for name in tests]

@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.dashboard.compare.lab_arms import LabArm
+from app.dashboard.compare.compare_arms import CompareArm
 from app.dashboard.compare.steering_form import SteeringForm
 from app.dashboard.handles import engine
 from app.dashboard.work import Work
 from saif_core.engine.job import Job
+from saif_core.records.saes import layers_of
+from saif_core.records.steering import GenerationRequest
 from tests.pages import open_page, planted_work, settle, wait_for
 from tests.tiny import PLANTED_LATENT
 
@@ -45,8 +47,24 @@ def generate_and_wait(at: AppTest) -> Job:
     return job
 
 
-def add_arm(at: AppTest, choice: str) -> LabArm:
+def add_arm(at: AppTest, choice: str) -> CompareArm:
     settle(at.menu_button(key="compare_add_arm").set_value(choice).run())
+    return form_of(at).arms[-1]
+
+
+def add_source(at: AppTest, source: str) -> CompareArm:
+    """Add an arm of a source, and wait until it has made what it can."""
+    add_arm(at, f"source:{source}")
+    return made(at)
+
+
+def made(at: AppTest) -> CompareArm:
+    """The last arm, once the source that was asked for it is done."""
+    arm = form_of(at).arms[-1]
+    job = engine().job(arm.job_id) if arm.job_id else None
+    if job is not None:
+        wait_for(job)
+        settle(at.run())
     return form_of(at).arms[-1]
 
 
@@ -55,5 +73,11 @@ def form_of(at: AppTest) -> SteeringForm:
     return form
 
 
-def set_in(at: AppTest, kind: str, lab: LabArm, field: str, value: object) -> None:
-    settle(getattr(at, kind)(key=f"arm_{lab.uid}_{field}").set_value(value).run())
+def request_of(at: AppTest) -> GenerationRequest:
+    """What the page would ask for now."""
+    work: Work = at.session_state["work"]
+    return form_of(at).request(work, layers_of(engine().saes()).get(work.sae_id, 0))
+
+
+def set_in(at: AppTest, kind: str, arm: CompareArm, field: str, value: object) -> None:
+    settle(getattr(at, kind)(key=f"arm_{arm.uid}_{field}").set_value(value).run())

@@ -24,6 +24,15 @@ def saif_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
+@pytest.fixture
+def plugin_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder for plug-ins of a test's own; afterwards none but the shipped ones are offered."""
+    from saif_core.registry import use_plugins
+
+    yield tmp_path / "plugins"
+    use_plugins([])
+
+
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny Llama."""

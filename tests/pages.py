@@ -15,6 +15,7 @@ from app.dashboard.handles import engine
 from app.dashboard.work import Work
 from saif_core.engine.job import Job
 from saif_core.records.corpus import IndexRequest, LatentIndex
+from saif_core.records.questions import IndexReport
 from saif_core.records.ranking import RankingRequest
 from tests import tiny
 
@@ -63,7 +64,7 @@ def planted_work(sae_id: str, *, n_pairs: int = 6) -> Work:
         read="last-token",
         top=1,
     )
-    job = engine().rank(request)
+    job = engine().submit(request)
     work = Work(sae_id=sae_id)
     work.keep_ranking(job.id, request, job.result(timeout=60))
     return work
@@ -99,6 +100,7 @@ def index_words(sae_id: str, folder: Path) -> LatentIndex:
     corpus = folder / "words.jsonl"
     corpus.write_text("\n".join(json.dumps({"text": line}) for line in lines))
     request = IndexRequest("words", (str(corpus),), (sae_id,))
-    (index,) = engine().index(request).result(timeout=120)
-    assert isinstance(index, LatentIndex)
+    report = engine().submit(request).result(timeout=120)
+    assert isinstance(report, IndexReport)
+    (index,) = report.indexes
     return index

@@ -10,15 +10,23 @@ from saif_core.models.hook_points import edit_resid
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.records.prompts import Turn
 from saif_core.records.ranking import ChosenLatent
-from saif_core.records.steering import Arm, GenerationRequest, SteeringEdit
+from saif_core.records.steering import (
+    UNSTEERED,
+    Arm,
+    Edit,
+    GenerationRequest,
+    Sampling,
+    Schedule,
+)
 from saif_core.registry import STEERING_METHODS
 from saif_core.saes.loaded_sae import LoadedSae
 from saif_core.steering.arms import ArmBuilder
 from saif_core.steering.edits import Steering, add_deltas
-from saif_core.steering.target import build_target
+from saif_core.steering.target import SteeringTarget, build_target
+from saif_core.steering.tensors import Tensors
 from saif_core.writing.decoder import RowRequest, decode
 from saif_core.writing.divergence import read_changes
-from saif_core.writing.run import steer
+from saif_core.writing.run import generate
 from tests import tiny
 
 LATENTS = (ChosenLatent(tiny.PLANTED_LATENT, 4.0), ChosenLatent(3, -1.5))
@@ -36,13 +44,24 @@ def sae(tiny_sae: LoadedSae) -> LoadedSae:
 
 
 @pytest.fixture
-def builder(model: LoadedModel, sae: LoadedSae) -> ArmBuilder:
-    return ArmBuilder(model, {sae.id: sae})
+def tensors() -> Tensors:
+    return Tensors()
 
 
 @pytest.fixture
-def edit(sae: LoadedSae) -> SteeringEdit:
-    return SteeringEdit(sae.id, LATENTS)
+def builder(model: LoadedModel, sae: LoadedSae, tensors: Tensors) -> ArmBuilder:
+    return ArmBuilder(model, {sae.id: sae}, tensors)
+
+
+@pytest.fixture
+def edit(sae: LoadedSae) -> Edit:
+    return Edit(sae.layer, sae_id=sae.id, latents=LATENTS)
+
+
+def target_of(sae: LoadedSae, *latents: ChosenLatent) -> SteeringTarget:
+    return build_target(
+        Edit(sae.layer, sae_id=sae.id, latents=latents), sae, {}, sae.W_dec.shape[1]
+    )
 
 
 @pytest.fixture
@@ -54,7 +73,7 @@ def resid(model: LoadedModel) -> torch.Tensor:
 def test_clamp_sets_the_chosen_latents_and_ablate_takes_them_out(
     sae: LoadedSae, resid: torch.Tensor
 ) -> None:
-    target = build_target(sae, [ChosenLatent(tiny.PLANTED_LATENT, 2.5)])
+    target = target_of(sae, ChosenLatent(tiny.PLANTED_LATENT, 2.5))
     fires = sae.encode(resid[0])[:, tiny.PLANTED_LATENT]
     assert fires[0] == 0
     assert fires[-1] > 0
@@ -72,18 +91,18 @@ def test_methods_keep_dtype_and_leave_their_input(
 ) -> None:
     before = resid.clone()
     method = STEERING_METHODS.bind(name, {})
-    added = method(resid, build_target(sae, LATENTS), sae)
+    added = method(resid, target_of(sae, *LATENTS), sae)
     assert added.shape == resid.shape
     assert torch.equal(resid, before)
-    assert method(resid.bfloat16(), build_target(sae, LATENTS), sae).dtype == torch.bfloat16
+    assert method(resid.bfloat16(), target_of(sae, *LATENTS), sae).dtype == torch.bfloat16
 
 
 def test_a_random_control_has_equal_norm_and_other_latents(
-    builder: ArmBuilder, edit: SteeringEdit, resid: torch.Tensor
+    builder: ArmBuilder, tensors: Tensors, edit: Edit, resid: torch.Tensor
 ) -> None:
-    steered = builder.steering(Arm("a", edits=(edit,)))[0].delta(resid)
+    steered = builder.write(Arm("a", edits=(edit,))).steering[0].delta(resid)
     drawn = [
-        builder.steering(Arm("r", "random", (edit,), seed=seed))[0].delta(resid)
+        builder.write(Arm("r", "random", (edit,), seed=seed)).steering[0].delta(resid)
         for seed in (0, 0, 1)
     ]
     for control in drawn:
@@ -92,26 +111,24 @@ def test_a_random_control_has_equal_norm_and_other_latents(
         assert abs(float(cosine)) < 0.8
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
-    vector = SteeringEdit(vector=tuple(torch.arange(tiny.D_MODEL).tolist()), layer=0)
-    control = builder.steering(Arm("r", "random", (vector,)))[0].delta(resid)[0, 0]
+    vector = Edit(0, tensors=tensors.put({"vector": torch.arange(tiny.D_MODEL)}))
+    control = builder.write(Arm("r", "random", (vector,))).steering[0].delta(resid)[0, 0]
     torch.testing.assert_close(control.norm(), torch.arange(tiny.D_MODEL).float().norm())
 
 
-def test_a_flipped_control_has_the_opposite_strength(
-    builder: ArmBuilder, edit: SteeringEdit
-) -> None:
-    steering = builder.steering(Arm("f", "flipped", (edit,), strength=0.5))[0]
+def test_a_flipped_control_has_the_opposite_strength(builder: ArmBuilder, edit: Edit) -> None:
+    steering = builder.write(Arm("f", "flipped", (edit,), strength=0.5)).steering[0]
     assert steering.strength_at(0) == -0.5
 
 
 def test_a_logit_bias_is_what_the_vector_adds_through_the_final_norm(
-    builder: ArmBuilder, model: LoadedModel, sae: LoadedSae, edit: SteeringEdit
+    builder: ArmBuilder, model: LoadedModel, sae: LoadedSae, edit: Edit
 ) -> None:
     arm = Arm("b", "logit-bias", (edit,), strength=2.0)
-    bias = builder.logit_bias(arm)
+    steering, bias, forced = builder.write(arm)
     assert bias is not None
-    assert builder.steering(arm) == ()
-    direction = build_target(sae, LATENTS).direction
+    assert (steering, forced) == ((), ())
+    direction = target_of(sae, *LATENTS).direction
     head = model.hf_model.get_output_embeddings().weight
     prompt = model.encode_prompt("In my experience,", chat=True)
     rms = model.resid_at_end(prompt, model.n_layers - 1).pow(2).mean().sqrt()
@@ -126,23 +143,32 @@ def test_a_logit_bias_is_what_the_vector_adds_through_the_final_norm(
     assert biased.token_ids == [int((logits + bias).argmax())]
 
 
-def test_arms_that_cannot_be_are_refused(builder: ArmBuilder) -> None:
+def test_arms_that_cannot_be_are_refused(
+    builder: ArmBuilder, tensors: Tensors, sae: LoadedSae
+) -> None:
+    vector = tensors.put({"vector": torch.ones(tiny.D_MODEL)})
     with pytest.raises(SteeringError, match="nothing to steer with"):
-        builder.steering(Arm("empty"))
+        builder.write(Arm("empty"))
     with pytest.raises(SteeringError, match="has no instruction"):
-        builder.prompt(Arm("p", "prompted"), "text", chat=True)
+        builder.prompt(Arm("p", "prompted"), "text", Sampling())
     with pytest.raises(HookPointError, match="blocks 0 to 1"):
-        builder.steering(Arm("far", edits=(SteeringEdit(vector=(1.0,) * 32, layer=9),)))
+        builder.write(Arm("far", edits=(Edit(9, tensors=vector),)))
+    short = tensors.put({"vector": torch.ones(1)})
     with pytest.raises(SteeringError, match="32 dimensions"):
-        builder.steering(Arm("short", edits=(SteeringEdit(vector=(1.0,), layer=0),)))
-    clamped = SteeringEdit(vector=(1.0,) * 32, layer=0, method="clamp")
+        builder.write(Arm("short", edits=(Edit(0, tensors=short),)))
+    clamped = Edit(0, "clamp", tensors=vector)
     with pytest.raises(SteeringError, match="needs latents"):
-        builder.steering(Arm("c", edits=(clamped,)))
+        builder.write(Arm("c", edits=(clamped,)))
+    elsewhere = Edit(0, sae_id=sae.id, latents=LATENTS)
+    with pytest.raises(HookPointError, match="reads and writes after block 1"):
+        builder.write(Arm("elsewhere", edits=(elsewhere,)))
+    with pytest.raises(SteeringError, match="are not known here"):
+        builder.write(Arm("lost", edits=(Edit(0, tensors="0" * 64),)))
 
 
 def test_strength_follows_scope_and_decay() -> None:
     def strengths(**options: object) -> list[float]:
-        steering = Steering(0, torch.zeros_like, 2.0, **options)  # type: ignore[arg-type]
+        steering = Steering(0, torch.zeros_like, 2.0, Schedule(**options))  # type: ignore[arg-type]
         return [steering.strength_at(step) for step in range(4)]
 
     assert strengths() == [2.0] * 4
@@ -188,16 +214,16 @@ def test_several_layers_are_steered_at_once(model: LoadedModel) -> None:
 
 
 def test_changes_are_differences_of_log_probabilities(
-    model: LoadedModel, sae: LoadedSae, edit: SteeringEdit, builder: ArmBuilder
+    model: LoadedModel, sae: LoadedSae, edit: Edit, builder: ArmBuilder
 ) -> None:
-    arm = Arm("a", edits=(edit,), strength=1.5, scope="all", decay=0.5)
-    prompt = builder.prompt(arm, PROMPT, chat=True)
-    told = builder.prompt(Arm("p", "prompted", instruction="PLANT"), PROMPT, chat=True)
+    arm = Arm("a", edits=(edit,), strength=1.5, schedule=Schedule("all", decay=0.5))
+    prompt = builder.prompt(arm, PROMPT, Sampling())
+    told = builder.prompt(Arm("p", "prompted", instruction="PLANT"), PROMPT, Sampling())
     rows = decode(
         model,
         [
             RowRequest(prompt, 4),
-            RowRequest(prompt, 4, steering=builder.steering(arm)),
+            RowRequest(prompt, 4, steering=builder.write(arm).steering),
             RowRequest(told, 4),
         ],
     )
@@ -207,7 +233,7 @@ def test_changes_are_differences_of_log_probabilities(
     assert [c.strength for c in steered] == pytest.approx([1.5, 1.0, 0.75, 0.6])
     text = rows[1].token_ids
     plain = model.logits(torch.tensor([[*prompt, *text]]))[0].log_softmax(-1)
-    direction = build_target(sae, LATENTS).direction
+    direction = target_of(sae, *LATENTS).direction
 
     def push(resid: torch.Tensor) -> torch.Tensor:
         position = torch.arange(resid.shape[1])
@@ -227,21 +253,21 @@ def test_changes_are_differences_of_log_probabilities(
     assert max(change.kl for change in prompted) > 0.1
 
 
-def test_arms_samples_and_histories_of_a_request(model: LoadedModel, sae: LoadedSae) -> None:
+def test_arms_samples_and_histories_of_a_request(
+    model: LoadedModel, sae: LoadedSae, edit: Edit
+) -> None:
     request = GenerationRequest(
-        sae.id,
         (PROMPT, "A dog was in the house."),
-        LATENTS,
-        max_new_tokens=3,
-        temperature=1.0,
-        samples=2,
-        arms=(
+        (
+            UNSTEERED,
+            Arm("steered", edits=(edit,)),
             Arm("told", "prompted", instruction="PLANT"),
-            Arm("random", "random", (SteeringEdit(sae.id, LATENTS),)),
+            Arm("random", "random", (edit,)),
         ),
+        Sampling(max_new_tokens=3, temperature=1.0, samples=2),
         divergence=True,
     )
-    result = steer(model, {sae.id: sae}, request)
+    result = generate(model, {sae.id: sae}, request)
     order = [(g.prompt_index, g.arm, g.sample) for g in result.generations]
     arms = ("unsteered", "steered", "told", "random")
     assert order == [(p, arm, s) for p in (0, 1) for arm in arms for s in (0, 1)]
@@ -249,17 +275,24 @@ def test_arms_samples_and_histories_of_a_request(model: LoadedModel, sae: Loaded
     assert texts[0, "told", 0].text.split() == ["oui"] * 3
     assert texts[0, "unsteered", 0].text != texts[0, "unsteered", 1].text
     assert all(len(g.changes) == len(g.token_ids) for g in result.generations)
-    assert result.recipe.arms == request.arms
+    assert result.request == request
+    assert [size is not None for size in result.sizes] == [False, True, False, True]
+    steered = Arm("steered", edits=(edit,))
     with pytest.raises(SteeringError, match="same name"):
-        steer(model, {sae.id: sae}, replace(request, arms=(Arm("steered"),)))
+        generate(model, {sae.id: sae}, replace(request, arms=(steered, steered)))
     with pytest.raises(SteeringError, match="2 chat histories were given for 4 arms"):
-        steer(model, {sae.id: sae}, replace(request, histories=((), ())))
+        generate(model, {sae.id: sae}, replace(request, histories=((), ())))
+    with pytest.raises(SteeringError, match="without an arm"):
+        generate(model, {sae.id: sae}, replace(request, arms=()))
 
 
-def test_an_arm_goes_on_with_its_own_history(model: LoadedModel, sae: LoadedSae) -> None:
+def test_an_arm_goes_on_with_its_own_history(
+    model: LoadedModel, sae: LoadedSae, edit: Edit
+) -> None:
     told = (Turn("user", f"The cat {tiny.PLANTED_WORD}"), Turn("assistant", "oui"))
-    request = GenerationRequest(sae.id, (PROMPT,), LATENTS, max_new_tokens=3, strength=0.001)
-    alone = steer(model, {sae.id: sae}, request).generations[0]
-    later = steer(model, {sae.id: sae}, replace(request, histories=(told, ()))).generations
+    arms = (UNSTEERED, Arm("steered", edits=(edit,), strength=0.001))
+    request = GenerationRequest((PROMPT,), arms, Sampling(max_new_tokens=3))
+    alone = generate(model, {sae.id: sae}, request).generations[0]
+    later = generate(model, {sae.id: sae}, replace(request, histories=(told, ()))).generations
     assert later[0].text.split() == ["oui"] * 3
     assert later[1].text == alone.text

@@ -11,8 +11,8 @@ from app.charts.latent import (
     profile_histogram,
 )
 from app.charts.ranking import BRUSH, latents_in, overlap_rows, rate_scatter, score_curve
-from saif_core.explaining.flow import FlowEdge, FlowGraph, FlowNode
 from saif_core.records.corpus import LatentProfile
+from saif_core.records.flow import FlowEdge, FlowGraph, FlowNode
 from saif_core.records.ranking import LatentScore, Ranking
 
 LATENTS = tuple(

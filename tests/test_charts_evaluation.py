@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from app.charts.evaluation import (
-    ARM_NAMES,
     CELL_CLICK,
     accuracy_chart,
     cell_rows,
@@ -18,23 +17,32 @@ from app.charts.evaluation import (
     perplexity_chart,
 )
 from app.presentation.evaluation import (
-    ARM_COLOURS,
+    CANDIDATE_COLOURS,
+    FIXED_COLOURS,
+    arm_colours,
+    basket_of,
     best_table,
+    cell_arm,
     cell_table,
     describe_setting,
-    lab_latents,
+    unqualified_sentence,
 )
 from saif_core.records.evaluation import (
-    EVALUATION_ARMS,
+    BASELINES,
+    CONTROLS,
+    MOST_CANDIDATES,
     BestCell,
+    Candidate,
     Cell,
     CellSetting,
     Evaluation,
     EvaluationRequest,
+    MadeEdits,
     Rates,
 )
 from saif_core.records.prompts import Instruction, Wording
 from saif_core.records.ranking import ChosenLatent
+from saif_core.records.steering import Edit, Origin, Sampling, Schedule
 
 INSTRUCTION = Instruction("say-oui", "", "keyword", {"keyword": "oui"}, (Wording("Say oui."),))
 REQUEST = EvaluationRequest(
@@ -44,9 +52,10 @@ REQUEST = EvaluationRequest(
     rank_wordings=("Say oui.",),
     test_contents=("b", "c", "d", "e"),
     test_wordings=("Say oui.",),
+    candidates=(Candidate("saif", {"top": (5, 15)}),),
     strengths=(0.5, 1.0),
-    tops=(5, 15),
 )
+LATENTS = tuple(ChosenLatent(100 + n, 1.0 + n) for n in range(15))
 
 
 def rates(strict: float, disorder: float, perplexity: float | None = 10.0) -> Rates:
@@ -72,8 +81,14 @@ def cell(setting: CellSetting, strict: float, disorder: float, **extra: Any) -> 
     return Cell(setting, found, found, replace(found, strict=strict / 4), **extra)
 
 
-def saif(k: int, strength: float, *, layer: int = 1, beta: float = 0.0) -> CellSetting:
-    return CellSetting("saif", "", (layer,), k, beta, strength)
+def saif(top: int, strength: float, *, layer: int = 1, beta: float = 0.0) -> CellSetting:
+    return CellSetting("saif", "", (layer,), {"top": top, "beta": beta}, strength)
+
+
+def made(setting: CellSetting, *edits: Edit) -> MadeEdits:
+    """What a setting was steered with."""
+    origin = Origin(setting.arm, setting.parameters)
+    return MadeEdits(setting.arm, setting.layers, setting.parameters, edits, origin)
 
 
 CELLS = (
@@ -83,7 +98,7 @@ CELLS = (
     cell(saif(5, 1.0), 0.30, 0.05),
     cell(saif(15, 0.5), 0.25, 0.05),
     cell(saif(15, 1.0), 0.60, 0.10, resid_share=0.4, p_unsteered=0.001, p_random=0.002),
-    cell(CellSetting("random", "saif", (1,), 5, 0.0, 1.0), 0.01, 0.50),
+    cell(replace(saif(5, 1.0), arm="random", of="saif"), 0.01, 0.50),
 )
 EVALUATION = Evaluation(
     request=REQUEST,
@@ -97,7 +112,7 @@ EVALUATION = Evaluation(
         BestCell("saif", 5, CELLS[5].reporting, 0.001, 0.002),
     ),
     best_sae_arm="saif",
-    latents={"1": tuple(ChosenLatent(100 + n, 1.0 + n) for n in range(15))},
+    made=tuple(made(saif(top, 1.0), Edit(1, sae_id="s", latents=LATENTS[:top])) for top in (5, 15)),
     seconds=2.0,
 )
 
@@ -117,21 +132,71 @@ def luminance(colour: str) -> float:
 
 
 @pytest.mark.parametrize("background", ["#ffffff", "#12171d"])
-def test_every_arm_has_a_colour_that_is_seen_in_light_and_dark(background: str) -> None:
-    assert set(ARM_COLOURS) == set(ARM_NAMES) == set(EVALUATION_ARMS)
-    assert len(set(ARM_COLOURS.values())) == len(set(ARM_NAMES.values())) == len(EVALUATION_ARMS)
-    for colour in ARM_COLOURS.values():
+def test_every_colour_is_seen_in_light_and_dark(background: str) -> None:
+    assert set(FIXED_COLOURS) == {*BASELINES, *CONTROLS}
+    colours = (*FIXED_COLOURS.values(), *CANDIDATE_COLOURS)
+    assert len(set(colours)) == len(colours)
+    for colour in colours:
         dark, light = sorted((luminance(colour), luminance(background)))
         assert (light + 0.05) / (dark + 0.05) > 3
 
 
-def test_a_setting_is_described_by_what_it_has() -> None:
-    assert describe_setting(CellSetting("unsteered")) == "unsteered"
-    assert describe_setting(CellSetting("one-latent", "", (1, 3), 1, 0.5, 2.0)) == (
-        "one latent · layers 1 + 3 · 1 latent · β 0.5 · strength 2"
+def test_candidates_take_the_colours_in_their_order_and_all_else_keeps_its_own() -> None:
+    candidates = tuple(Candidate(f"source_{n}") for n in range(MOST_CANDIDATES))
+    request = replace(REQUEST, candidates=candidates, controls=CONTROLS)
+    colours = arm_colours(replace(EVALUATION, request=request, cells=()))
+    assert list(colours) == list(request.arms)
+    n = len(CANDIDATE_COLOURS)
+    taken = [colours[candidate.arm] for candidate in candidates]
+    assert (taken[:n], taken[n : 2 * n]) == ([*CANDIDATE_COLOURS], [*CANDIDATE_COLOURS])
+    assert {arm: colours[arm] for arm in (*BASELINES, *CONTROLS)} == FIXED_COLOURS
+    few = arm_colours(replace(EVALUATION, request=replace(request, candidates=candidates[:1])))
+    assert few["random"] == colours["random"]
+    # An arm that the request does not name has a colour too.
+    assert few["saif"] == CANDIDATE_COLOURS[1]
+
+
+def test_no_two_of_the_most_candidates_look_alike() -> None:
+    candidates = tuple(Candidate(f"source_{n}") for n in range(MOST_CANDIDATES))
+    cells = tuple(cell(CellSetting(c.arm, "", (1,), {}, 1.0), 0.5, 0.0) for c in candidates)
+    evaluation = replace(EVALUATION, request=replace(REQUEST, candidates=candidates), cells=cells)
+    spec = accuracy_chart(evaluation, "strict").to_dict()
+    points = spec["layer"][-1]
+    looks = []
+    for row in rows_of(spec, spec):
+        kinds = []
+        for channel, field in (("color", "arm"), ("shape", "shape")):
+            scale = points["encoding"][channel]["scale"]
+            kinds.append(scale["range"][scale["domain"].index(row[field])])
+        looks.append(tuple(kinds))
+    assert len(set(looks)) == len(looks) == MOST_CANDIDATES
+
+
+def test_a_setting_is_described_by_what_was_asked_for() -> None:
+    assert describe_setting(REQUEST, CellSetting("unsteered")) == "unsteered"
+    one = Candidate("one_latent", {"latent": (None, 7)}, "clamp", {"least": (0.25,)})
+    request = replace(REQUEST, candidates=(one,))
+    parameters = {"latent": None, "beta": 0.5, "least": 0.25}
+    setting = CellSetting("one_latent by clamp", "", (1, 3), parameters, 0.75)
+    assert describe_setting(request, setting) == (
+        "one latent by clamp · layers 1 + 3 · latent none · least 0.25 · strength 0.75"
     )
-    assert describe_setting(CELLS[6].setting) == (
-        "random latents for SAIF latents · layer 1 · 5 latents · β 0 · strength 1"
+    assert describe_setting(REQUEST, CELLS[6].setting) == (
+        "random for saif · layer 1 · top 5 · strength 1"
+    )
+    # Nothing is known of what was asked for: everything is told.
+    assert "beta 0.5 · least 0.25" in describe_setting(REQUEST, setting)
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [(0.75, "0.75"), (1.0, "1"), (0.1 + 0.2, "0.3"), (100_000.0, "100000"), (0.125, "0.125")],
+)
+def test_numbers_are_told_as_they_are_typed(typed: float, words: str) -> None:
+    setting = CellSetting("saif", "", (1,), {"top": 5, "beta": typed}, typed)
+    request = replace(REQUEST, candidates=(Candidate("saif", {"beta": (typed,)}),))
+    assert describe_setting(request, setting) == (
+        f"saif · layer 1 · beta {words} · strength {words}"
     )
 
 
@@ -146,13 +211,13 @@ def test_rows_hold_the_figures_of_the_chosen_grade() -> None:
 
 def test_lines_of_an_arm_are_told_apart_by_what_varies_only() -> None:
     rows = cell_rows(EVALUATION, "strict")
-    assert [row["variant"] for row in rows if row["arm"] == ARM_NAMES["saif"]] == [
-        "5 latents",
-        "5 latents",
-        "15 latents",
-        "15 latents",
+    assert [row["variant"] for row in rows if row["arm"] == "saif"] == [
+        "top 5",
+        "top 5",
+        "top 15",
+        "top 15",
     ]
-    assert [row["variant"] for row in rows if row["arm"] == ARM_NAMES["random"]] == [""]
+    assert [row["variant"] for row in rows if row["arm"] == "random"] == [""]
     one_k = replace(EVALUATION, cells=(CELLS[2], CELLS[3]))
     assert {row["variant"] for row in cell_rows(one_k, "strict")} == {""}
     layers = (cell(saif(5, 1.0), 0.1, 0.0), cell(saif(5, 1.0, layer=2), 0.2, 0.0))
@@ -167,18 +232,18 @@ def test_shapes_tell_lines_apart_where_colours_do_not() -> None:
     kinds = dict(zip(shape["scale"]["domain"], shape["scale"]["range"], strict=True))
     lines = {(row["arm"], row["variant"]): row["shape"] for row in rows_of(spec, points)}
     assert len(lines) == len(set(lines.values())) == len(set(kinds.values())) == 3
-    assert shape["legend"]["values"] == ["5 latents", "15 latents"]
+    assert shape["legend"]["values"] == ["top 5", "top 15"]
     assert shape["legend"]["columns"] == 2
 
 
 def test_long_names_of_lines_stand_below_each_other() -> None:
     controls = tuple(
-        cell(CellSetting("random", arm, (1, 2), k, 0.0, 1.0), 0.1, 0.1)
-        for arm, k in (("saif", 5), ("denoised", 30))
+        cell(CellSetting("random", arm, (1, 2), {"top": top, "beta": 0.0}, 1.0), 0.1, 0.1)
+        for arm, top in (("saif", 5), ("mean_of_everything", 30))
     )
     spec = accuracy_chart(replace(EVALUATION, cells=controls), "strict").to_dict()
     legend = spec["layer"][-1]["encoding"]["shape"]["legend"]
-    assert "for denoised mean difference · 30 latents" in legend["values"]
+    assert "for mean of everything · top 30" in legend["values"]
     assert legend["columns"] == 1
 
 
@@ -204,7 +269,8 @@ def test_baselines_are_rules_and_all_else_lines_with_intervals() -> None:
     assert click["select"]["fields"] == ["cell"]
     colours = points["encoding"]["color"]["scale"]
     assert dict(zip(colours["domain"], colours["range"], strict=True)) == {
-        ARM_NAMES[arm]: ARM_COLOURS[arm] for arm in ("unsteered", "prompted", "saif", "random")
+        "saif": CANDIDATE_COLOURS[0],
+        **{arm: FIXED_COLOURS[arm] for arm in ("unsteered", "prompted", "random")},
     }
 
 
@@ -284,23 +350,59 @@ def test_the_pareto_plot_joins_the_front_and_shows_every_cell() -> None:
     assert len(rows_of(spec, dots)) == len(CELLS)
 
 
-def test_several_k_make_a_heat_map_per_arm() -> None:
+def test_several_values_of_a_parameter_make_a_heat_map_per_arm() -> None:
     groups = heat_groups(EVALUATION)
-    assert groups == {"SAIF latents · layer 1 · β 0": [2, 3, 4, 5]}
-    spec = heat_map(EVALUATION, groups["SAIF latents · layer 1 · β 0"]).to_dict()
-    rows = rows_of(spec, spec)
-    assert {(row["k"], row["strength"]): row["value"] for row in rows} == {
-        (5, 0.5): 0.10,
-        (5, 1.0): 0.30,
-        (15, 0.5): 0.25,
-        (15, 1.0): 0.60,
+    assert {name: group.cells for name, group in groups.items()} == {
+        "saif · layer 1: top": (2, 3, 4, 5)
     }
+    spec = heat_map(EVALUATION, groups["saif · layer 1: top"]).to_dict()
+    rows = rows_of(spec, spec)
+    assert {(row["value_of_parameter"], row["strength"]): row["value"] for row in rows} == {
+        ("5", 0.5): 0.10,
+        ("5", 1.0): 0.30,
+        ("15", 0.5): 0.25,
+        ("15", 1.0): 0.60,
+    }
+    y = spec["layer"][0]["encoding"]["y"]
+    assert (y["title"], y["sort"]) == ("top", ["15", "5"])
     assert not heat_groups(replace(EVALUATION, cells=CELLS[:4]))
+
+
+def test_each_parameter_has_heat_maps_with_the_others_held() -> None:
+    cells = tuple(
+        cell(saif(top, 1.0, beta=beta), 0.1, 0.0) for top in (5, 15) for beta in (0.0, 0.5)
+    )
+    candidate = Candidate("saif", {"top": (5, 15), "beta": (0.0, 0.5)})
+    request = replace(REQUEST, candidates=(candidate,))
+    groups = heat_groups(replace(EVALUATION, request=request, cells=cells))
+    assert {name: group.cells for name, group in groups.items()} == {
+        "saif · layer 1 · beta 0: top": (0, 2),
+        "saif · layer 1 · top 5: beta": (0, 1),
+        "saif · layer 1 · beta 0.5: top": (1, 3),
+        "saif · layer 1 · top 15: beta": (2, 3),
+    }
+
+
+def test_no_chart_rounds_a_strength() -> None:
+    strengths = (0.5, 0.75, 1.25)
+    cells = tuple(cell(saif(top, s), 0.1, 0.0) for top in (5, 15) for s in strengths)
+    evaluation = replace(EVALUATION, cells=cells)
+    (group,) = heat_groups(evaluation).values()
+    for chart in (accuracy_chart(evaluation, "strict"), heat_map(evaluation, group)):
+        spec = chart.to_dict()
+        assert "strength 0.75" in chart_words(evaluation, "value")
+        axes = [layer["encoding"]["x"] for layer in spec["layer"] if "x" in layer["encoding"]]
+        for x in axes:
+            if x["type"] == "quantitative" and "axis" in x:
+                assert x["axis"]["format"] == "~g"
+                assert x["axis"]["values"] == list(strengths)
+            elif x["type"] == "ordinal":
+                assert x["sort"] == ["0.5", "0.75", "1.25"]
 
 
 def test_words_for_a_chart_hold_its_figures() -> None:
     words = chart_words(EVALUATION, "value")
-    assert "SAIF latents · layer 1 · 15 latents · β 0 · strength 1: 60%" in words
+    assert "saif · layer 1 · top 15 · strength 1: 60%" in words
     assert words.count(";") == len(CELLS) - 1
 
 
@@ -310,20 +412,86 @@ def test_tables_hold_the_figures_in_percent() -> None:
     assert table["strict_ci"][5] == "30–80%"
     assert table["resid_share"] == [None, None, None, None, None, 40.0, None]
     assert table["p_random"][5] == 0.002
+    assert table["top"] == [None, None, 5, 5, 15, 15, 5]
+    assert list(table)[:4] == ["arm", "layer", "top", "strength"]
     assert {len(column) for column in table.values()} == {len(CELLS)}
+
+
+def test_a_parameter_never_takes_the_place_of_a_figure() -> None:
+    candidate = Candidate("saif", {"strict": (True, "a lot"), "n": (1, 2)})
+    cells = tuple(
+        cell(CellSetting("saif", "", (1,), {"strict": strict, "n": n}, 1.0), 0.5, 0.0)
+        for strict, n in ((True, 1), ("a lot", 2))
+    )
+    request = replace(REQUEST, candidates=(candidate,))
+    table = cell_table(replace(EVALUATION, request=request, cells=cells))
+    assert table["parameter_strict"] == ["yes", "a lot"]
+    assert table["parameter_n"] == [1, 2]
+    assert table["strict"] == [50.0, 50.0]
 
 
 def test_the_table_of_the_best_is_of_the_reporting_half() -> None:
     table = best_table(EVALUATION)
-    assert table["setting"][1] == describe_setting(CELLS[5].setting)
+    assert table["setting"][1] == describe_setting(REQUEST, CELLS[5].setting)
     assert table["strict"][1] == pytest.approx(15.0)
     assert table["p_unsteered"] == [None, 0.001]
 
 
-def test_the_lab_gets_the_latents_that_a_cell_steered_with() -> None:
-    assert [one.index for one in lab_latents(EVALUATION, 3)[1]] == [100, 101, 102, 103, 104]
-    assert lab_latents(EVALUATION, 5) == {1: EVALUATION.latents["1"]}
+def test_an_arm_of_which_nothing_qualified_is_called_so() -> None:
+    assert unqualified_sentence(EVALUATION) == ""
+    broken = replace(CELLS[5], choosing=rates(0.9, 0.3))
+    evaluation = replace(EVALUATION, cells=(*CELLS[:5], broken, *CELLS[6:]))
+    sentence = unqualified_sentence(evaluation)
+    assert sentence.startswith("None qualified of saif: every setting broke more than 20%")
+    assert "only the nearest" in sentence
+    # A baseline has no settings to choose from.
+    broken = replace(CELLS[0], choosing=rates(0.9, 0.3))
+    assert not unqualified_sentence(replace(EVALUATION, cells=(broken, *CELLS[1:])))
+
+
+def arm_of(evaluation: Evaluation, number: int) -> Any:
+    arm = cell_arm(evaluation, number)
+    assert arm is not None
+    return arm
+
+
+def test_a_basket_gets_the_latents_that_a_cell_steered_with() -> None:
+    arm = arm_of(EVALUATION, 3)
+    assert [one.index for one in basket_of(arm)] == [100, 101, 102, 103, 104]
+    assert basket_of(arm_of(EVALUATION, 5)) == LATENTS
+    assert (arm.name, arm.kind, arm.strength) == ("saif · layer 1 · top 5", "steered", 1.0)
+    assert arm.origin == Origin("saif", {"top": 5, "beta": 0.0})
     other_beta = replace(EVALUATION, cells=(cell(saif(5, 1.0, beta=1.0), 0.1, 0.0),))
-    assert lab_latents(other_beta, 0) == {}
-    for number in (0, 1, 6):
-        assert lab_latents(EVALUATION, number) == {}
+    assert cell_arm(other_beta, 0) is None
+    for number in (0, 1):
+        assert cell_arm(EVALUATION, number) is None
+
+
+def test_the_arm_of_a_cell_steers_as_it_was_measured() -> None:
+    asked = replace(
+        REQUEST, schedule=Schedule(decay=0.2), keep_norm=True, sampling=Sampling(seed=5)
+    )
+    control = arm_of(replace(EVALUATION, request=asked), 6)
+    assert (control.kind, control.seed, control.schedule.decay) == ("random", 5, 0.2)
+    assert [edit.keep_norm for edit in control.edits] == [True]
+    assert control.name == "random for saif · layer 1 · top 5"
+    assert basket_of(control) == ()
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [
+        (Edit(1, "clamp", sae_id="s", latents=LATENTS),),
+        (Edit(1, tensors="a" * 64),),
+        (Edit(1, sae_id="s", latents=LATENTS, share=0.5),),
+        (Edit(1, sae_id="s", latents=LATENTS), Edit(2, sae_id="t", latents=LATENTS)),
+        (Edit(1, sae_id="s", latents=LATENTS, method_parameters={"a": 1}),),
+    ],
+)
+def test_a_basket_stands_for_nothing_but_latents_added_in_one_place(
+    edits: tuple[Edit, ...],
+) -> None:
+    evaluation = replace(EVALUATION, made=(made(saif(5, 1.0), *edits),))
+    arm = arm_of(evaluation, 3)
+    assert arm.edits == edits
+    assert basket_of(arm) == ()

@@ -1,8 +1,9 @@
 from dataclasses import replace
+from typing import Any
 
 from app.dashboard.compare.chat_turns import histories_of, is_shared, next_request, turns_html
 from saif_core.records.prompts import Turn
-from saif_core.records.steering import Arm, GenerationRequest
+from saif_core.records.steering import UNSTEERED, Arm, GenerationRequest
 from saif_core.records.texts import Generation, GenerationResult
 from tests import saved
 
@@ -10,8 +11,9 @@ TOLD = Arm("told", "prompted", instruction="In French.", position="before")
 EARLIER = (Turn("user", "Hi"), Turn("assistant", "Hello"))
 
 
-def result(**changes: object) -> GenerationResult:
-    recipe = replace(saved.recipe(), arms=(TOLD,), **changes)  # type: ignore[arg-type]
+def result(**changes: Any) -> GenerationResult:
+    arms = (*saved.request().arms, TOLD)
+    recipe = replace(saved.recipe(), request=replace(saved.request(), arms=arms, **changes))
     texts = [
         Generation(0, "Go on.", arm, f"{arm} says {sample}", (1,), "end", sample=sample)
         for arm in ("unsteered", "steered", "told")
@@ -21,7 +23,7 @@ def result(**changes: object) -> GenerationResult:
 
 
 def page(*arms: Arm) -> GenerationRequest:
-    return GenerationRequest("tiny/layer1", ("prompt box",), saved.recipe().latents, arms=arms)
+    return GenerationRequest(("prompt box",), arms=(*saved.request().arms, *arms))
 
 
 def test_each_arm_goes_on_with_its_own_first_sample_as_it_saw_it() -> None:
@@ -52,11 +54,25 @@ def test_an_arm_that_was_added_since_begins_with_the_unsteered_chat() -> None:
     assert asked.histories[2] == asked.histories[0]
 
 
+def test_without_an_unsteered_arm_the_first_goes_on_for_those_that_are_new() -> None:
+    done = result()
+    request = replace(done.request, arms=done.request.arms[1:])
+    done = replace(
+        done,
+        recipe=replace(done.recipe, request=request),
+        generations=tuple(text for text in done.generations if text.arm != "unsteered"),
+    )
+    asked = next_request(page(), done, "And?", shared=False)
+    assert [arm.name for arm in asked.arms] == [UNSTEERED.name, "steered"]
+    assert asked.histories[0] == asked.histories[1]
+    assert asked.histories[0][-1] == Turn("assistant", "steered says 0")
+
+
 def test_a_history_is_shared_only_if_there_is_one_for_all() -> None:
-    recipe = result().recipe
-    assert not is_shared(histories_of(recipe))
-    assert is_shared(histories_of(replace(recipe, histories=(EARLIER,) * 3)))
-    assert not is_shared(histories_of(replace(recipe, histories=(EARLIER, (), EARLIER))))
+    request = result().request
+    assert not is_shared(histories_of(request))
+    assert is_shared(histories_of(replace(request, histories=(EARLIER,) * 3)))
+    assert not is_shared(histories_of(replace(request, histories=(EARLIER, (), EARLIER))))
 
 
 def test_turns_are_escaped() -> None:

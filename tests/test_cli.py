@@ -8,21 +8,20 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
-from app.cli.main import main
+from app.cli.main import COMMANDS, GROUPS
 from app.presentation.session_files import export_session
 from app.settings import export_settings, load_settings
 from saif_core.records.ranking import ChosenLatent
 from saif_core.records.sessions import SteeringSession
-from saif_core.records.steering import SteeringRecipe
+from saif_core.records.steering import UNSTEERED, Arm, Edit, GenerationRequest, SteeringRecipe
 from saif_core.records.texts import Generation, GenerationResult
 from tests import tiny
+from tests.cli import Run, runner
 
 ROOT = Path(__file__).parent.parent
 INTERRUPTED = """
@@ -44,33 +43,9 @@ class Interrupting(cli_output.ProgressLine):
 cli_output.ProgressLine = Interrupting
 cli.main()
 """
-RECIPE = SteeringRecipe("m", "0" * 64, "s", "1" * 64, "blocks.1.hook_resid_post", ())
-
-
-class Ran(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-    @property
-    def answer(self) -> dict[str, Any]:
-        """The JSON object that is all of standard output."""
-        assert self.status == 0, self.err
-        assert self.out.count("\n") == 1
-        data = json.loads(self.out)
-        assert isinstance(data, dict)
-        return data
-
-    @property
-    def refusal(self) -> str:
-        """The one line on standard error."""
-        assert (self.status, self.out) == (2, "")
-        assert self.err.count("\n") == 1
-        assert self.err.endswith("\n")
-        return self.err
-
-
-Run = Callable[..., Ran]
+EDIT = Edit(1, sae_id="s", latents=(ChosenLatent(7, 2.5),))
+REQUEST = GenerationRequest(("The cat",), (UNSTEERED, Arm("steered", edits=(EDIT,))))
+RECIPE = SteeringRecipe(REQUEST, "m", "0" * 64, {"s": "1" * 64})
 
 
 @pytest.fixture
@@ -80,25 +55,18 @@ def saif(
     tiny_model_dir: Path,
 ) -> Run:
     """Runs ``saif`` in this process, on the tiny model."""
-    monkeypatch.setenv("SAIF_MODEL", str(tiny_model_dir))
-    monkeypatch.setenv("SAIF_DEVICE", "cpu")
-
-    def run(*arguments: object) -> Ran:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        status = ended.value.code
-        assert isinstance(status, int)
-        return Ran(status, *capfd.readouterr())
-
-    return run
+    return runner(capfd, monkeypatch, tiny_model_dir)
 
 
 @pytest.fixture
-def with_sae(saif: Run, monkeypatch: pytest.MonkeyPatch, tiny_sae_dir: Path) -> Run:
+def with_sae(
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_model_dir: Path,
+    tiny_sae_dir: Path,
+) -> Run:
     """The same with the planted SAE among those offered."""
-    monkeypatch.setenv("SAIF_SAES", str(tiny_sae_dir))
-    return saif
+    return runner(capfd, monkeypatch, tiny_model_dir, tiny_sae_dir)
 
 
 @pytest.fixture
@@ -114,12 +82,8 @@ def make_session() -> SteeringSession:
         Generation(0, "The cat", arm, text, (1, 2), "length")
         for arm, text in (("unsteered", "sat"), ("steered", "oui \x1b[31m"))
     )
-    recipe = replace(RECIPE, latents=(ChosenLatent(7, 2.5),))
     return SteeringSession(
-        "Speaks French",
-        recipe=recipe,
-        prompts=("The cat",),
-        result=GenerationResult(recipe, texts, 2.5, 0.1, 0.2),
+        "Speaks French", recipe=RECIPE, result=GenerationResult(RECIPE, texts, 2.5, (None, None))
     )
 
 
@@ -257,33 +221,41 @@ def test_generate_steers_with_named_latents(with_sae: Run) -> None:
     assert steered["text"].split()[:3] == [tiny.PLANTED_ANSWER] * 3
     assert tiny.PLANTED_ANSWER not in unsteered["text"].split()
     assert len(steered["token_ids"]) == 6
-    assert found["recipe"]["latents"] == [{"index": tiny.PLANTED_LATENT, "coefficient": 9.0}]
-    assert found["recipe"]["seed"] == 3
+    (edit,) = found["recipe"]["request"]["arms"][1]["edits"]
+    assert edit["latents"] == [{"index": tiny.PLANTED_LATENT, "coefficient": 9.0}]
+    assert found["recipe"]["request"]["sampling"]["seed"] == 3
     assert found["seconds"] > 0
-    assert found["vector_norm"] > 0
+    assert found["sizes"][0] is None
+    assert found["sizes"][1]["norm"] > 0
 
 
 def test_generate_takes_mean_plus_beta_std_of_the_latents_it_ranks(
     with_sae: Run, pairs_file: Path
 ) -> None:
-    ranked = ("--pairs", pairs_file, "--read", "last-token", "--top", 2)
+    ranked = ("--pairs", pairs_file, "--read", "last-token")
+    made = ("--source-parameter", "top=2", "--source-parameter", "beta=0.5")
     asked = ("--prompt", "The cat", "--prompt", "The dog", "--max-new-tokens", 2)
-    best = with_sae("rank", *ranked, "--json").answer["latents"][0]
+    best = with_sae("rank", *ranked, "--top", 2, "--json").answer["latents"][0]
 
-    found = with_sae("generate", *asked, *ranked, "--beta", 0.5, "--json").answer
+    found = with_sae("generate", *asked, *ranked, *made, "--json").answer
 
-    chosen = found["recipe"]["latents"][0]
+    request = found["recipe"]["request"]
+    steered = request["arms"][1]
+    (edit,) = steered["edits"]
+    assert len(edit["latents"]) <= 2
+    chosen = edit["latents"][0]
     assert chosen["index"] == tiny.PLANTED_LATENT
     assert chosen["coefficient"] == pytest.approx(best["mean"] + 0.5 * best["std"])
-    assert found["recipe"]["instruction"] == "planted"
-    assert found["recipe"]["read"] == "last-token"
+    assert request["instruction"] == "planted"
+    assert steered["origin"]["source"] == "saif"
+    assert steered["origin"]["parameters"] == {"top": 2, "beta": 0.5, "least_output_score": 0.0}
     assert [(arm["prompt"], arm["name"]) for arm in found["arms"]] == [
         ("The cat", "unsteered"),
         ("The cat", "steered"),
         ("The dog", "unsteered"),
         ("The dog", "steered"),
     ]
-    text = with_sae("generate", *asked, *ranked)
+    text = with_sae("generate", *asked, *ranked, *made)
     assert text.status == 0
     assert text.out.count("steered:") == 4
 
@@ -366,7 +338,8 @@ def test_sessions_are_imported_listed_shown_exported_and_deleted(
     assert saif("session", "list", "--sae", "other", "--json").answer["sessions"] == []
     assert saif("session", "list", "--search", "Klingon", "--json").answer["sessions"] == []
     shown = saif("session", "show", id, "--json").answer
-    assert shown["recipe"]["latents"] == [{"index": 7, "coefficient": 2.5}]
+    (edit,) = shown["recipe"]["request"]["arms"][1]["edits"]
+    assert edit["latents"] == [{"index": 7, "coefficient": 2.5}]
     assert "'other'" in saif("session", "show", id, "--sae", "other", "--json").refusal
     out = tmp_path / "again.json"
     assert saif("session", "export", id, "--out", out, "--json").answer["file"] == str(out)
@@ -381,10 +354,10 @@ def test_sessions_are_imported_listed_shown_exported_and_deleted(
 
 def test_text_cannot_steer_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
     from app.cli.output import answering
-    from app.cli.sessions import _session_text
+    from app.cli.texts import session_text
 
     with answering(as_json=False) as answer:
-        answer({}, _session_text(make_session()))
+        answer({}, session_text(make_session()))
 
     assert "oui \ufffd[31m" in capfd.readouterr().out
 
@@ -420,17 +393,24 @@ def test_nothing_but_the_answer_reaches_standard_output(
         (["rank", "--instruction", "summarize", "--selector-parameter", "x"], "NAME=VALUE"),
         (["rank", "--instruction", "summarize", "--model", "no/such/folder"], "no/such/folder"),
         (["rank", "--instruction", "summarize", "--sae", "no-such-sae"], "no-such-sae"),
-        (["latent"], "INDEX"),
-        (["latent", "seven"], "INDEX"),
+        (["latent"], "LATENT"),
+        (["latent", "seven"], "LATENT"),
         (["generate", "--latents", "7:1"], "--prompt"),
         (["generate", "--prompt", "x"], "--latents"),
         (["generate", "--prompt", "x", "--latents", "7"], "INDEX:COEFFICIENT"),
         (["generate", "--prompt", "x", "--latents", "7:nan"], "INDEX:COEFFICIENT"),
         (["generate", "--prompt", "x", "--latents", "7:1,7:2"], "twice"),
-        (["generate", "--prompt", "x", "--latents", "7:1", "--beta", "1"], "--beta"),
+        (
+            ["generate", "--prompt", "x", "--latents", "7:1", "--source-parameter", "beta=1"],
+            "'beta'",
+        ),
         (["generate", "--prompt", "x", "--latents", "7:1", "--strength", "inf"], "--strength"),
+        (["generate", "--prompt", "x", "--latents", "7:1", "--strength", "1000"], "--strength"),
         (["generate", "--prompt", "x", "--latents", "7:1", "--method", "magic"], "addition"),
-        (["generate", "--prompt", "", "--raw", "--latents", "7:1"], "rompt"),
+        (["generate", "--prompt", "x", "--latents", "7:1", "--source", "saif"], "--source"),
+        (["generate", "--prompt", "x", "--latents", "7:1", "--temperature", "nan"], "nan"),
+        (["generate", "--prompt", "x", "--source-parameter", "top=1"], "--source"),
+        (["generate", "--prompt", "", "--no-chat", "--latents", "7:1"], "rompt"),
         (["generate", "--prompt", "x", "--latents", "7:1", "--max-new-tokens", "99999"], "99999"),
         (["session"], "command"),
         (["session", "show", "none"], "none"),
@@ -529,7 +509,8 @@ def test_help_names_every_command_without_loading_the_engine() -> None:
     code = (
         "import sys; from app.cli.main import main\ntry: main(['--help'])\n"
         "except SystemExit as end: assert end.code == 0\n"
-        "print(sorted({'torch', 'streamlit', 'transformers', 'sqlalchemy'} & set(sys.modules)))"
+        "heavy = {'torch', 'streamlit', 'transformers', 'sqlalchemy', 'numpy', 'scipy'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
@@ -537,7 +518,9 @@ def test_help_names_every_command_without_loading_the_engine() -> None:
 
     *usage, loaded = done.stdout.splitlines()
     assert loaded == "[]"
-    for name in ("serve", "fetch", "doctor", "rank", "latent", "generate", "session", "train-sae"):
+    names = [*COMMANDS, *GROUPS]
+    assert {"serve", "fetch", "doctor", "rank", "latent", "generate", "session"} <= {*names}
+    for name in names:
         assert any(line.strip().startswith(f"{name} ") for line in usage)
 
 

@@ -13,9 +13,16 @@ from app.cli.main import main
 from app.presentation.evaluation_files import evaluation_data, evaluation_sentence
 from app.settings import Settings, load_settings
 from saif_core.engine.job import Job
+from saif_core.evaluating.plan import check_request
 from saif_core.inputs.shipped import shipped_contents, shipped_instructions
-from saif_core.records.evaluation import DEFAULT_ARMS, Evaluation, EvaluationRequest
+from saif_core.records.evaluation import (
+    DEFAULT_CANDIDATES,
+    Candidate,
+    Evaluation,
+    EvaluationRequest,
+)
 from saif_core.records.saes import SaeInfo
+from saif_core.records.steering import Sampling, Schedule
 from storage import Store, open_store
 from tests.test_evaluation_files import sample_evaluation, sample_text
 
@@ -37,7 +44,11 @@ class Engine:
     def saes(self) -> tuple[SaeInfo, ...]:
         return SAES
 
-    def evaluate(self, request: EvaluationRequest) -> Job:
+    def refused_saes(self) -> tuple[SaeInfo, ...]:
+        return ()
+
+    def submit(self, request: EvaluationRequest) -> Job:
+        check_request(request)
         self.requests.append(request)
 
         def work(job: Job) -> Evaluation:
@@ -90,7 +101,7 @@ def saif(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         engines.append(Engine(store))
         yield engines[-1]
 
-    monkeypatch.setattr("app.cli.evaluate.started_engine", started)
+    monkeypatch.setattr("app.cli.requests.started_engine", started)
 
     def run(*arguments: object) -> Ran:
         capfd.readouterr()
@@ -148,39 +159,83 @@ def test_options_left_out_are_those_of_the_record(saif: Saif) -> None:
         request.test_wordings,
     )
     assert request == plain
-    assert request.arms == DEFAULT_ARMS
+    assert request.candidates == DEFAULT_CANDIDATES
+    assert request.arms == (
+        *("unsteered", "prompted", "saif", "denoised", "mean_difference", "random"),
+    )
 
 
 def test_every_option_reaches_the_engine(saif: Saif) -> None:
     request = saif.request(
-        *("--arms", "saif, random,saif", "--strengths", "0.4,-0.8", "--top", "5,15"),
-        *("--denoised-top", "30", "--beta", "0,0.5", "--layers", "14,12", "--together"),
-        *("--read", "last-token", "--position", "before", "--selector", "mean_difference"),
-        *("--scope", "all", "--decay", 0.1, "--keep-norm", "--max-new-tokens", 7, "--seed", 3),
+        *("--source", "saif", "--source", "saif:clamp", "--source", "denoised"),
+        *("--source-parameter", "saif.top=5,15", "--source-parameter", "saif:clamp.beta=0.5"),
+        *("--source-parameter", "denoised.top=30", "--strengths", "0.4,-0.8"),
+        *("--control", "flipped", "--control", "cue-token", "--controls-of", "all"),
+        *("--baseline", "unsteered", "--layers", "14,12", "--further-layers", "3", "--together"),
+        *("--read", "last-token", "--response-tokens", 7, "--position", "before"),
+        *("--selector", "sensitivity", "--selector-parameter", "compare=higher"),
+        *("--scope", "first", "--first", 3, "--decay", 0.1, "--decay-power", 2, "--keep-norm"),
+        *("--max-new-tokens", 7, "--temperature", 0.2, "--top-p", 0.9, "--stop", "!"),
+        *("--seed", 3, "--no-chat", "--system", "Be brief."),
     )
     assert request.sae_ids == ("tiny/14", "tiny/12")
-    assert (request.arms, request.strengths) == (("saif", "random"), (0.4, -0.8))
-    assert (request.tops, request.denoised_tops, request.betas) == ((5, 15), (30,), (0.0, 0.5))
+    assert request.layers == (3,)
+    assert request.candidates == (
+        Candidate("saif", {"top": (5, 15)}),
+        Candidate("saif", {"top": (5, 15), "beta": (0.5,)}, "clamp"),
+        Candidate("denoised", {"top": (30,)}),
+    )
+    assert request.arms == (
+        *("unsteered", "saif", "saif by clamp", "denoised", "flipped", "cue-token"),
+    )
+    assert (request.controls_of, request.strengths) == ("all", (0.4, -0.8))
     assert (request.together, request.keep_norm) == (True, True)
-    assert (request.read, request.position) == ("last-token", "before")
-    assert (request.selector, request.scope) == ("mean_difference", "all")
-    assert (request.decay, request.max_new_tokens, request.seed) == (0.1, 7, 3)
+    assert (request.read, request.response_tokens) == ("last-token", 7)
+    assert (request.position, request.selector) == ("before", "sensitivity")
+    assert request.selector_parameters == {"compare": "higher"}
+    assert request.schedule == Schedule("first", 3, 0.1, 2.0)
+    assert request.sampling == Sampling(False, "Be brief.", 7, 0.2, 0.9, ("!",), 3)
     assert saif.request("--sae", "tiny/12").sae_ids == ("tiny/12",)
+
+
+def test_a_method_writes_every_source_that_names_none(saif: Saif) -> None:
+    request = saif.request("--source", "saif", "--source", "one_latent:ablate", "--method", "clamp")
+    assert [one.arm for one in request.candidates] == ["saif by clamp", "one_latent by ablate"]
+    mean = saif.request("--source", "none", "--control", "none", "--baseline", "prompted")
+    assert mean.arms == ("prompted",)
+
+
+def test_named_latents_are_a_candidate(saif: Saif) -> None:
+    request = saif.request("--source", "none", "--latents", "7:2,8:1")
+    assert request.candidates == (Candidate("basket", {"latents": ("7:2,8:1",)}),)
+    texts = ("basket.latents=7:2,8:1", "basket.latents=9:1")
+    given = [word for text in texts for word in ("--source-parameter", text)]
+    request = saif.request("--source", "basket", *given)
+    assert request.candidates == (Candidate("basket", {"latents": ("7:2,8:1", "9:1")}),)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--arms", "saif,best"), "no arm called 'best'"),
-        (("--arms", ""), "no arm called ''"),
+        (("--source", "best"), "no source called 'best'"),
+        (("--source", "saif:best"), "no steering method called 'best'"),
+        (("--source-parameter", "top=5"), "WHOSE.NAME=V1,V2"),
+        (("--source-parameter", "saif.top"), "WHOSE.NAME=V1,V2"),
+        (("--source-parameter", "one_latent.beta=1"), "is of none of the candidates"),
+        (("--source", "saif", "--source-parameter", "saif.best=1"), "no parameter 'best'"),
+        (("--control", "best"), "no such control"),
+        (("--baseline", "random"), "no such baseline"),
+        (("--controls-of", "some"), "--controls-of"),
+        (("--latents", "7"), "INDEX:COEFFICIENT"),
         (("--strengths", "0.5,much"), "'much' is not a finite number"),
         (("--strengths", "0.5,,1"), "'' is not a finite number"),
-        (("--beta", "nan"), "'nan' is not a finite number"),
-        (("--decay", "inf"), "--decay is inf"),
+        (("--strengths", "nan"), "'nan' is not a finite number"),
+        (("--strengths", "1000"), "strengths"),
+        (("--decay", "inf"), "--decay"),
         (("--decay", "-1"), "--decay"),
-        (("--top", "0"), "'0' is not a whole number from 1 to 1000"),
-        (("--top", "15,2000"), "'2000' is not a whole number from 1 to 1000"),
-        (("--denoised-top", "1.5"), "--denoised-top is '1.5'"),
+        (("--source-parameter", "saif.top=0"), "from 1 to 1000, but is 0"),
+        (("--source-parameter", "saif.top=15,2000"), "from 1 to 1000, but is 2000"),
+        (("--source-parameter", "denoised.top=1.5"), "a whole number from 1 to 1000, but is 1.5"),
         (("--layers", "-1"), "'-1' is not the number of a layer"),
         (("--layers", "12,13"), "no SAE for layer 13"),
         (("--layers", "12", "--sae", "tiny/12"), "--sae tiny/12 and --layers 12"),
@@ -218,7 +273,7 @@ def test_people_read_a_table_and_the_sentence(saif: Saif) -> None:
     (evaluation,) = saif.engines[-1].evaluations
     lines = ran.out.splitlines()
     assert lines[0] == f"{FRENCH}: 100 test contents, tiny, 12 s"
-    assert lines[2].split()[:3] == ["arm", "layer", "latents"]
+    assert lines[2].split()[:2] == ["arm", "layer"]
     rows = lines[3 : 3 + len(evaluation.cells)]
     assert [row.startswith("*") for row in rows] == [False, True, False, True, True, False]
     assert "0.8" in rows[3]

@@ -1,19 +1,15 @@
-"""``saif health`` and ``saif decompose`` on the tiny model, with what they refuse."""
+"""``saif health`` and ``saif vector`` on the tiny model, with what they refuse."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from app.cli.main import main
 from saif_core.explaining.health import shipped_texts
 from saif_core.finding.vector_files import read_vector
 from tests import tiny
-
-Run = Callable[..., tuple[int, str, str]]
+from tests.cli import Run, runner
 
 
 @pytest.fixture
@@ -24,30 +20,19 @@ def saif(
     tiny_sae_dir: Path,
 ) -> Run:
     """Runs ``saif`` in this process, on the tiny model and its SAE."""
-    monkeypatch.setenv("SAIF_MODEL", str(tiny_model_dir))
-    monkeypatch.setenv("SAIF_SAES", str(tiny_sae_dir))
-    monkeypatch.setenv("SAIF_DEVICE", "cpu")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, *capfd.readouterr()
-
-    return run
+    return runner(capfd, monkeypatch, tiny_model_dir, tiny_sae_dir)
 
 
-def answer(ran: tuple[int, str, str]) -> dict[str, Any]:
-    status, out, err = ran
-    assert status == 0, err
-    data = json.loads(out)
-    assert isinstance(data, dict)
-    return data
+@pytest.fixture
+def pairs_file(tmp_path: Path) -> Path:
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"content": c, "instruction": tiny.PLANTED_WORD} for c in tiny.contents(6)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
 
 
 def test_health_measures_every_text_and_judges(saif: Run, tiny_sae_dir: Path) -> None:
-    data = answer(saif("health", "--json"))
+    data = saif("health", "--json").answer
     assert data["sae"] == str(tiny_sae_dir)
     assert [text["card"]["text"] for text in data["texts"]] == list(shipped_texts())
     assert [finding["passed"] for finding in data["findings"]][2] is None
@@ -61,49 +46,107 @@ def test_health_measures_every_text_and_judges(saif: Run, tiny_sae_dir: Path) ->
 def test_health_counts_densities_of_an_indexed_corpus(saif: Run, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("\n".join(json.dumps({"text": text}) for text in tiny.contents(30)))
-    index = answer(saif("index", corpus, "--json"))["indexes"][0]
-    density = answer(saif("health", "--json"))["density"]
+    index = saif("index", corpus, "--json").answer["indexes"][0]
+    density = saif("health", "--json").answer["density"]
     assert density["n_tokens"] == index["n_tokens"]
     assert density["d_sae"] == tiny.D_SAE
     assert density["n_dead"] >= 1
 
 
-def test_decompose_finds_the_planted_latent_in_a_file(saif: Run, tmp_path: Path) -> None:
+def test_the_planted_latent_is_found_in_a_file(saif: Run, tmp_path: Path) -> None:
     file = tmp_path / "plant.npy"
     np.save(file, 2.0 * tiny.plant_direction().numpy())
-    data = answer(saif("decompose", "--vector", file, "--json"))
+    data = saif("vector", "show", "--vector", file, "--json").answer
     (atom,) = data["pursuit"]["atoms"]
     assert atom == {"index": tiny.PLANTED_LATENT, "coefficient": pytest.approx(2.0)}
     assert data["norm"] == pytest.approx(2.0)
-    status, out, _ = saif("decompose", "--vector", file)
+    status, out, _ = saif("vector", "show", "--vector", file)
     assert status == 0
     assert "all 1 explain 100.0%" in out
     assert tiny.PLANTED_ANSWER in out
 
 
-def test_decompose_of_pairs_writes_the_vector_that_it_took_apart(saif: Run, tmp_path: Path) -> None:
-    pairs, out = tmp_path / "pairs.jsonl", tmp_path / "vector.safetensors"
-    rows = [{"content": c, "instruction": tiny.PLANTED_WORD} for c in tiny.contents(6)]
-    pairs.write_text("\n".join(map(json.dumps, rows)))
-    asked = ("--read", "last-token", "--raw", "--atoms", 3, "--out", out, "--json")
-    data = answer(saif("decompose", "--pairs", pairs, *asked))
+def test_the_vector_of_pairs_is_written_as_it_was_taken_apart(
+    saif: Run, tmp_path: Path, pairs_file: Path
+) -> None:
+    out = tmp_path / "vector.safetensors"
+    asked = ("--read", "last-token", "--no-chat", "--atoms", 3, "--out", out, "--json")
+    data = saif("vector", "show", "--pairs", pairs_file, *asked).answer
     assert len(data["pursuit"]["atoms"]) == 3
     assert data["pursuit"]["atoms"][0]["index"] == tiny.PLANTED_LATENT
     vector = read_vector(out.name, out.read_bytes(), tiny.D_MODEL)
     assert vector.tolist() == pytest.approx(data["vector"])
-    again = answer(saif("decompose", "--vector", out, "--atoms", 3, "--json"))
+    again = saif("vector", "show", "--vector", out, "--atoms", 3, "--json").answer
     assert [a["index"] for a in again["pursuit"]["atoms"]] == [
         a["index"] for a in data["pursuit"]["atoms"]
     ]
 
 
-def test_not_exactly_one_source_is_refused(saif: Run, tmp_path: Path) -> None:
+def test_not_exactly_one_origin_is_refused(saif: Run, tmp_path: Path) -> None:
     file = tmp_path / "v.npy"
     np.save(file, np.ones(3, np.float32))
     for arguments in ((), ("--vector", file, "--instruction", "translate-to-french")):
-        status, out, err = saif("decompose", *arguments)
-        assert (status, out) == (2, "")
-        assert "Give either --vector" in err
-    status, out, err = saif("decompose", "--vector", file)
-    assert (status, out) == (2, "")
-    assert f"needs [{tiny.D_MODEL}]" in err
+        assert "Give either --vector" in saif("vector", "show", *arguments).refusal
+    assert f"needs [{tiny.D_MODEL}]" in saif("vector", "show", "--vector", file).refusal
+    out = ("--out", tmp_path / "x.safetensors")
+    assert (
+        "give --instruction or --pairs"
+        in saif("vector", "export", *out, "--latents", "7:1", "--source", "saif").refusal
+    )
+
+
+def test_vectors_of_sources_latents_and_arms_are_exported(
+    saif: Run, tmp_path: Path, pairs_file: Path
+) -> None:
+    ranked = ("--pairs", pairs_file, "--read", "last-token")
+    made = saif(
+        *("generate", "--prompt", "The cat", "--max-new-tokens", 2, *ranked, "--save", "Kept"),
+        *("--arm", "mean_difference", "--arm", "saif:method=clamp,name=held", "--json"),
+    ).answer
+
+    def exported(*arguments: object) -> list[float]:
+        out = tmp_path / "out.safetensors"
+        told = saif("vector", "export", "--out", out, *arguments, "--json").answer
+        assert told["d_model"] == tiny.D_MODEL
+        vector = read_vector(out.name, out.read_bytes(), tiny.D_MODEL)
+        assert float(vector.norm()) == pytest.approx(told["norm"])
+        found: list[float] = vector.tolist()
+        return found
+
+    session = ("--session", made["session"])
+    assert exported(*ranked, "--source", "saif") == pytest.approx(exported(*session))
+    mean = exported(*ranked)
+    assert exported(*session, "--arm", "mean_difference") == pytest.approx(mean, abs=1e-5)
+    assert exported(*ranked, "--source", "mean_difference") == mean
+    plant = (3.0 * tiny.plant_direction()).tolist()
+    assert exported("--latents", f"{tiny.PLANTED_LATENT}:3") == pytest.approx(plant)
+    out = ("--out", tmp_path / "x.safetensors", *session)
+    assert "'clamp'" in saif("vector", "export", *out, "--arm", "held").refusal
+    assert (
+        "steered, mean_difference, held"
+        in saif("vector", "export", *out, "--arm", "nobody").refusal
+    )
+
+
+def test_the_vector_of_several_layers_is_that_of_the_layer_that_is_named(
+    saif: Run,
+    tmp_path: Path,
+    pairs_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_model_dir: Path,
+    tiny_sae_dir: Path,
+) -> None:
+    below = tiny.save_sae(tmp_path / "below", tiny_model_dir, layer=0)
+    monkeypatch.setenv("SAIF_SAES", f"{tiny_sae_dir},{below}")
+    made = saif(
+        *("generate", "--prompt", "The cat", "--max-new-tokens", 2, "--pairs", pairs_file),
+        *("--read", "last-token", "--source", "mean_difference", "--layers", "0,1"),
+        *("--save", "Both", "--json"),
+    ).answer
+    out = tmp_path / "x.safetensors"
+    asked = ("vector", "export", "--out", out, "--session", made["session"])
+    vectors = []
+    for layer in (0, 1):
+        assert saif(*asked, "--layer", layer).status == 0
+        vectors.append(read_vector(out.name, out.read_bytes(), tiny.D_MODEL).tolist())
+    assert vectors[0] != vectors[1]

@@ -17,8 +17,9 @@ from saif_core.explaining.decompose import encoding_difference, naive_encoding, 
 from saif_core.finding.vector_files import read_vector
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.models.loading import load_model
+from saif_core.records.steering import Edit
 from saif_core.saes.loaded_sae import LoadedSae, load_sae_folder
-from saif_core.steering.target import build_steering_vector
+from saif_core.steering.target import build_target
 from tests import tiny
 
 
@@ -80,7 +81,8 @@ def test_each_step_takes_the_largest_cosine_and_refits() -> None:
 def test_atoms_are_a_steering_vector_of_the_explained_norm(sae: LoadedSae) -> None:
     vector = random_rows(1, tiny.D_MODEL, seed=2)[0]
     found = pursue(sae.W_dec, vector, 5)
-    again = build_steering_vector(sae, found.atoms)
+    edit = Edit(sae.layer, sae_id=sae.id, latents=found.atoms)
+    again = build_target(edit, sae, {}, tiny.D_MODEL).direction
     assert float((again / vector.norm()).norm() ** 2) == pytest.approx(
         found.explained[-1], rel=1e-4
     )

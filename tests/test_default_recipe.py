@@ -7,17 +7,18 @@ import pytest
 
 from app.settings import load_settings
 from saif_core.catalog import Catalog
-from saif_core.finding.ranking import choose_latents, rank_latents
+from saif_core.finding.ranking import choose_latents
 from saif_core.inputs.prompt_pairs import make_pairs
 from saif_core.inputs.shipped import shipped_contents, shipped_instructions
 from saif_core.models.default_model import DEFAULT_MODEL
 from saif_core.models.loaded_model import LoadedModel
+from saif_core.pipeline import rank_latents
 from saif_core.records.prompts import PromptPair
 from saif_core.records.ranking import Ranking, RankingRequest
-from saif_core.records.steering import GenerationRequest
+from saif_core.records.steering import UNSTEERED, Arm, Edit, GenerationRequest, Sampling
 from saif_core.registry import EVALUATORS
 from saif_core.saes.card import measure_sae
-from saif_core.writing.run import steer
+from saif_core.writing.run import generate
 
 pytestmark = pytest.mark.slow
 # Read before a fixture gives every test a home of its own: the model is not fetched again.
@@ -47,11 +48,10 @@ def test_default_recipe_turns_held_out_answers_french(catalog: Catalog, model: L
     ranking = rank(catalog, model, "translate-to-french", 14, "response", 8)
     sae = catalog.load_sae(f"{DEFAULT_MODEL}/layer14", model)
     contents = tuple(shipped_contents()[-12:])
-    result = steer(
-        model,
-        {sae.id: sae},
-        GenerationRequest(sae.id, contents, choose_latents(ranking), max_new_tokens=32),
-    )
+    edit = Edit(sae.layer, sae_id=sae.id, latents=choose_latents(ranking))
+    arms = (UNSTEERED, Arm("steered", edits=(edit,)))
+    request = GenerationRequest(contents, arms, Sampling(max_new_tokens=32))
+    result = generate(model, {sae.id: sae}, request)
     judge = EVALUATORS.bind("language", {"language": "fr"})
     french = {"unsteered": 0, "steered": 0}
     for generation in result.generations:

@@ -11,14 +11,13 @@ import pytest
 
 from saif_core.errors import SaifError
 from saif_core.explaining.descriptions import (
-    ActivatingExample,
-    Evidence,
     describe,
     evidence_description,
     input_score,
     output_score,
 )
 from saif_core.models.language_endpoint import LanguageEndpoint
+from saif_core.records.descriptions import ActivatingExample, Evidence
 from tests.test_language_endpoint import Answer, FakeServer, chat
 from tests.test_language_endpoint import server as server
 

@@ -3,28 +3,42 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from saif_core.catalog import Catalog
-from saif_core.engine.engine import Engine, shared_writing
+from saif_core.engine import shared_writing
+from saif_core.engine.engine import Engine
 from saif_core.engine.job import Job
+from saif_core.engine.tasks import Bench, Task
 from saif_core.errors import (
     BudgetError,
     JobCancelled,
     PromptPairError,
     SaifError,
     SteeringError,
+    StorageError,
     UnknownLatentError,
     UnknownNameError,
 )
+from saif_core.models.loaded_model import LoadedModel
+from saif_core.records.descriptions import Evidence
 from saif_core.records.jobs import JobRecord
+from saif_core.records.questions import (
+    DescribeRequest,
+    EstimateQuestion,
+    LatentQuestion,
+    LearnRequest,
+    PairQuestion,
+    PromptQuestion,
+    SizeQuestion,
+)
 from saif_core.records.ranking import ChosenLatent, RankingRequest
-from saif_core.records.steering import GenerationRequest
+from saif_core.records.steering import UNSTEERED, Arm, Edit, GenerationRequest, Sampling
 from tests import tiny
 
 
@@ -38,6 +52,19 @@ class Log:
         self.records.append(job)
 
 
+@dataclass(frozen=True)
+class Call:
+    """Work of a test's own, which waits in the engine's queue like a ranking."""
+
+    title: str
+    work: Callable[[Bench], object]
+
+
+OWN = Task(
+    "call", Call, object, lambda bench, call: call.work(bench), lambda call: call.title, "batch"
+)
+
+
 @pytest.fixture(scope="module")
 def log() -> Log:
     return Log()
@@ -49,7 +76,12 @@ def engine(
 ) -> Iterator[Engine]:
     catalog = Catalog(tmp_path_factory.mktemp("home"), extra_saes=[str(tiny_sae_dir)])
     opened = Engine(
-        catalog, model_id=str(tiny_model_dir), cache=tiny.MemoryCache(), job_log=log, device="cpu"
+        catalog,
+        model_id=str(tiny_model_dir),
+        cache=tiny.MemoryCache(),
+        job_log=log,
+        tasks=[OWN],
+        device="cpu",
     )
     yield opened
     opened.close()
@@ -62,15 +94,28 @@ def ranking_request(tiny_sae_dir: Path) -> RankingRequest:
 
 @pytest.fixture
 def generation_request(tiny_sae_dir: Path) -> GenerationRequest:
-    return GenerationRequest(
-        str(tiny_sae_dir), ("one two",), (ChosenLatent(7, 30.0),), max_new_tokens=5
-    )
+    steered = Arm("steered", edits=(edit(str(tiny_sae_dir)),))
+    return GenerationRequest(("one two",), (UNSTEERED, steered), Sampling(max_new_tokens=5))
+
+
+def edit(sae_id: str, coefficient: float = 30.0) -> Edit:
+    return Edit(1, sae_id=sae_id, latents=(ChosenLatent(7, coefficient),))
+
+
+def sampled(request: GenerationRequest, **changes: object) -> GenerationRequest:
+    return replace(request, sampling=replace(request.sampling, **changes))  # type: ignore[arg-type]
+
+
+def model_of(engine: Engine) -> LoadedModel:
+    model = engine.ask(Call("Model", lambda bench: bench.model))
+    assert isinstance(model, LoadedModel)
+    return model
 
 
 def test_ranking_goes_through_the_queue_and_the_log(
     engine: Engine, ranking_request: RankingRequest, log: Log
 ) -> None:
-    job = engine.rank(ranking_request)
+    job = engine.submit(ranking_request)
     ranking = job.result(timeout=120)
     assert ranking.latents[0].index == 7
     assert engine.job(job.id) is job
@@ -84,7 +129,7 @@ def test_ranking_goes_through_the_queue_and_the_log(
 def test_events_can_be_read_again_from_the_start(
     engine: Engine, generation_request: GenerationRequest
 ) -> None:
-    job = engine.generate(generation_request)
+    job = engine.submit(generation_request)
     result = job.result(timeout=120)
     events = job.events()
     assert job.events(len(events)) == []
@@ -96,46 +141,79 @@ def test_blocking_questions(
     engine: Engine, ranking_request: RankingRequest, generation_request: GenerationRequest
 ) -> None:
     sae_id = ranking_request.sae_id
-    detail = engine.latent_detail(sae_id, 7)
+    detail = engine.ask(LatentQuestion(sae_id, 7))
     assert detail.index == 7
     assert [value for _, value in detail.promoted] == sorted(
         (value for _, value in detail.promoted), reverse=True
     )
     assert 7 not in [index for index, _ in detail.neighbours]
-    pairs = engine.pair_activations(ranking_request, 7)
+    assert engine.ask(LatentQuestion(sae_id, 7)) is detail
+    pairs = engine.ask(PairQuestion(ranking_request, 7))
     assert min(pairs.positive) > 0
     assert max(pairs.negative) == 0
-    assert engine.prompt_view("one two", chat=True).special[0]
-    norm, share = engine.vector_size(generation_request)
-    assert norm > 0
-    assert share > 0
-    assert engine.estimate(ranking_request).n_pairs == 6
+    assert engine.ask(PromptQuestion("one two", chat=True)).special[0]
+    unsteered, steered = generation_request.arms
+    size = engine.ask(SizeQuestion(steered)).size
+    assert size.norm > 0
+    assert size.resid_share > 0
+    assert engine.ask(SizeQuestion(unsteered)).size is None
+    assert engine.ask(EstimateQuestion(ranking_request)).n_pairs == 6
     assert engine.status().model_loaded
     assert [info.id for info in engine.saes()] == [sae_id]
+
+
+def test_jobs_are_found_by_what_they_were_asked(
+    engine: Engine, ranking_request: RankingRequest
+) -> None:
+    first = engine.submit(ranking_request)
+    second = engine.submit(replace(ranking_request, instruction="other"))
+    engine.ask(PromptQuestion("one"))
+    assert engine.jobs()[:2] == [second, first]
+    assert {first.kind, second.kind} == {"rank"}
+    assert engine.newest("rank") is second
+    assert engine.newest("rank", lambda asked: asked.instruction == "planted") is first
+    assert engine.newest("rank", lambda asked: asked.instruction == "none") is None
+    assert engine.newest("prompt") is None
+    assert first.result(timeout=60).latents[0].index == 7
+
+
+def test_what_a_source_made_steers_later_requests(
+    engine: Engine, ranking_request: RankingRequest
+) -> None:
+    for source in ("saif", "mean_difference"):
+        learned = engine.ask(LearnRequest(ranking_request, source))
+        assert learned.origin.source == source
+        arm = Arm("steered", edits=learned.edits, origin=learned.origin)
+        asked = GenerationRequest(("one two",), (UNSTEERED, arm), Sampling(max_new_tokens=3))
+        unsteered, steered = engine.ask(asked).generations
+        assert steered.text.split() == ["oui"] * 3
+        assert "oui" not in unsteered.text
 
 
 def test_errors_reach_the_caller_and_the_engine_goes_on(
     engine: Engine, generation_request: GenerationRequest, tiny_sae_dir: Path
 ) -> None:
     with pytest.raises(UnknownLatentError, match="has latents 0 to"):
-        engine.latent_detail(str(tiny_sae_dir), 10**6)
-    job = engine.rank(RankingRequest("no-such-sae", "x", tiny.planted_pairs(2)))
+        engine.ask(LatentQuestion(str(tiny_sae_dir), 10**6))
+    job = engine.submit(RankingRequest("no-such-sae", "x", tiny.planted_pairs(2)))
     with pytest.raises(UnknownNameError):
         job.result(timeout=60)
     assert job.record.state == "failed"
     assert "no-such-sae" in job.record.error
     with pytest.raises(BudgetError):
-        engine.generate(
-            GenerationRequest("x", ("a",), (ChosenLatent(1, 1.0),), max_new_tokens=10**6)
-        )
-    assert engine.generate(generation_request).result(timeout=60).generations
+        engine.submit(sampled(generation_request, max_new_tokens=10**6))
+    with pytest.raises(BudgetError, match="257 texts"):
+        engine.submit(replace(generation_request, prompts=("a",) * 257, arms=(UNSTEERED,)))
+    with pytest.raises(UnknownNameError, match="no request called 'str'"):
+        engine.submit("rank")
+    assert engine.submit(generation_request).result(timeout=60).generations
 
 
 def test_unexpected_error_shows_no_detail_on_the_page(engine: Engine) -> None:
-    def work(_job: Job) -> None:
+    def work(_bench: Bench) -> None:
         raise RuntimeError("/secret/path exploded")
 
-    job = engine._submit(Job("rank", "Explode", None, work))
+    job = engine.submit(Call("Explode", work))
     with pytest.raises(RuntimeError):
         job.result(timeout=60)
     assert "secret" not in job.record.error
@@ -144,18 +222,18 @@ def test_unexpected_error_shows_no_detail_on_the_page(engine: Engine) -> None:
 def test_cancelled_job_stops_and_a_queued_one_never_starts(engine: Engine) -> None:
     started, steps = threading.Event(), []
 
-    def work(job: Job) -> None:
+    def work(bench: Bench) -> None:
         started.set()
         for number in range(10_000):
             steps.append(number)
-            job.step(number, 10_000, "counting")
+            bench.step(number, 10_000, "counting")
             time.sleep(0.005)
 
-    def never(_job: Job) -> None:
+    def never(_bench: Bench) -> None:
         steps.append(-1)
 
-    running = engine._submit(Job("rank", "Count", None, work))
-    queued = engine._submit(Job("rank", "Wait", None, never))
+    running = engine.submit(Call("Count", work))
+    queued = engine.submit(Call("Wait", never))
     assert started.wait(30)
     queued.cancel()
     running.cancel()
@@ -175,17 +253,16 @@ def test_generation_runs_between_the_steps_of_batch_work(
     jobs: list[Job] = []
     started, asked = threading.Event(), threading.Event()
 
-    def work(job: Job) -> None:
-        step = engine._yielding(job)
+    def work(bench: Bench) -> None:
         started.set()
         asked.wait(30)
         for number in range(5):
-            step(number, 5, "batch")
+            bench.step(number, 5, "batch")
             order.append(f"generated {jobs[0].finished()}")
 
-    batch = engine._submit(Job("rank", "Batch", None, work))
+    batch = engine.submit(Call("Batch", work))
     assert started.wait(30)
-    jobs.append(engine.generate(generation_request))
+    jobs.append(engine.submit(generation_request))
     asked.set()
     batch.result(timeout=60)
     assert order == ["generated True"] * 5
@@ -196,11 +273,11 @@ def busy(engine: Engine) -> Iterator[None]:
     """Requests that are made inside find the worker at something else, so all wait together."""
     started, done = threading.Event(), threading.Event()
 
-    def work(_job: Job) -> None:
+    def work(_bench: Bench) -> None:
         started.set()
         done.wait(30)
 
-    engine._submit(Job("rank", "Hold", None, work))
+    engine.submit(Call("Hold", work))
     assert started.wait(30)
     yield
     done.set()
@@ -208,7 +285,10 @@ def busy(engine: Engine) -> Iterator[None]:
 
 def several(request: GenerationRequest) -> list[GenerationRequest]:
     return [
-        replace(request, prompts=(f"one {word}", word)[:n_prompts], seed=seed, temperature=1.0)
+        replace(
+            sampled(request, seed=seed, temperature=1.0),
+            prompts=(f"one {word}", word)[:n_prompts],
+        )
         for seed, (word, n_prompts) in enumerate(
             [("two", 1), ("three", 2), ("four", 1), ("two", 2)]
         )
@@ -218,9 +298,9 @@ def several(request: GenerationRequest) -> list[GenerationRequest]:
 def test_generations_that_wait_together_share_their_passes_and_nothing_else(
     engine: Engine, generation_request: GenerationRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests = several(replace(generation_request, max_new_tokens=8))
-    alone = [engine.generate(request).result(timeout=60).generations for request in requests]
-    model, _ = engine.load(generation_request.sae_id)
+    requests = several(sampled(generation_request, max_new_tokens=8))
+    alone = [engine.submit(request).result(timeout=60).generations for request in requests]
+    model = model_of(engine)
     n_rows: list[int] = []
     decode_step = model.decode_step
 
@@ -230,7 +310,7 @@ def test_generations_that_wait_together_share_their_passes_and_nothing_else(
 
     monkeypatch.setattr(model, "decode_step", counting)
     with busy(engine):
-        jobs = [engine.generate(request) for request in requests]
+        jobs = [engine.submit(request) for request in requests]
     for job, expected, request in zip(jobs, alone, requests, strict=True):
         found = job.result(timeout=60).generations
         assert [g.token_ids for g in found] == [g.token_ids for g in expected]
@@ -245,14 +325,15 @@ def test_generations_that_wait_together_share_their_passes_and_nothing_else(
 def test_what_ends_one_generation_leaves_its_neighbours_alone(
     engine: Engine, generation_request: GenerationRequest
 ) -> None:
-    request = replace(generation_request, max_new_tokens=8)
-    expected = engine.generate(request).result(timeout=60).generations
+    request = sampled(generation_request, max_new_tokens=8)
+    expected = engine.submit(request).result(timeout=60).generations
+    still = Arm("still", edits=(edit(request.arms[1].edits[0].sae_id, 0.0),))
     with busy(engine):
-        first = engine.generate(request)
-        cancelled = engine.generate(request)
-        idle = engine.generate(replace(request, latents=(ChosenLatent(7, 0.0),)))
-        empty = engine.generate(replace(request, prompts=("",), chat=False))
-        last = engine.generate(request)
+        first = engine.submit(request)
+        cancelled = engine.submit(request)
+        idle = engine.submit(replace(request, arms=(UNSTEERED, still)))
+        empty = engine.submit(sampled(replace(request, prompts=("",)), chat=False))
+        last = engine.submit(request)
         cancelled.cancel()
     with pytest.raises(JobCancelled):
         cancelled.result(timeout=60)
@@ -269,7 +350,7 @@ def test_a_crowd_waits_its_turn_instead_of_growing_one_batch(
 ) -> None:
     monkeypatch.setattr(shared_writing, "MAX_ROWS", 5)
     with busy(engine):
-        jobs = [engine.generate(generation_request) for _ in range(4)]
+        jobs = [engine.submit(generation_request) for _ in range(4)]
     texts = {job.result(timeout=60).generations[1].text for job in jobs}
     assert len(texts) == 1
 
@@ -277,7 +358,7 @@ def test_a_crowd_waits_its_turn_instead_of_growing_one_batch(
 def test_memory_that_runs_out_is_told_in_a_sentence_and_the_next_request_works(
     engine: Engine, generation_request: GenerationRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, _ = engine.load(generation_request.sae_id)
+    model = model_of(engine)
     needed = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of …"
 
     def full(*_args: object) -> None:
@@ -285,17 +366,17 @@ def test_memory_that_runs_out_is_told_in_a_sentence_and_the_next_request_works(
 
     with monkeypatch.context() as patch:
         patch.setattr(model, "decode_step", full)
-        job = engine.generate(generation_request)
+        job = engine.submit(generation_request)
         with pytest.raises(BudgetError, match=r"needed 2.50 GiB more on cpu, where [\d,]+ MiB are"):
             job.result(timeout=60)
     assert job.record.state == "failed"
-    assert engine.generate(generation_request).result(timeout=60).generations
+    assert engine.submit(generation_request).result(timeout=60).generations
 
 
 def test_a_question_breaks_into_a_pass_of_batch_work(
     engine: Engine, ranking_request: RankingRequest
 ) -> None:
-    model, _ = engine.load(ranking_request.sae_id)
+    model = model_of(engine)
     inside, asked, answers = threading.Event(), threading.Event(), []
     norm = model.blocks[0].get_submodule("input_layernorm")
 
@@ -304,17 +385,17 @@ def test_a_question_breaks_into_a_pass_of_batch_work(
         asked.wait(30)
 
     handle = norm.register_forward_hook(hold)
-    job = engine.rank(replace(ranking_request, pairs=tiny.planted_pairs(7)))
+    job = engine.submit(replace(ranking_request, pairs=tiny.planted_pairs(7)))
     assert inside.wait(30)
     handle.remove()
 
     def ask() -> None:
-        engine.prompt_view("one two", chat=False)
+        engine.ask(PromptQuestion("one two", chat=False))
         answers.append(job.finished())
 
     thread = threading.Thread(target=ask)
     thread.start()
-    while not engine._someone_waits():
+    while not engine.worker.someone_waits():
         time.sleep(0.001)
     asked.set()
     thread.join(30)
@@ -326,4 +407,15 @@ def test_closed_engine_says_so(tiny_model_dir: Path, tmp_path: Path) -> None:
     engine = Engine(Catalog(tmp_path), model_id=str(tiny_model_dir), device="cpu")
     engine.close()
     with pytest.raises(SaifError, match="closed"):
-        engine.prompt_view("one", chat=False)
+        engine.ask(PromptQuestion("one", chat=False))
+
+
+def test_work_that_needs_no_model_runs_beside_what_holds_it(
+    engine: Engine, tiny_sae_dir: Path
+) -> None:
+    asked = DescribeRequest(str(tiny_sae_dir), "a" * 64, ChosenLatent(7, 1.0), Evidence(), ())
+    with busy(engine):
+        job = engine.submit(asked)
+        with pytest.raises(StorageError, match="no language model is set"):
+            job.result(timeout=30)
+    assert job.record.state == "failed"

@@ -8,21 +8,36 @@ import numpy as np
 import pytest
 import torch
 
-from saif_core.errors import EvaluatorError, JobCancelled, SteeringError
+from saif_core.errors import (
+    EvaluatorError,
+    HookPointError,
+    JobCancelled,
+    SaifError,
+    SteeringError,
+    UnknownNameError,
+)
 from saif_core.evaluating import texts as evaluation_texts
 from saif_core.evaluating.evaluation import evaluate
 from saif_core.evaluating.plan import check_request, plan_settings
 from saif_core.evaluating.rates import paired_p, rates_of
-from saif_core.finding.ranking import rank_latents
-from saif_core.finding.sources.denoised import denoised_latents
-from saif_core.finding.sources.mean_difference import read_mean_difference
+from saif_core.finding.sources.denoised import largest_differences
 from saif_core.finding.sources.saif import drop_silent_latents
 from saif_core.judging import fluency
 from saif_core.models.loaded_model import LoadedModel
+from saif_core.pipeline import rank_latents
+from saif_core.reading.mean_difference import read_mean_difference
 from saif_core.records.as_json import from_json, to_json
-from saif_core.records.evaluation import Cell, CellSetting, Evaluation, EvaluationRequest
+from saif_core.records.evaluation import (
+    Candidate,
+    Cell,
+    CellSetting,
+    Evaluation,
+    EvaluationRequest,
+)
 from saif_core.records.prompts import Instruction, Wording
 from saif_core.records.ranking import RankingRequest
+from saif_core.records.steering import Sampling
+from saif_core.registry import STEERING_METHODS
 from saif_core.saes.loaded_sae import LoadedSae
 from tests import tiny
 
@@ -55,13 +70,16 @@ def request_() -> EvaluationRequest:
         rank_wordings=(tiny.PLANTED_WORD,),
         test_contents=CONTENTS[4:],
         test_wordings=(f"{tiny.PLANTED_WORD} .", tiny.PLANTED_WORD),
-        arms=("unsteered", "prompted", "saif", "denoised", "mean-difference", "clamp", "random"),
+        candidates=(
+            Candidate("saif", {"top": (1, 2)}),
+            Candidate("denoised", {"top": (2,)}),
+            Candidate("mean_difference"),
+            Candidate("saif", {"top": (1, 2)}, "clamp"),
+        ),
+        controls=("random",),
         strengths=(0.01, 1.0),
-        tops=(1, 2),
-        denoised_tops=(2,),
         read="last-token",
-        max_new_tokens=5,
-        temperature=0.0,
+        sampling=Sampling(max_new_tokens=5),
     )
 
 
@@ -85,7 +103,10 @@ def cell(evaluation: Evaluation, arm: str, **wanted: object) -> Cell:
         one
         for one in evaluation.cells
         if one.setting.arm == arm
-        and all(getattr(one.setting, name) == value for name, value in wanted.items())
+        and all(
+            getattr(one.setting, name, one.setting.parameters.get(name)) == value
+            for name, value in wanted.items()
+        )
     ]
     assert len(found) == 1
     return found[0]
@@ -104,11 +125,11 @@ def test_the_planted_latent_is_found_out(done: tuple[Evaluation, list[Any]]) -> 
     evaluation, _ = done
     assert cell(evaluation, "unsteered").rates.strict == 0
     assert cell(evaluation, "prompted").rates.strict == 1
-    steered = cell(evaluation, "saif", k=1, strength=1.0)
+    steered = cell(evaluation, "saif", top=1, strength=1.0)
     assert steered.rates.strict == 1
     assert steered.p_unsteered == pytest.approx(2 * 0.5**12)
-    assert cell(evaluation, "saif", k=1, strength=0.01).rates.strict == 0
-    assert cell(evaluation, "mean-difference", strength=1.0).rates.strict == 1
+    assert cell(evaluation, "saif", top=1, strength=0.01).rates.strict == 0
+    assert cell(evaluation, "mean_difference", strength=1.0).rates.strict == 1
     best = {one.arm: one for one in evaluation.best}
     chosen = evaluation.cells[best["saif"].cell]
     assert chosen.setting.strength == 1.0
@@ -117,8 +138,11 @@ def test_the_planted_latent_is_found_out(done: tuple[Evaluation, list[Any]]) -> 
     assert control.rates.strict == 0
     assert best["saif"].p_random == pytest.approx(2 * 0.5**6)
     assert best["saif"].rates.n == 6
-    assert evaluation.best_sae_arm in ("saif", "denoised", "clamp")
-    assert evaluation.latents["1"][0].index == tiny.PLANTED_LATENT
+    assert evaluation.best_sae_arm in ("saif", "denoised", "saif by clamp")
+    made = evaluation.made_for(steered.setting)
+    assert made == evaluation.made_for(replace(steered.setting, arm="random", of="saif"))
+    assert made is not None
+    assert [latent.index for edit in made.edits for latent in edit.latents] == [tiny.PLANTED_LATENT]
 
 
 def test_figures_are_those_of_the_texts(done: tuple[Evaluation, list[Any]]) -> None:
@@ -139,8 +163,8 @@ def test_figures_are_those_of_the_texts(done: tuple[Evaluation, list[Any]]) -> N
 
 def test_an_evaluation_survives_json(done: tuple[Evaluation, list[Any]]) -> None:
     evaluation, texts = done
-    assert evaluation.latents
-    assert evaluation.denoised
+    assert {made.arm for made in evaluation.made} == {c.arm for c in evaluation.request.candidates}
+    assert all(made.origin is not None for made in evaluation.made)
     assert from_json(Evaluation, to_json(evaluation)) == evaluation
     assert from_json(type(texts[0]), to_json(texts[0])) == texts[0]
 
@@ -148,9 +172,20 @@ def test_an_evaluation_survives_json(done: tuple[Evaluation, list[Any]]) -> None
 def test_the_same_seed_gives_the_same_report_and_another_one_another(
     model: LoadedModel, sae: LoadedSae, request_: EvaluationRequest
 ) -> None:
-    sampled = replace(request_, temperature=1.0, arms=("unsteered", "saif"), strengths=(0.2,))
+    sampled = replace(
+        request_,
+        baselines=("unsteered",),
+        candidates=request_.candidates[:1],
+        controls=(),
+        strengths=(0.2,),
+    )
     runs = [
-        evaluate(model, [sae], replace(sampled, seed=seed), cache=tiny.MemoryCache())
+        evaluate(
+            model,
+            [sae],
+            replace(sampled, sampling=replace(request_.sampling, temperature=1.0, seed=seed)),
+            cache=tiny.MemoryCache(),
+        )
         for seed in (1, 1, 2)
     ]
     assert runs[0][1] == runs[1][1]
@@ -193,42 +228,80 @@ def test_an_interrupted_evaluation_resumes_to_the_same_figures(
 def test_every_arm_gets_its_settings_and_controls(request_: EvaluationRequest) -> None:
     asked = replace(
         request_,
-        arms=("unsteered", "saif", "one-latent", "denoised", "ablate", "random", "flipped"),
-        tops=(1, 5),
-        betas=(0.0, 1.0),
+        baselines=("unsteered",),
+        candidates=(
+            Candidate("saif", {"top": (1, 5), "beta": (0.0, 1.0)}),
+            Candidate("one_latent", {"beta": (0.0, 1.0)}),
+            Candidate("denoised"),
+            Candidate("saif", {"top": (1, 5)}, "ablate"),
+        ),
+        controls=("random", "flipped"),
         strengths=(1.0, 2.0),
         together=True,
-        controls="all",
+        controls_of="all",
     )
     settings = plan_settings(asked, [3, 5])
     assert len(settings) == len(set(settings))
     count = {arm: sum(s.arm == arm for s in settings) for arm in asked.arms}
     # 3 places (two layers and both together) × strengths × β × numbers of latents
+    assert count["unsteered"] == 1
     assert count["saif"] == 3 * 2 * 2 * 2
-    assert count["one-latent"] == 3 * 2 * 2
+    assert count["one_latent"] == 3 * 2 * 2
     assert count["denoised"] == 3 * 2
-    assert count["ablate"] == 3 * 2 * 2
-    assert count["random"] == count["flipped"] == 24 + 12 + 6
-    assert CellSetting("random", "saif", (3, 5), 5, 1.0, 2.0) in settings
-    few = plan_settings(replace(asked, controls="best"), [3])
+    assert count["saif by ablate"] == 3 * 2 * 2
+    assert count["random"] == count["flipped"] == 24 + 12 + 6 + 12
+    parameters = {"top": 5, "beta": 1.0, "least_output_score": 0.0}
+    assert CellSetting("random", "saif", (3, 5), parameters, 2.0) in settings
+    few = plan_settings(replace(asked, controls_of="best"), [3])
     assert not any(setting.arm in ("random", "flipped") for setting in few)
 
 
 def test_requests_that_cannot_be_carried_out_are_refused(request_: EvaluationRequest) -> None:
-    def refused(match: str, **changes: Any) -> None:
-        with pytest.raises(EvaluatorError, match=match):
+    def refused(match: str, error: type[SaifError] = EvaluatorError, **changes: Any) -> None:
+        with pytest.raises(error, match=match):
             check_request(replace(request_, **changes))
 
+    def tried(*candidates: Candidate) -> dict[str, Any]:
+        return {"candidates": candidates}
+
     check_request(request_)
-    refused("no arm 'guess'", arms=("unsteered", "guess"))
+    refused("no source called 'guess'", UnknownNameError, **tried(Candidate("guess")))
+    refused("method called 'guess'", UnknownNameError, **tried(Candidate("saif", method="guess")))
+    refused("no parameter 'k'", SteeringError, **tried(Candidate("saif", {"k": (1,)})))
+    refused("from 1 to 1000", SteeringError, **tried(Candidate("saif", {"top": (1, 0)})))
+    refused("No value was given", SteeringError, **tried(Candidate("saif", {"top": ()})))
+    refused("but no method", SteeringError, **tried(Candidate("saif", method_grid={"x": (1,)})))
+    refused("asked for twice", **tried(Candidate("saif"), Candidate("saif", {"top": (1,)})))
+    refused("No arm is chosen", baselines=(), controls=(), candidates=())
+    refused("no steered arm to be matched to", candidates=())
     refused("1 contents were to rank", rank_contents=CONTENTS[:5])
+    refused("needs contents to learn from", rank_contents=())
+    refused("needs a wording to learn from", rank_wordings=())
+    many = [Candidate("saif", method=method) for method in ("", *STEERING_METHODS.names())]
+    refused("33 steered arms were asked for", **tried(*(many * 33)[:33]))
     refused("at least 2", test_contents=CONTENTS[4:5])
     refused("no wording to prompt with", test_wordings=())
-    refused("needs an SAE, a strength", strengths=())
-    refused("needs an SAE, a strength", sae_ids=())
+    refused("needs a strength", strengths=())
+    refused("needs an SAE or a layer", sae_ids=())
     refused("not a finite number", strengths=(float("nan"),))
     broken = replace(request_.instruction, evaluator_parameters={"wrong": 1})
     refused("no parameter", instruction=broken)
+    with pytest.raises(ValueError, match="baselines"):
+        from_json(EvaluationRequest, {**to_json(request_), "baselines": ["guess"]})
+    with pytest.raises(ValueError, match="strengths"):
+        from_json(EvaluationRequest, {**to_json(request_), "strengths": [1.0] * 21})
+
+
+def test_a_layer_without_an_sae_is_for_sources_that_need_none(
+    model: LoadedModel, request_: EvaluationRequest
+) -> None:
+    asked = replace(request_, sae_ids=(), layers=(0, 1), candidates=(Candidate("mean_difference"),))
+    evaluation, _ = evaluate(model, [], asked)
+    assert {one.setting.layers for one in evaluation.cells} == {(), (0,), (1,)}
+    assert cell(evaluation, "mean_difference", layers=(1,), strength=1.0).rates.strict == 1
+    assert evaluation.best_sae_arm == ""
+    with pytest.raises(HookPointError, match="needs an SAE at layer 0"):
+        evaluate(model, [], replace(asked, candidates=(Candidate("saif"),)))
 
 
 def test_a_mean_difference_is_that_of_the_means(model: LoadedModel) -> None:
@@ -247,7 +320,7 @@ def test_a_mean_difference_is_that_of_the_means(model: LoadedModel) -> None:
 def test_denoising_keeps_the_largest_differences(model: LoadedModel, sae: LoadedSae) -> None:
     asked = RankingRequest(sae.id, "planted", tiny.planted_pairs(6), read="last-token")
     ranking = rank_latents(model, sae, asked)
-    kept = denoised_latents(ranking, 3)
+    kept = largest_differences(ranking, 3)
     differences = {latent.index: latent.mean_difference for latent in ranking.latents}
     sizes = sorted(np.abs(list(differences.values())))
     assert [abs(latent.coefficient) for latent in kept] == pytest.approx(sizes[::-1][:3])

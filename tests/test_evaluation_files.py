@@ -16,15 +16,18 @@ from app.presentation.evaluation_files import (
 )
 from saif_core.records.evaluation import (
     BestCell,
+    Candidate,
     Cell,
     CellSetting,
     Evaluation,
     EvaluationRequest,
     EvaluationText,
+    MadeEdits,
     Rates,
 )
 from saif_core.records.prompts import Instruction, Wording
 from saif_core.records.ranking import ChosenLatent
+from saif_core.records.steering import Edit, Sampling
 
 XSS = "<script>alert('1')</script>\"><img src=x onerror='alert(2)'></td></table>"
 RATE_COLUMNS = (
@@ -58,19 +61,20 @@ def cell(setting: CellSetting, strict: float, **changes: Any) -> Cell:
     return replace(made, **changes)
 
 
-SAIF = CellSetting("saif", "", (14,), 15, 0.0, 0.8)
+SAIF = CellSetting("saif", "", (14,), {"top": 15, "beta": 0.0}, 0.8)
 CELLS = (
     cell(CellSetting("unsteered"), 0.02),
     cell(CellSetting("prompted"), 0.94, p_unsteered=1e-9),
     cell(replace(SAIF, strength=0.4), 0.2, p_unsteered=0.25, p_random=0.031),
     cell(SAIF, 0.46, resid_share=0.3, p_unsteered=1e-5, p_random=2e-4),
-    cell(CellSetting("mean-difference", "", (12, 14), None, None, 1.0), 0.6),
+    cell(CellSetting("mean_difference", "", (12, 14), {}, 1.0), 0.6),
     cell(replace(SAIF, arm="random", of="saif"), 0.03),
 )
+LATENTS = (ChosenLatent(7, 1.5), ChosenLatent(9, 0.25))
 BEST = (
     BestCell("prompted", 1, rates(0.92), 1e-8),
     BestCell("saif", 3, rates(0.46), 1e-5, 2e-4),
-    BestCell("mean-difference", 4, rates(0.6), 1e-4),
+    BestCell("mean_difference", 4, rates(0.6), 1e-4),
 )
 
 
@@ -85,8 +89,9 @@ def sample_evaluation(name: str = "translate-to-french", **changes: Any) -> Eval
         rank_wordings=("In French.",),
         test_contents=tuple(f"content {number}" for number in range(100)),
         test_wordings=("En français.",),
+        candidates=(Candidate("saif", {"top": (15,)}), Candidate("mean_difference")),
         selector_parameters={"compare": "higher"},
-        seed=7,
+        sampling=Sampling(seed=7),
     )
     made = Evaluation(
         request=request,
@@ -97,7 +102,17 @@ def sample_evaluation(name: str = "translate-to-french", **changes: Any) -> Eval
         cells=CELLS,
         best=BEST,
         best_sae_arm="saif",
-        latents={"14": (ChosenLatent(7, 1.5), ChosenLatent(9, 0.25))},
+        made=(
+            MadeEdits(
+                "saif", (14,), SAIF.parameters, (Edit(14, sae_id="tiny/14", latents=LATENTS),)
+            ),
+            MadeEdits(
+                "mean_difference",
+                (12, 14),
+                {},
+                tuple(Edit(layer, tensors="cd" * 32, share=0.5) for layer in (12, 14)),
+            ),
+        ),
         seconds=12.0,
         versions={"torch": "2.0"},
     )
@@ -117,21 +132,35 @@ def csv_rows(evaluation: Evaluation) -> list[dict[str, str]]:
 def test_a_row_of_the_csv_has_the_figures_of_its_cell_and_of_both_halves() -> None:
     rows = csv_rows(sample_evaluation())
     assert list(rows[0]) == [
-        *("arm", "of", "layers", "k", "beta", "strength", *RATE_COLUMNS),
+        *("arm", "of", "layers", "top", "strength", *RATE_COLUMNS),
         *("p_unsteered", "p_random"),
         *(f"{half}_{name}" for half in ("choosing", "reporting") for name in RATE_COLUMNS),
     ]
     assert [row["arm"] for row in rows] == [made.setting.arm for made in CELLS]
     saif = rows[3]
-    assert (saif["layers"], saif["k"], saif["beta"], saif["strength"]) == ("14", "15", "0.0", "0.8")
+    assert (saif["layers"], saif["top"], saif["strength"]) == ("14", "15", "0.8")
     assert float(saif["strict"]) == 0.46
     assert float(saif["strict_low"]) == pytest.approx(0.36)
     assert float(saif["choosing_strict"]) == pytest.approx(0.47)
     assert float(saif["reporting_strict"]) == pytest.approx(0.45)
     assert float(saif["p_random"]) == 2e-4
-    assert (rows[0]["k"], rows[0]["strength"], rows[0]["p_random"]) == ("", "", "")
+    assert (rows[0]["top"], rows[0]["strength"], rows[0]["p_random"]) == ("", "", "")
     assert rows[4]["layers"] == "12 14"
     assert rows[5]["of"] == "saif"
+
+
+def test_the_csv_has_each_parameter_that_was_asked_for_by_its_name() -> None:
+    grid: dict[str, tuple[Any, ...]] = {"latents": ("=7:1.5", "9:2"), "strict": (1, 2)}
+    request = replace(sample_evaluation().request, candidates=(Candidate("basket", grid),))
+    cells = tuple(
+        cell(CellSetting("basket", "", (14,), {"latents": text, "strict": n, "other": 5}, 1.0), 0.4)
+        for text, n in zip(*grid.values(), strict=True)
+    )
+    rows = csv_rows(sample_evaluation(cells=cells, request=request, best=()))
+    assert [row["latents"] for row in rows] == ["'=7:1.5", "9:2"]
+    assert [row["parameter_strict"] for row in rows] == ["1", "2"]
+    assert {row["strict"] for row in rows} == {"0.4"}
+    assert "other" not in rows[0]
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
@@ -151,8 +180,7 @@ def test_the_data_names_each_cell_and_the_best_of_each_arm() -> None:
         "of": "",
         "strength": 0.8,
         "layer": 14,
-        "k": 15,
-        "beta": 0.0,
+        "parameters": {"top": 15, "beta": 0.0},
         "n": 50,
         "strict": 0.46,
         "strict_ci": [pytest.approx(0.36), pytest.approx(0.56)],
@@ -169,11 +197,12 @@ def test_the_data_names_each_cell_and_the_best_of_each_arm() -> None:
         "p_random": 2e-4,
     }
     assert [found["layer"] for found in data["cells"]] == [None, None, 14, 14, [12, 14], 14]
-    assert data["best"]["mean-difference"] == {
+    assert data["best"]["mean_difference"] == {
         "cell": 4,
         "strength": 1.0,
         "layer": [12, 14],
-        "k": None,
+        "parameters": {},
+        "qualifies": True,
         "n": 50,
         "strict": 0.6,
         "strict_ci": [0.5, 0.7],
@@ -213,7 +242,7 @@ def with_best(setting: CellSetting = SAIF, **changes: Any) -> Evaluation:
 
 def test_the_sentence_says_what_steering_random_latents_nothing_and_prompting_do() -> None:
     assert evaluation_sentence(sample_evaluation()) == (
-        "Steered with SAIF latents at strength 0.8 (layer 14, 15 latents), 46% [36–56] of 50 "
+        "Steered with saif at strength 0.8 (layer 14, top 15), 46% [36–56] of 50 "
         "outputs follow the instruction strictly; random latents 2% [0–12]; unsteered 1% [0–11]; "
         "prompting 93% [83–100]."
     )
@@ -246,21 +275,35 @@ def test_the_sentence_goes_on_where_it_may_be_chance_or_broken(
 
 
 def test_the_sentence_tells_settings_and_outputs_without_judgement() -> None:
-    together = replace(SAIF, layers=(12, 14), k=1, beta=0.5)
-    sentence = evaluation_sentence(with_best(together, n=48, unjudged=2))
-    assert "(layers 12 and 14, 1 latent, beta 0.5), 46%" in sentence
+    together = replace(SAIF, layers=(12, 14), parameters={"top": 1, "beta": 0.5}, strength=0.75)
+    evaluation = with_best(together, n=48, unjudged=2)
+    candidate = Candidate("saif", {"top": (1,), "beta": (0.5,)})
+    asked = replace(evaluation.request, candidates=(candidate,))
+    sentence = evaluation_sentence(replace(evaluation, request=asked))
+    assert "at strength 0.75 (layers 12 and 14, top 1, beta 0.5), 46%" in sentence
     assert "of 48 outputs that could be judged follow" in sentence
     assert "random latents" not in sentence
     unknown = evaluation_sentence(with_best(n=0, unjudged=50))
-    assert "15 latents), no output could be judged; random" in unknown
+    assert "top 15), no output could be judged; random" in unknown
+
+
+def test_a_best_setting_that_breaks_too_many_texts_is_called_the_nearest() -> None:
+    evaluation = with_best(disorder=0.34)
+    broken = replace(evaluation.cells[3], choosing=rates(0.9, disorder=0.3))
+    evaluation = replace(evaluation, cells=(*CELLS[:3], broken, *CELLS[4:]))
+    assert evaluation_sentence(evaluation).startswith(
+        "No setting of saif kept broken text within 20%; this is the nearest, the one that "
+        "follows most often. Steered with saif at strength 0.8"
+    )
+    assert evaluation_data(evaluation)["best"]["saif"]["qualifies"] is False
 
 
 def test_the_sentence_takes_the_mean_difference_or_nothing_where_no_latents_ran() -> None:
-    control = replace(CELLS[4].setting, arm="random", of="mean-difference")
+    control = replace(CELLS[4].setting, arm="random", of="mean_difference")
     cells = (*CELLS[:2], CELLS[4], cell(control, 0.11))
     best = (replace(BEST[2], cell=2, p_random=0.2),)
     sentence = evaluation_sentence(sample_evaluation(cells=cells, best=best, best_sae_arm=""))
-    assert sentence.startswith("Steered with the mean difference at strength 1 (layers 12 and 14)")
+    assert sentence.startswith("Steered with mean difference at strength 1 (layers 12 and 14)")
     assert "random directions 10%" in sentence
     assert "against random directions (p = 0.20)" in sentence
     plain = sample_evaluation(cells=CELLS[:2], best=(), best_sae_arm="")

@@ -6,9 +6,19 @@ from html.parser import HTMLParser
 
 import pytest
 
-from app.presentation.evaluation import ARM_COLOURS
+from app.presentation.evaluation import CANDIDATE_COLOURS, FIXED_COLOURS
 from app.presentation.evaluation_page import SHOWN_TEXTS, evaluation_html
-from tests.test_evaluation_files import BEST, CELLS, XSS, sample_evaluation, sample_text
+from saif_core.records.evaluation import Candidate, CellSetting
+from tests.test_evaluation_files import (
+    BEST,
+    CELLS,
+    SAIF,
+    XSS,
+    cell,
+    rates,
+    sample_evaluation,
+    sample_text,
+)
 
 VOID = {"meta"}
 
@@ -98,7 +108,7 @@ def test_the_chart_stands_at_the_shares_and_strengths_of_the_cells() -> None:
         assert x == pytest.approx(ticks[strength], abs=12)
     assert ticks["1"] - ticks["0.8"] == pytest.approx((ticks["0.8"] - ticks["0.4"]) / 2, abs=0.2)
     lines = [found["color"] for found in page.all("g") if found.get("class") == "line"]
-    assert lines == [ARM_COLOURS[arm] for arm in ("saif", "mean-difference", "random")] * 2
+    assert lines == [*CANDIDATE_COLOURS[:2], FIXED_COLOURS["random"]] * 2
     titles = page.within("title")
     assert any(title.endswith("strength 0.8: 46% [36–56]") for title in titles)
 
@@ -109,6 +119,43 @@ def test_an_arm_with_several_settings_has_a_line_and_a_dash_for_each() -> None:
     drawn = [found for found in page.all("polyline") if found["points"] != "0,5 34,5"]
     assert len(drawn) == 2 * 4
     assert len({found["stroke-dasharray"] for found in (drawn[0], drawn[3])}) == 2
+
+
+def test_parameters_are_shown_by_name_with_all_in_them_escaped() -> None:
+    evaluation = sample_evaluation()
+    candidate = Candidate("saif", {"top": (15,), "least_score": (XSS[:30],)})
+    setting = replace(SAIF, parameters={"top": 15, "least_score": XSS[:30]}, strength=0.625)
+    request = replace(evaluation.request, candidates=(candidate,))
+    hostile = replace(evaluation, request=request, cells=(cell(setting, 0.4),), best=())
+    page = Page(evaluation_html(hostile, {}))
+    headers = page.within("th")
+    assert {"top", "least score", "strength"} <= set(headers)
+    assert "script" not in {tag for tag, _ in page.elements}
+    assert page.within("td").count(XSS[:30]) == 1
+    assert page.within("td").count("0.625") == 1
+    assert "0.625" in page.within("text")
+
+
+def test_an_arm_of_which_nothing_qualified_is_called_so() -> None:
+    broken = replace(CELLS[3], choosing=rates(0.9, disorder=0.3))
+    evaluation = sample_evaluation(cells=(*CELLS[:3], broken, *CELLS[4:]))
+    assert any(
+        text.startswith("None qualified of saif")
+        for text in Page(evaluation_html(evaluation, {})).within("p")
+    )
+    assert "None qualified" not in evaluation_html(sample_evaluation(), {}).decode()
+
+
+def test_a_colour_that_comes_round_again_has_another_dash() -> None:
+    candidates = tuple(Candidate(f"source_{n}") for n in range(len(CANDIDATE_COLOURS) + 1))
+    cells = tuple(cell(CellSetting(c.arm, "", (1,), {}, 1.0), 0.5) for c in candidates)
+    request = replace(sample_evaluation().request, candidates=candidates)
+    page = Page(evaluation_html(sample_evaluation(cells=cells, request=request, best=()), {}))
+    lines = [found for found in page.all("polyline") if found["points"] != "0,5 34,5"]
+    colours = [found["color"] for found in page.all("g") if found.get("class") == "line"]
+    first, again = 0, len(CANDIDATE_COLOURS)
+    assert colours[first] == colours[again]
+    assert lines[first]["stroke-dasharray"] != lines[again]["stroke-dasharray"]
 
 
 def test_without_a_strength_a_sentence_stands_in_for_the_chart() -> None:
@@ -141,6 +188,10 @@ def test_the_page_says_how_the_evaluation_was_made() -> None:
     assert told["SAE SHA-256"].split() == ["bb" * 32, "cc" * 32]
     assert told["seed"] == "7"
     assert told["versions"] == "torch 2.0"
-    assert told["latents with coefficients"] == "layer 14: 7:1.5, 9:0.25"
+    assert told["edits of the best settings"].split("\n") == [
+        "saif · layer 14 · top 15: 7:1.5, 9:0.25 · addition",
+        "mean difference · layer 12: tensors cdcdcdcdcdcd · addition · share 0.5",
+        "mean difference · layer 14: tensors cdcdcdcdcdcd · addition · share 0.5",
+    ]
     assert json.loads(told["request"])["instruction"]["name"] == "translate-to-french"
     assert json.loads(told["request"])["selector_parameters"] == {"compare": "higher"}

@@ -10,8 +10,7 @@ from saif_core.errors import StorageError, UnknownNameError
 from saif_core.records.evaluation import EvaluationSummary
 from storage import Store
 from storage.tables import EvaluationRow, EvaluationTextsRow
-from tests.storage_samples import ODD_TEXT
-from tests.test_evaluation_files import BEST, CELLS, sample_evaluation, sample_text
+from tests.storage_samples import KEPT_TEXT, ODD_TEXT, sample_evaluation, sample_text
 
 pytest_plugins = ["tests.storage_fixtures"]
 
@@ -38,9 +37,17 @@ def n_text_rows(store: Store) -> int:
 def test_an_evaluation_comes_back_as_it_was_with_the_texts_of_each_cell(store: Store) -> None:
     evaluation = sample_evaluation(ODD_TEXT, model=ODD_TEXT, versions={ODD_TEXT: "1"})
     store.evaluations.save(evaluation, TEXTS)
-    assert store.evaluations.get(evaluation.id) == evaluation
+    kept = sample_evaluation(
+        KEPT_TEXT,
+        model=KEPT_TEXT,
+        versions={KEPT_TEXT: "1"},
+        id=evaluation.id,
+        created_at=evaluation.created_at,
+    )
+    assert store.evaluations.get(evaluation.id) == kept
     assert store.evaluations.texts(evaluation.id, 0) == [TEXTS[0], TEXTS[2]]
-    assert store.evaluations.texts(evaluation.id, 2) == [TEXTS[1]]
+    kept_text = replace(TEXTS[1], text=KEPT_TEXT, content=KEPT_TEXT, reason=KEPT_TEXT)
+    assert store.evaluations.texts(evaluation.id, 2) == [kept_text]
     assert store.evaluations.texts(evaluation.id, 1) == []
     (listed,) = store.evaluations.list()
     assert listed.instruction == ODD_TEXT.replace("\x00", "\ufffd").replace("\ud83d", "\ufffd")
@@ -52,13 +59,13 @@ def test_saving_again_replaces_the_figures_and_all_texts(store: Store) -> None:
     other = sample_evaluation()
     store.evaluations.save(evaluation, TEXTS)
     store.evaluations.save(other, TEXTS)
-    again = replace(evaluation, cells=CELLS[:4], best=BEST[:1], best_sae_arm="")
+    again = replace(evaluation, cells=evaluation.cells[:2], best=(), best_sae_arm="")
     new = sample_text(1, "new")
     store.evaluations.save(again, (new,))
     assert store.evaluations.get(evaluation.id) == again
     assert [store.evaluations.texts(evaluation.id, cell) for cell in range(3)] == [[], [new], []]
     assert store.evaluations.texts(other.id, 0) == [TEXTS[0], TEXTS[2]]
-    assert [found.n_cells for found in store.evaluations.list()] == [len(CELLS), 4]
+    assert [found.n_cells for found in store.evaluations.list()] == [3, 2]
 
 
 def test_the_list_sums_evaluations_up_newest_first(store: Store) -> None:
@@ -74,7 +81,7 @@ def test_the_list_sums_evaluations_up_newest_first(store: Store) -> None:
     assert [len(store.evaluations.list(limit=limit)) for limit in (-1, 0, 2, 9)] == [0, 0, 2, 3]
     newest, _, oldest = store.evaluations.list()
     assert newest == EvaluationSummary(
-        ids[2], "french", "tiny", len(CELLS), 100, "saif", 0.46, made[2].created_at
+        ids[2], "french", "tiny", 3, 100, "saif", 0.46, made[2].created_at
     )
     assert (oldest.best_sae_arm, oldest.best_strict) == ("", None)
 

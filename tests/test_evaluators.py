@@ -8,6 +8,7 @@ from saif_core.inputs.shipped import shipped_contents, shipped_instructions
 from saif_core.records.prompts import PromptPair
 from saif_core.records.texts import Judgement
 from saif_core.registry import EVALUATORS
+from tests.contracts import parameters_of
 
 CONTENT = "If you only have one day, skip the castle, the tower and go straight to the old market."
 FRENCH = "Si vous n'avez qu'une journée, évitez le château et allez directement au vieux marché."
@@ -16,21 +17,7 @@ SPANISH = "Si solo tienes un día, olvídate del castillo y ve directamente al m
 CHINESE = "如果你只有一天时间，就不要去城堡，直接去老市场。"
 REPHRASED = "With a single day to spend, you should ignore every fortress and visit a bazaar."
 
-# Parameters that make every registered evaluator usable; a new evaluator has to be added here.
-PARAMETERS = {
-    "casing": {"casing": "upper"},
-    "commas": {},
-    "ifeval": {"instruction_id": "punctuation:no_comma"},
-    "json": {},
-    "judge": {},
-    "keyword": {"keyword": "river"},
-    "language": {"language": "fr"},
-    "length": {"max_share": 0.6},
-    "list": {},
-    "question": {},
-    "refusal": {},
-    "summary": {"max_share": 0.6},
-}
+PARAMETERS = {evaluator.name: parameters_of(evaluator) for evaluator in EVALUATORS}
 ODD_TEXTS = [
     "",
     " \n\t ",
@@ -59,10 +46,6 @@ def pair_for(instruction: str = "Do as I say, please.", content: str = CONTENT) 
 def judge(name: str, text: str, *, pair: PromptPair | None = None, **parameters: object) -> object:
     evaluator = EVALUATORS.bind(name, parameters or PARAMETERS[name])
     return evaluator(pair or pair_for(), text).grade
-
-
-def test_every_evaluator_is_covered_by_these_tests() -> None:
-    assert EVALUATORS.names() == sorted(PARAMETERS)
 
 
 @pytest.mark.parametrize(

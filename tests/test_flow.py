@@ -10,13 +10,12 @@ from saif_core.explaining import flow
 from saif_core.explaining.flow import (
     CHANCE_COSINE,
     KEPT_COSINE,
-    FlowEdge,
-    FlowNode,
     classify_origin,
     coactivation,
     flow_graph,
     match_latents,
 )
+from saif_core.records.flow import FlowEdge, FlowNode
 
 
 def random_directions(n: int, d_model: int, seed: int = 0) -> Tensor:

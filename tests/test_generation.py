@@ -13,6 +13,7 @@ from saif_core.models.activations import read_resid
 from saif_core.models.hook_points import edit_resid
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.models.loading import load_model
+from saif_core.records.steering import Schedule, SteeringScope
 from saif_core.steering.edits import Steering
 from saif_core.writing import decoder as generation
 from saif_core.writing.decoder import Decoder, Row, RowRequest, decode
@@ -35,12 +36,11 @@ def push(
     strength: float,
     *,
     layer: int = 0,
-    scope: str = "generated",
+    scope: SteeringScope = "generated",
     seed: int = 3,
-    **options: object,
 ) -> Steering:
     direction = torch.randn(model.d_model, generator=torch.Generator().manual_seed(seed)) * 3
-    return Steering(layer, lambda resid: direction.expand_as(resid), strength, scope, **options)  # type: ignore[arg-type]
+    return Steering(layer, lambda resid: direction.expand_as(resid), strength, Schedule(scope))
 
 
 def write(
@@ -87,7 +87,7 @@ def by_hand(model: LoadedModel, prompt: list[int], steering: Steering, n_tokens:
             "all": range(len(ids)),
             "prompt": range(len(prompt)),
             "generated": range(len(prompt) - 1, len(ids)),
-        }[steering.scope]
+        }[steering.schedule.scope]
 
         def edit(resid: torch.Tensor, positions: range = positions) -> torch.Tensor:
             edited = resid.clone()
@@ -114,7 +114,7 @@ def test_strength_zero_gives_the_unsteered_tokens(model: LoadedModel) -> None:
 
 @pytest.mark.parametrize("scope", ["generated", "all", "prompt"])
 def test_each_row_is_steered_by_its_own_strength_layer_and_scope(
-    model: LoadedModel, scope: str
+    model: LoadedModel, scope: SteeringScope
 ) -> None:
     plan = [
         None,

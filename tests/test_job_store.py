@@ -12,7 +12,7 @@ from saif_core.records.jobs import JobRecord, JobState
 from saif_core.records.ports import JobLog
 from storage import Store
 from storage.tables import JobRow
-from tests.storage_samples import ODD_TEXT
+from tests.storage_samples import KEPT_TEXT, ODD_TEXT
 
 pytest_plugins = ["tests.storage_fixtures"]
 
@@ -53,7 +53,8 @@ def test_odd_text_is_kept_as_far_as_databases_can(store: Store) -> None:
     job = JobRecord("a", "rank", ODD_TEXT, error=ODD_TEXT, result={ODD_TEXT: ODD_TEXT})
     store.jobs.save_job(job)
     shown = ODD_TEXT.replace("\x00", "\ufffd").replace("\ud83d", "\ufffd")
-    assert store.jobs.get("a") == replace(job, title=shown, error=shown)
+    kept = replace(job, title=shown, error=shown, result={KEPT_TEXT: KEPT_TEXT})
+    assert store.jobs.get("a") == kept
 
 
 def test_only_silent_unfinished_jobs_are_lost(store: Store) -> None:

@@ -1,10 +1,12 @@
 """A job settles whatever happens around it."""
 
+import threading
 from typing import Any
 
 import pytest
 
 from saif_core.engine.job import Job
+from saif_core.engine.worker import BATCH, Worker
 from saif_core.records.jobs import JobRecord
 
 
@@ -36,3 +38,21 @@ def test_work_ends_even_where_its_log_is_lost(work: Any, state: str) -> None:
     job.run()
     assert job.finished()
     assert job.record.state == state
+
+
+def test_work_that_waits_when_its_worker_stops_ends_as_cancelled() -> None:
+    started, may_end = threading.Event(), threading.Event()
+
+    def wait(_job: Job) -> bool:
+        started.set()
+        return may_end.wait(30)
+
+    worker = Worker(list)
+    jobs = [Job("rank", "Find", None, work) for work in (wait, lambda _job: 3)]
+    for job in jobs:
+        worker.put(job, BATCH)
+    assert started.wait(30)
+    worker.close(timeout=0.01)
+    may_end.set()
+    assert all(job.wait(30) for job in jobs)
+    assert [job.record.state for job in jobs] == ["done", "cancelled"]

@@ -14,6 +14,7 @@ from saif_core.errors import ModelError, PromptPairError
 from saif_core.models.activations import read_resid
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.models.loading import hash_weights, load_model
+from saif_core.records.steering import Schedule
 from saif_core.steering.edits import Steering
 from saif_core.writing.decoder import RowRequest, decode
 from tests import tiny
@@ -177,7 +178,7 @@ def test_a_model_spread_over_devices_reads_and_writes_the_same(
         *(read_resid(one, prompts, [1], wanted)[0][1] for one in (spread, model)), strict=True
     ):
         torch.testing.assert_close(mine, other, **CLOSE)
-    push = Steering(1, lambda resid: torch.ones_like(resid), 2.0, "all")
+    push = Steering(1, lambda resid: torch.ones_like(resid), 2.0, Schedule("all"))
     requests = [RowRequest(tuple(prompts[0]), 6, steering=steering) for steering in ((), (push,))]
     written = [[row.token_ids for row in decode(one, requests)] for one in (spread, model)]
     assert written[0] == written[1]

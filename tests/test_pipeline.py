@@ -7,16 +7,17 @@ import pytest
 import torch
 
 from saif_core.errors import PromptPairError, SteeringError, UnknownNameError
-from saif_core.finding.ranking import choose_latents, rank_latents
+from saif_core.finding.ranking import choose_latents
 from saif_core.models.loaded_model import LoadedModel
-from saif_core.pipeline import run_pipeline
+from saif_core.pipeline import rank_latents, run_pipeline
 from saif_core.reading.pairs import estimate_work, read_latents
 from saif_core.records.prompts import PromptPair
+from saif_core.records.questions import LearnRequest
 from saif_core.records.ranking import ChosenLatent, RankingRequest
-from saif_core.records.steering import GenerationRequest
+from saif_core.records.steering import UNSTEERED, Arm, Edit, GenerationRequest, Sampling
 from saif_core.records.texts import TokenEvent
 from saif_core.saes.loaded_sae import LoadedSae
-from saif_core.writing.run import steer
+from saif_core.writing.run import generate
 from tests import tiny
 
 
@@ -39,6 +40,13 @@ def request_(sae: LoadedSae) -> RankingRequest:
         read="last-token",
         top=5,
     )
+
+
+def asked_for(
+    sae: LoadedSae, prompts: tuple[str, ...], *latents: ChosenLatent, max_new_tokens: int = 48
+) -> GenerationRequest:
+    steered = Arm("steered", edits=(Edit(sae.layer, sae_id=sae.id, latents=latents),))
+    return GenerationRequest(prompts, (UNSTEERED, steered), Sampling(max_new_tokens=max_new_tokens))
 
 
 def test_planted_latent_ranks_first(
@@ -118,20 +126,27 @@ def test_response_reading_covers_the_models_own_answers(
 def test_whole_flow_steers_with_what_it_ranked(
     model: LoadedModel, sae: LoadedSae, request_: RankingRequest
 ) -> None:
-    found = run_pipeline(
-        model, sae, request_, ["one two"], strength=30.0, max_new_tokens=6, beta=1.0
+    learn = LearnRequest(request_, "saif", {"top": 5, "beta": 1.0}, sae_ids=(sae.id,))
+    result = run_pipeline(
+        model, [sae], learn, ["one two"], strength=30.0, sampling=Sampling(max_new_tokens=6)
     )
-    arms = {generation.arm: generation for generation in found.result.generations}
-    assert found.latents[0].index == 7
+    arms = {generation.arm: generation for generation in result.generations}
+    (steered,) = result.request.steered
+    assert steered.edits[0].latents[0].index == 7
+    assert steered.origin is not None
+    assert steered.origin.source == "saif"
     assert arms["steered"].token_ids != arms["unsteered"].token_ids
-    assert found.result.vector_norm > 0
-    assert found.result.recipe.sae_sha256 == sae.sha256
+    unsteered_size, steered_size = result.sizes
+    assert unsteered_size is None
+    assert steered_size is not None
+    assert steered_size.norm > 0
+    assert result.recipe.sae_sha256s == {sae.id: sae.sha256}
     assert arms["unsteered"].perplexity is not None
 
 
 def test_unsteered_perplexity_equals_a_plain_forward(model: LoadedModel, sae: LoadedSae) -> None:
-    request = GenerationRequest(sae.id, ("one two",), (ChosenLatent(7, 5.0),), max_new_tokens=6)
-    generation = steer(model, {sae.id: sae}, request).generations[0]
+    request = asked_for(sae, ("one two",), ChosenLatent(7, 5.0), max_new_tokens=6)
+    generation = generate(model, {sae.id: sae}, request).generations[0]
     prompt = model.encode_prompt("one two", chat=True)
     ids = torch.tensor([[*prompt, *generation.token_ids]])
     log_probs = torch.log_softmax(model.hf_model(ids).logits[0, :-1].float(), -1)
@@ -141,10 +156,8 @@ def test_unsteered_perplexity_equals_a_plain_forward(model: LoadedModel, sae: Lo
 
 def test_tokens_stream_and_end_as_the_final_text(model: LoadedModel, sae: LoadedSae) -> None:
     events: list[TokenEvent] = []
-    request = GenerationRequest(
-        sae.id, ("one", "two one"), (ChosenLatent(7, 40.0),), max_new_tokens=5
-    )
-    result = steer(model, {sae.id: sae}, request, on_token=events.append)
+    request = asked_for(sae, ("one", "two one"), ChosenLatent(7, 40.0), max_new_tokens=5)
+    result = generate(model, {sae.id: sae}, request, on_token=events.append)
     for generation in result.generations:
         mine = [
             e
@@ -165,9 +178,9 @@ def test_bad_requests_are_refused(
     with pytest.raises(SteeringError, match="one of fires, higher"):
         rank_latents(model, sae, replace(request_, selector_parameters={"compare": "sideways"}))
     with pytest.raises(SteeringError, match="nothing to steer with"):
-        steer(model, {sae.id: sae}, GenerationRequest(sae.id, ("one",), ()))
+        generate(model, {sae.id: sae}, asked_for(sae, ("one",)))
     with pytest.raises(PromptPairError, match="without a prompt"):
-        steer(model, {sae.id: sae}, GenerationRequest(sae.id, (), (ChosenLatent(0, 1.0),)))
+        generate(model, {sae.id: sae}, asked_for(sae, (), ChosenLatent(0, 1.0)))
     silent = replace(request_, pairs=(PromptPair("one", "one"),) * 2)
     ranking = rank_latents(model, sae, silent)
     assert all(latent.score == 0 for latent in ranking.latents)

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from saif_core.errors import EvaluatorError, SteeringError, UnknownNameError
+from saif_core.records.evaluation import DEFAULT_CANDIDATES
 from saif_core.registry import (
     EVALUATORS,
+    REGISTRIES,
     SELECTORS,
+    SOURCES,
     STEERING_METHODS,
     Registry,
     load_plugins,
@@ -149,7 +152,7 @@ def test_a_broken_plugin_stops_the_start_with_its_name(
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("shipped", [SELECTORS, STEERING_METHODS, EVALUATORS])
+@pytest.mark.parametrize("shipped", REGISTRIES)
 def test_an_unknown_name_lists_the_known_ones(shipped: Registry) -> None:  # type: ignore[type-arg]
     with pytest.raises(UnknownNameError) as caught:
         shipped.bind("no-such-name", {})
@@ -157,12 +160,13 @@ def test_an_unknown_name_lists_the_known_ones(shipped: Registry) -> None:  # typ
     assert "no-such-name" in str(caught.value)
 
 
-@pytest.mark.parametrize("shipped", [SELECTORS, STEERING_METHODS, EVALUATORS])
+@pytest.mark.parametrize("shipped", REGISTRIES)
 def test_every_plugin_and_parameter_has_help(shipped: Registry) -> None:  # type: ignore[type-arg]
     load_plugins()
     for registered in shipped:
         assert registered.help.endswith("."), registered.name
-        for parameter in registered.parameters:
+        own = registered.write.parameters if registered.write else ()
+        for parameter in (*registered.parameters, *own):
             assert parameter.help, f"{registered.name}: {parameter.name}"
 
 
@@ -172,6 +176,8 @@ def test_shipped_registries_hold_the_default_recipe() -> None:
     assert "language" in EVALUATORS
     assert SELECTORS.check("sensitivity", {})
     assert STEERING_METHODS.check("addition", {}) == {}
+    assert {candidate.source for candidate in DEFAULT_CANDIDATES} <= set(SOURCES.names())
+    assert SOURCES.check("saif", {})["top"] == 15
 
 
 def test_each_registry_raises_its_own_error() -> None:
@@ -197,6 +203,7 @@ def test_registry_and_evaluators_load_without_torch_or_language_models() -> None
         "judging.evaluators",
         "judging.evaluators.language",
         "finding.selectors",
+        "finding.sources",
         "steering.methods",
     ],
 )

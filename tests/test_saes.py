@@ -12,6 +12,7 @@ from saif_core.errors import HookPointError, SaeMismatchError, UnknownLatentErro
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.models.loading import load_model
 from saif_core.records.ranking import ChosenLatent
+from saif_core.records.steering import Edit
 from saif_core.saes.loaded_sae import (
     LoadedSae,
     load_sae_folder,
@@ -21,7 +22,7 @@ from saif_core.saes.loaded_sae import (
     without_sinks,
     written_directions,
 )
-from saif_core.steering.target import build_steering_vector
+from saif_core.steering.target import build_target
 from tests import tiny
 
 
@@ -245,10 +246,14 @@ def test_folder_that_is_no_sae_is_refused(tmp_path: Path, model: LoadedModel) ->
 
 
 def test_steering_vector_is_the_weighted_sum_of_decoder_directions(sae: LoadedSae) -> None:
-    vector = build_steering_vector(sae, [ChosenLatent(3, 2.0), ChosenLatent(7, -0.5)])
+    def direction(*latents: ChosenLatent) -> torch.Tensor:
+        edit = Edit(sae.layer, sae_id=sae.id, latents=latents)
+        return build_target(edit, sae, {}, tiny.D_MODEL).direction
+
+    vector = direction(ChosenLatent(3, 2.0), ChosenLatent(7, -0.5))
     torch.testing.assert_close(vector, 2.0 * sae.W_dec[3] - 0.5 * sae.W_dec[7])
     with pytest.raises(UnknownLatentError, match="has latents 0 to"):
-        build_steering_vector(sae, [ChosenLatent(10**6, 1.0)])
+        direction(ChosenLatent(10**6, 1.0))
 
 
 @pytest.mark.parametrize("normalisation", ["layer_norm", "constant_norm_rescale"])

@@ -9,11 +9,13 @@ import pytest
 from sqlalchemy import select, update
 
 from saif_core.errors import StorageError, UnknownNameError
+from saif_core.records.ranking import ChosenLatent
 from saif_core.records.sessions import SESSION_SCHEMA_VERSION, SteeringSession
+from saif_core.records.steering import Arm, Edit
 from storage import Store
 from storage.database import LISTED_IN_ERRORS
 from storage.tables import SessionRow
-from tests.storage_samples import ODD_TEXT, sample_ranking, sample_session
+from tests.storage_samples import KEPT_TEXT, ODD_TEXT, sample_ranking, sample_recipe, sample_session
 
 pytest_plugins = ["tests.storage_fixtures"]
 
@@ -39,9 +41,11 @@ def test_a_saved_session_comes_back_as_it_was_with_the_time_of_saving(store: Sto
 
 def test_saving_again_replaces_the_session(store: Store) -> None:
     saved = store.sessions.save(sample_session())
-    store.sessions.save(replace(saved, notes="more", prompts=("three",)))
+    changed = replace(saved, notes="more", recipe=sample_recipe(("three",)))
+    store.sessions.save(changed)
     found = store.sessions.get(saved.id)
-    assert (found.notes, found.prompts, found.created_at) == ("more", ("three",), saved.created_at)
+    assert found == replace(changed, updated_at=found.updated_at)
+    assert (found.notes, found.created_at) == ("more", saved.created_at)
     assert len(store.sessions.list()) == 1
 
 
@@ -52,10 +56,13 @@ def test_a_bare_session_can_be_saved(store: Store) -> None:
     assert (summary.instruction, summary.model, summary.sae, summary.n_prompts) == ("", "", "", 0)
 
 
-def test_odd_text_is_kept_exactly_in_the_record(store: Store) -> None:
-    saved = store.sessions.save(sample_session(ODD_TEXT, notes=ODD_TEXT, prompts=(ODD_TEXT,)))
+@pytest.mark.parametrize("given", [ODD_TEXT, KEPT_TEXT])
+def test_odd_text_is_kept_exactly_in_the_record(given: str, store: Store) -> None:
+    recipe = sample_recipe((given,))
+    saved = store.sessions.save(sample_session(given, notes=given, recipe=recipe))
     found = store.sessions.get(saved.id)
-    assert (found.name, found.notes, found.prompts) == (ODD_TEXT, ODD_TEXT, (ODD_TEXT,))
+    kept = sample_recipe((KEPT_TEXT,))
+    assert (found.name, found.notes, found.recipe) == (KEPT_TEXT, KEPT_TEXT, kept)
     listed = names(store, "'; DROP TABLE sessions; --")[0]
     assert listed == ODD_TEXT.replace("\x00", "\ufffd").replace("\ud83d", "\ufffd")
 
@@ -81,7 +88,18 @@ def test_the_list_sums_sessions_up_last_saved_first(store: Store) -> None:
     assert (oldest.id, oldest.shared) == (second.id, False)
     for summary in (newest, oldest):
         assert summary.instruction == "translate-to-french"
-        assert (summary.model, summary.sae, summary.n_prompts) == ("tiny", "tiny/layer1", 2)
+        assert (summary.model, summary.sae) == ("tiny", "tiny/layer1")
+    assert (newest.n_prompts, oldest.n_prompts) == (2, 0)
+
+
+def test_the_list_names_the_sae_that_is_steered_with_and_else_the_ranked_one(store: Store) -> None:
+    recipe = sample_recipe()
+    by_vector = Arm("steered", edits=(Edit(layer=0, tensors="ab"),))
+    by_latents = Arm("more", edits=(Edit(layer=2, sae_id="tiny/2", latents=(ChosenLatent(1, 1),)),))
+    for arms, sae in (((by_vector, by_latents), "tiny/2"), ((by_vector,), "tiny/layer1")):
+        asked = replace(recipe, request=replace(recipe.request, arms=arms))
+        saved = store.sessions.save(sample_session(recipe=asked))
+        assert {found.id: found.sae for found in store.sessions.list()}[saved.id] == sae
 
 
 def test_the_list_is_no_longer_than_asked_for(store: Store) -> None:
@@ -274,6 +292,12 @@ def test_a_session_of_a_newer_version_is_neither_read_nor_overwritten(store: Sto
     with store._database.transaction("Reading a row") as db:
         assert db.scalar(select(SessionRow.record)) == record
     assert names(store) == ["French"]
+
+
+def test_a_session_that_says_an_older_version_is_saved_as_one_of_today(store: Store) -> None:
+    saved = store.sessions.save(sample_session(schema_version=SESSION_SCHEMA_VERSION - 1))
+    assert saved.schema_version == SESSION_SCHEMA_VERSION
+    assert store.sessions.get(saved.id) == saved
 
 
 def test_a_session_of_a_newer_version_is_not_saved(store: Store) -> None:

@@ -1,4 +1,4 @@
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import altair as alt
@@ -19,7 +19,7 @@ from app.presentation.sessions import (
     chosen_table,
     manifest,
     recipe_of_request,
-    request_of_recipe,
+    saes_of,
     session_of_work,
     session_table,
     share_link,
@@ -32,14 +32,25 @@ from app.presentation.texts import (
     group_events,
     group_texts,
     judgement_line,
+    plain_name,
+    sizes_sentence,
     text_facts,
 )
-from saif_core.judging.judgements import judge_text
+from saif_core.judging.judgements import judge_generations
+from saif_core.records.latents import PairActivations
 from saif_core.records.prompts import PromptPair, Turn
-from saif_core.records.ranking import ChosenLatent, PairActivations
-from saif_core.records.sessions import SessionSummary
-from saif_core.records.steering import Arm, GenerationRequest, SteeringRecipe
-from saif_core.records.texts import Generation, Judgement, TokenEvent
+from saif_core.records.ranking import ChosenLatent, Ranking
+from saif_core.records.sessions import SessionSummary, SteeringSession
+from saif_core.records.steering import (
+    UNSTEERED,
+    Arm,
+    Edit,
+    GenerationRequest,
+    Origin,
+    Sampling,
+    Schedule,
+)
+from saif_core.records.texts import ArmSize, Generation, GenerationResult, Judgement, TokenEvent
 from tests import saved
 
 PAIRS = tuple(PromptPair(f"{c} !", c, c, "!") for c in ("one", "two", "three"))
@@ -107,14 +118,15 @@ def test_samples_stand_in_their_order_and_unknown_arms_are_shown_last() -> None:
 
 
 def test_texts_are_judged_by_the_evaluator_of_the_instruction() -> None:
-    grades = [judge_text(saved.INSTRUCTION, g).grade for g in saved.result().generations]
-    assert grades == ["none", "strict"]
+    result = saved.result()
+    judged = judge_generations(saved.INSTRUCTION, result.request.arms, result.generations)
+    assert [judgement.grade for judgement in judged] == ["none", "strict"]
 
 
 @pytest.mark.parametrize("evaluator", ["casing", "no such one"])
 def test_an_evaluator_that_cannot_judge_says_why(evaluator: str) -> None:
     instruction = replace(saved.INSTRUCTION, evaluator=evaluator, evaluator_parameters={})
-    judgement = judge_text(instruction, saved.result().generations[0])
+    judgement = judge_generations(instruction, (), saved.result().generations[:1])[0]
     assert judgement.grade is None
     assert evaluator in judgement.reason
     assert judgement_line(judgement).startswith("**could not judge**: ")
@@ -137,35 +149,42 @@ def test_grades_name_every_arm_and_escape_its_name() -> None:
     assert r"\*My\* \<b\>:" in sentence
 
 
-def test_a_request_and_its_recipe_say_the_same() -> None:
-    request = GenerationRequest(
-        sae_id="tiny/layer1",
-        prompts=("p",),
-        latents=saved.recipe().latents,
-        strength=1.5,
-        scope="first",
-        first=3,
-        decay=0.5,
-        decay_power=2.0,
-        keep_norm=True,
-        chat=False,
-        max_new_tokens=7,
-        temperature=0.5,
-        seed=9,
-        samples=4,
-        arms=(Arm("prompted", "prompted", instruction="In French."),),
-        histories=((Turn("user", "a"),), (), (Turn("assistant", "b"),)),
-        instruction="x",
-        read="response",
-        selector="sensitivity",
+def test_a_recipe_holds_its_request_whole_with_the_hashes_that_a_ranking_knows() -> None:
+    request = saved.request()
+    recipe = recipe_of_request(request, saved.ranking(), "elsewhere")
+    assert (recipe.request, recipe.model, recipe.model_sha256) == (request, "tiny", "a" * 64)
+    assert recipe.sae_sha256s == {"tiny/layer1": "b" * 64}
+    told = replace(request, arms=(UNSTEERED, Arm("told", "prompted", instruction="In French.")))
+    assert recipe_of_request(told, saved.ranking(), "elsewhere").sae_sha256s == {}
+    unknown = recipe_of_request(request, None, "elsewhere")
+    assert (unknown.model, unknown.model_sha256, unknown.sae_sha256s) == ("elsewhere", "", {})
+
+
+def test_the_saes_of_a_request_are_named_once_each() -> None:
+    arms = [
+        Arm(name, edits=(Edit(1, sae_id=sae_id),))
+        for name, sae_id in (("a", "one"), ("b", "two"), ("c", "one"), ("d", ""))
+    ]
+    assert saes_of(GenerationRequest(("p",), tuple(arms))) == ["one", "two"]
+
+
+def test_sizes_are_told_for_every_arm_that_adds_something() -> None:
+    result = saved.result()
+    assert sizes_sentence(result) == (
+        "steered: raw norm 383.0 · 44% of the residual norm, at the end of a neutral prompt"
     )
-    assert request_of_recipe(recipe_of_request(request, saved.ranking()), ("p",)) == request
+    two = replace(result, sizes=(ArmSize(1.0, 0.01), ArmSize(2.0, 0.02)))
+    assert sizes_sentence(two).startswith("unsteered: raw norm 1.0 · 1%")
+    assert "; steered: raw norm 2.0" in sizes_sentence(two)
+    assert sizes_sentence(replace(result, sizes=(None, None))) == ""
+    assert sizes_sentence(replace(result, sizes=())) == ""
 
 
-def test_every_field_of_a_request_but_its_own_is_in_the_recipe() -> None:
-    request = {field.name for field in fields(GenerationRequest)}
-    recipe = {field.name for field in fields(SteeringRecipe)}
-    assert request - recipe == {"sae_id", "prompts", "divergence"}
+def test_texts_are_compared_with_the_unsteered_arm_whatever_its_name_or_the_first() -> None:
+    arms = (Arm("mine"), Arm("plain", "unsteered"))
+    assert plain_name(arms, ["mine", "plain"]) == "plain"
+    assert plain_name(arms[:1], ["mine"]) == "mine"
+    assert plain_name(arms, ["mine"]) == "mine"
 
 
 def drawn(chart: alt.Chart | alt.LayerChart) -> list[list[dict[str, Any]]]:
@@ -173,88 +192,109 @@ def drawn(chart: alt.Chart | alt.LayerChart) -> list[list[dict[str, Any]]]:
     return list(chart.to_dict()["datasets"].values())
 
 
-def work_request(**changes: object) -> GenerationRequest:
-    request = request_of_recipe(saved.recipe(), ("typed since",))
-    return replace(request, **changes)  # type: ignore[arg-type]
+def work_request(*, strength: float = 0.8) -> GenerationRequest:
+    plain, steered = saved.request().arms
+    arms = (plain, replace(steered, strength=strength))
+    return replace(saved.request(), prompts=("typed since",), arms=arms)
+
+
+def a_session(result: GenerationResult | None, **changes: Any) -> SteeringSession:
+    parts: dict[str, Any] = {
+        "request": work_request(),
+        "instruction": saved.INSTRUCTION,
+        "ranking": saved.ranking(),
+        "model": "tiny",
+    }
+    return session_of_work("  a \n name ", " note ", result=result, **parts | changes)
 
 
 def test_a_session_keeps_what_made_its_texts_and_not_what_was_typed_since() -> None:
     ranking = saved.ranking()
-    session = session_of_work(
-        "  a \n name ",
-        " note ",
-        request=work_request(strength=9.0),
-        instruction=saved.INSTRUCTION,
-        ranking=ranking,
-        result=saved.result(),
-    )
+    session = a_session(saved.result(), request=work_request(strength=9.0), ranking=ranking)
     assert (session.name, session.notes) == ("a name", "note")
     assert session.recipe == saved.recipe()
-    assert session.prompts == ("The mayor <i>spoke</i>.",)
+    assert session.request is not None
+    assert session.request.prompts == ("The mayor <i>spoke</i>.",)
     assert session.ranking == ranking
     assert session.instruction == saved.INSTRUCTION
 
 
 def test_a_session_without_texts_keeps_the_recipe_of_the_page() -> None:
-    session = session_of_work(
-        "n", "", request=work_request(), instruction=None, ranking=saved.ranking(), result=None
-    )
+    session = a_session(None, instruction=None)
     assert session.recipe is not None
-    assert session.recipe.strength == 0.8
-    assert session.recipe.sae_sha256 == "b" * 64
-    assert session.prompts == ("typed since",)
+    assert session.request is not None
+    assert session.request.arms[1].strength == 0.8
+    assert session.recipe.sae_sha256s == {"tiny/layer1": "b" * 64}
+    assert session.request.prompts == ("typed since",)
 
 
 @pytest.mark.parametrize(
     "ranking", [saved.ranking(sae="other"), saved.ranking(instruction="other")]
 )
-def test_a_ranking_of_something_else_stays_out_of_the_session(ranking: object) -> None:
-    session = session_of_work(
-        "n",
-        "",
-        request=work_request(),
-        instruction=saved.INSTRUCTION,
-        ranking=ranking,  # type: ignore[arg-type]
-        result=None,
-    )
+def test_a_ranking_of_something_else_stays_out_of_the_session(ranking: Ranking) -> None:
+    session = a_session(None, ranking=ranking)
     assert session.ranking is None
-    assert session.recipe is None
+    assert session.request == work_request()
+    assert session.recipe is not None
+    assert session.recipe.sae_sha256s == {}
 
 
 def test_the_manifest_names_model_sae_versions_and_seed() -> None:
     rows = dict(manifest(saved.session()))
     assert rows["model sha256"] == "a" * 64
+    assert rows["SAE"] == "tiny/layer1"
     assert rows["SAE sha256"] == "b" * 64
+    assert rows["addition sha256"] == "c" * 64
+    assert rows["hook point"] == "blocks.1.hook_resid_post"
+    assert rows["model ran in"] == "float32"
     assert rows["torch"] == "2.13"
     assert "seed 3" in rows["sampling"]
     assert rows["pairs"] == "12"
-    assert rows["scope"] == "the answer only"
+    assert rows["scope of steered"] == "the answer only"
+    assert rows["steering method of steered"] == "addition"
     without_recipe = dict(manifest(replace(saved.session(), recipe=None, result=None)))
     assert without_recipe["model sha256"] == "a" * 64
 
 
 def test_the_manifest_names_every_arm_the_samples_and_the_turns() -> None:
-    recipe = replace(
-        saved.recipe(),
-        samples=3,
-        temperature=0.7,
-        arms=(Arm("told", "prompted", instruction="In French."),),
-        histories=((Turn("user", "a"), Turn("assistant", "b")), (), ()),
+    told = Arm("told", "prompted", instruction="In French.")
+    learned = Arm(
+        "learned",
+        edits=(Edit(2, "clamp", {"x": 1}, tensors="f" * 64),),
+        schedule=Schedule("all"),
+        origin=Origin("my_own", {"top": 5}),
     )
+    request = replace(
+        saved.request(),
+        arms=(*saved.request().arms, told, learned),
+        sampling=Sampling(samples=3, temperature=0.7, top_p=0.9, stop=("\n",), system="Be kind."),
+        histories=((Turn("user", "a"), Turn("assistant", "b")), (), (), ()),
+    )
+    recipe = replace(saved.recipe(), request=request)
     rows = dict(manifest(replace(saved.session(), recipe=recipe)))
+    assert rows["arm steered"] == "2 latents · strength 0.8"
     assert rows["arm told"] == "the prompt with “In French.” after it"
+    assert rows["scope of learned"] == "prompt and answer"
+    assert rows["steering method of learned"] == "clamp (x = 1)"
+    assert rows["source of learned"] == "my own (top = 5)"
+    assert rows["sampling"].startswith("temperature 0.7, top p 0.9, seed 0")
+    assert r"stop at '\n'" in rows["sampling"]
     assert rows["sampling"].endswith("3 samples")
+    assert rows["system prompt"] == "Be kind."
     assert rows["earlier turns of the chat"] == "2"
 
 
 def test_chosen_latents_are_listed_with_what_the_ranking_says() -> None:
-    table = chosen_table(saved.recipe().latents, saved.ranking())
+    table = chosen_table(saved.request().arms[1].edits[0].latents, saved.ranking())
     assert table["latent"] == [7, 3]
     assert table["with"] == [1.0, 0.75]
     assert table["promotes"] == ["oui · <b> · ↵", ""]
     other = chosen_table((ChosenLatent(9, 1.0),), saved.ranking())
     assert (other["score"], other["promotes"]) == ([None], [""])
-    assert list(chosen_table(saved.recipe().latents, None)) == ["latent", "coefficient"]
+    assert list(chosen_table(saved.request().arms[1].edits[0].latents, None)) == [
+        "latent",
+        "coefficient",
+    ]
 
 
 def test_a_list_of_sessions_shows_names_and_not_folders() -> None:

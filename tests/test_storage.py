@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +15,20 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import event, inspect, text
+from sqlalchemy import event, inspect, text, update
 
 from saif_core.errors import StorageError, UnknownNameError
+from saif_core.records import ports
 from saif_core.records.corpus import CorpusBlock
 from saif_core.records.jobs import JobRecord
+from saif_core.records.notes import LatentDescription
 from storage import Store, open_store
 from storage.corpus_store import LatentStore
 from storage.database import Database
 from storage.migrations import FOLDER, _config
 from storage.session_store import SessionStore
-from storage.tables import Base
-from tests.storage_samples import sample_session
+from storage.tables import Base, SessionRow, TensorsRow
+from tests.storage_samples import sample_evaluation, sample_recipe, sample_session
 
 pytest_plugins = ["tests.storage_fixtures"]
 
@@ -126,6 +129,52 @@ def test_what_was_written_is_there_after_opening_again(shared_url: str) -> None:
     assert again.cache.get_many(["a"]) == {"a": b"1"}
     assert [job.id for job in again.jobs.list()] == ["a"]
     again.close()
+
+
+def test_the_store_is_what_the_engine_wants_of_one(store: Store) -> None:
+    cache: ports.ActivationCache = store.cache
+    jobs: ports.JobLog = store.jobs
+    tensors: ports.TensorPort = store.tensors
+    evaluations: ports.EvaluationLog = store.evaluations
+    contexts: ports.ContextStore = store.latents
+    profiles: ports.ProfileWriter = store.profiles
+    notes: ports.NoteLog = store.notes
+    assert all((cache, jobs, tensors, evaluations, contexts, profiles))
+    notes.add_description(LatentDescription("sae hash", 7, "judge", "French words"))
+    (found,) = store.notes.descriptions("sae hash", 7)
+    assert (found.method, found.text) == ("judge", "French words")
+
+
+def test_tensors_stay_while_anything_names_them_and_go_with_the_last(store: Store) -> None:
+    names = [store.tensors.put_vector([float(number)]) for number in range(4)]
+    of_session, of_deleted, of_evaluation, of_nothing = names
+    kept = store.sessions.save(sample_session(recipe=sample_recipe(tensors=of_session)))
+    gone = store.sessions.save(sample_session(recipe=sample_recipe(tensors=of_deleted)))
+    found = sample_evaluation()
+    edit = replace(found.made[0].edits[0], tensors=of_evaluation)
+    store.evaluations.save(replace(found, made=(replace(found.made[0], edits=(edit,)),)), ())
+    store.sessions.delete(gone.id)
+    assert store.purge(30) == 0
+    age_tensors(store, days=31)
+    assert store.purge(30) == 1
+    assert [store.tensors.has(name) for name in names] == [True, True, True, False]
+    store.sessions.restore(gone.id)
+    store.sessions.delete(gone.id)
+    with store._database.transaction("Making it old", write=True) as db:
+        long_ago = update(SessionRow).where(SessionRow.id == gone.id)
+        db.execute(long_ago.values(deleted_at="2001-01-01T00:00:00+00:00"))
+    assert store.purge(30) == 2
+    assert [store.tensors.has(name) for name in names] == [True, False, True, False]
+    store.evaluations.delete(found.id)
+    assert store.purge(30) == 1
+    assert store.tensors.has(of_session)
+    assert store.sessions.get(kept.id) == kept
+    assert of_nothing not in str(kept)
+
+
+def age_tensors(store: Store, days: float) -> None:
+    with store._database.transaction("Making them old", write=True) as db:
+        db.execute(update(TensorsRow).values(put_at=TensorsRow.put_at - int(days * 86_400)))
 
 
 def test_a_database_of_a_newer_version_is_refused_and_left_alone(shared_url: str) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,9 +15,16 @@ from saif_core.errors import StorageError, UnknownNameError
 from saif_core.records.ports import TensorPort
 from storage import Store, open_store, tensor_store
 from storage.database import CHUNK, Database
-from storage.tables import TensorsRow
+from storage.evaluation_store import EvaluationStore
+from storage.session_store import SessionStore
+from storage.tables import EvaluationRow, SessionRow, TensorsRow
 from storage.tensor_store import DTYPES, SECONDS_PER_DAY, TensorStore
-from tests.storage_samples import ODD_TEXT
+from tests.storage_samples import (
+    ODD_TEXT,
+    sample_evaluation,
+    sample_recipe,
+    sample_session,
+)
 
 pytest_plugins = ["tests.storage_fixtures"]
 
@@ -207,6 +215,91 @@ def test_any_number_of_entries_can_be_purged_and_in_use(tensors: TensorStore) ->
     assert tensors.purge(in_use, older_than_days=1) == CHUNK - 1
     assert n_entries(tensors) == CHUNK + 8
     assert tensors.purge([], older_than_days=1) == CHUNK + 8
+
+
+def test_a_vector_is_the_tensor_that_edits_read(tensors: TensorStore) -> None:
+    sha256 = tensors.put_vector([1, -2.5, 1e-3], note="of a test")
+    assert tensors.put({"vector": np.array([1, -2.5, 1e-3], dtype=np.float32)}) == sha256
+    assert stored(tensors, sha256).note == "of a test"
+    with pytest.raises(StorageError, match="not finite"):
+        tensors.put_vector([float("nan")])
+
+
+def test_a_vector_can_be_put_by_a_transaction_under_way(tensors: TensorStore) -> None:
+    class Stop(Exception):
+        pass
+
+    def put_and_stop() -> None:
+        with tensors._database.transaction("Writing", write=True) as db:
+            found.append(tensors.put_vector([2.0], db=db))
+            raise Stop
+
+    found: list[str] = []
+    with pytest.raises(Stop):
+        put_and_stop()
+    assert not tensors.has(found[0])
+    with tensors._database.transaction("Writing", write=True) as db:
+        assert tensors.put_vector([2.0], db=db) == found[0]
+    assert tensors.has(found[0])
+
+
+def test_an_entry_goes_to_another_store_as_its_bytes(tensors: TensorStore) -> None:
+    sha256 = tensors.put(low_rank())
+    payload = tensors.payload(sha256)
+    assert hashlib.sha256(payload).hexdigest() == sha256
+    elsewhere = open_store("sqlite://")
+    assert elsewhere.tensors.put_payload(payload, note="copied") == sha256
+    assert elsewhere.tensors.payload(sha256) == payload
+    elsewhere.close()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"not tensors",
+        save({"b": np.ones(2)}, {"made": "by hand"}),
+        save({"x": np.zeros(0, dtype=np.float32)})[:-1],
+        (1 << 62).to_bytes(8, "little") + b"{}",
+    ],
+)
+def test_bytes_that_no_store_wrote_are_refused(payload: bytes) -> None:
+    store = open_store("sqlite://")
+    with pytest.raises(StorageError, match="not as a store of SAIF writes them") as raised:
+        store.tensors.put_payload(payload)
+    assert str(raised.value).count(".") == 1
+    assert n_entries(store.tensors) == 0
+    store.close()
+
+
+def test_what_sessions_and_evaluations_name_is_found_in_their_records(
+    tensors: TensorStore,
+) -> None:
+    names = [f"{number:064x}" for number in range(10)]
+    sessions, evaluations = SessionStore(tensors._database), EvaluationStore(tensors._database)
+    for name in names[:3]:
+        sessions.save(sample_session(recipe=sample_recipe(tensors=name)))
+    sessions.save(sample_session())
+    # Neither a text that looks like an edit nor what is no hash counts.
+    sessions.save(sample_session(notes=f'"tensors": "{names[3]}"'))
+    sessions.save(sample_session(recipe=sample_recipe(tensors="no hash")))
+    found = sample_evaluation()
+    edit = replace(found.made[0].edits[0], tensors=names[4])
+    evaluations.save(replace(found, made=(replace(found.made[0], edits=(edit,)),)), ())
+    evaluations.save(sample_evaluation(), ())
+    assert tensors.named_in(SessionRow.record) == set(names[:3])
+    assert tensors.named_in(EvaluationRow.record) == {names[4]}
+
+
+def test_no_record_is_read_while_no_entry_is_old(
+    tensors: TensorStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors.put(low_rank())
+    monkeypatch.setattr(tensors, "named_in", lambda _column: pytest.fail("read"))
+    assert tensors.purge_unnamed(7) == 0
+    monkeypatch.undo()
+    clock.now += 8 * SECONDS_PER_DAY
+    assert tensors.purge_unnamed(7) == 1
 
 
 def test_threads_may_put_the_same_content_at_once(store: Store) -> None:

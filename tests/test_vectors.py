@@ -13,13 +13,14 @@ from saif_core.explaining.vectors import (
     MOST_PROMPTS,
     comparison_prompts,
     explain_vector,
-    mean_difference,
     read_prompt_ends,
     steering_vector_at,
 )
 from saif_core.finding.vector_files import read_vector, vector_file
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.models.loading import load_model
+from saif_core.reading.mean_difference import read_mean_difference
+from saif_core.records.jobs import Step
 from saif_core.records.prompts import PromptPair
 from saif_core.records.ranking import ChosenLatent, RankingRequest, ReadPosition
 from saif_core.saes.loaded_sae import LoadedSae, load_sae_folder
@@ -47,6 +48,12 @@ def request(
     return RankingRequest("tiny-sae", "planted", pairs, False, read, n_tokens)
 
 
+def mean_difference(
+    model: LoadedModel, asked: RankingRequest, *, step: Step | None = None
+) -> Tensor:
+    return read_mean_difference(model, asked, [1], step=step)[1]
+
+
 def last_row(folder: Path, text: str) -> Tensor:
     row: Tensor = tiny.read_plain(folder, [text], layer=1)[-1]
     return row
@@ -60,7 +67,7 @@ def test_mean_difference_at_the_last_token_equals_plain_hooks(
         [last_row(tiny_model_dir, p.positive) - last_row(tiny_model_dir, p.negative) for p in pairs]
     ).mean(0)
     torch.testing.assert_close(
-        mean_difference(model, 1, request(pairs)), expected, rtol=1e-4, atol=1e-5
+        mean_difference(model, request(pairs)), expected, rtol=1e-4, atol=1e-5
     )
 
 
@@ -68,7 +75,7 @@ def test_pairs_that_share_a_prompt_count_as_often_as_they_occur(
     model: LoadedModel, tiny_model_dir: Path
 ) -> None:
     one, two = tiny.planted_pairs(2)
-    found = mean_difference(model, 1, request((one, one, two)))
+    found = mean_difference(model, request((one, one, two)))
     rows = {
         text: last_row(tiny_model_dir, text)
         for pair in (one, two)
@@ -103,7 +110,7 @@ def test_mean_difference_over_answers_weighs_every_token_the_same(model: LoadedM
     expected = torch.cat(sides[0]).mean(0) - torch.cat(sides[1]).mean(0)
     steps: list[str] = []
     got = mean_difference(
-        model, 1, request(pairs, "response"), step=lambda _done, _total, said: steps.append(said)
+        model, request(pairs, "response"), step=lambda _done, _total, said: steps.append(said)
     )
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
     assert {"writing responses", "reading"} <= set(steps)
@@ -111,7 +118,7 @@ def test_mean_difference_over_answers_weighs_every_token_the_same(model: LoadedM
 
 def test_no_pairs_and_no_prompts_are_refused(model: LoadedModel) -> None:
     with pytest.raises(PromptPairError, match="no prompt pairs"):
-        mean_difference(model, 1, request(()))
+        mean_difference(model, request(()))
     with pytest.raises(PromptPairError, match="no prompts to compare"):
         read_prompt_ends(model, 1, ())
 
@@ -119,7 +126,7 @@ def test_no_pairs_and_no_prompts_are_refused(model: LoadedModel) -> None:
 def test_the_planted_latent_is_the_first_atom_of_the_instruction(
     model: LoadedModel, sae: LoadedSae, resid: Tensor
 ) -> None:
-    vector = mean_difference(model, 1, request(tiny.planted_pairs(8)))
+    vector = mean_difference(model, request(tiny.planted_pairs(8)))
     along = float(vector @ tiny.plant_direction())
     report = explain_vector(model, sae, vector, resid)
     first = report.pursuit.atoms[0]

@@ -2,6 +2,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -11,17 +12,34 @@ from app.dashboard.work import Work
 from app.presentation.escaping import escape_markdown
 from app.presentation.session_files import export_session, import_session
 from app.presentation.text_diff import diff_html
+from app.presentation.texts import arm_size_sentence
 from app.presentation.token_change_html import changes_html, legend_html
 from saif_core.engine.job import Job
 from saif_core.records.evaluation import Evaluation, EvaluationRequest
 from saif_core.records.prompts import Turn
-from saif_core.records.steering import Arm, GenerationRequest, SteeringEdit
-from saif_core.records.texts import Generation, Judgement
+from saif_core.records.questions import SizeQuestion
+from saif_core.records.steering import (
+    UNSTEERED,
+    Arm,
+    Edit,
+    GenerationRequest,
+    Sampling,
+    Schedule,
+)
+from saif_core.records.texts import ArmSize, Generation, Judgement
 from tests import saved
-from tests.compare_page import add_arm, form_of, generate, generate_and_wait, open_compare, set_in
+from tests.compare_page import (
+    add_arm,
+    form_of,
+    generate,
+    generate_and_wait,
+    open_compare,
+    request_of,
+    set_in,
+)
 from tests.compare_page import steering_work as steering_work
 from tests.pages import errors, open_page, planted_work, settle, texts, wait_for
-from tests.test_measured_strength import cell
+from tests.test_measured_strength import cell, made_of
 from tests.tiny import PLANTED_ANSWER, PLANTED_LATENT
 
 pytestmark = pytest.mark.usefixtures("tiny_process")
@@ -93,7 +111,7 @@ def test_a_running_job_shows_its_texts_as_far_as_they_are_and_stops(steering_wor
     settle(at.run())
     assert not job.finished()
     assert f"**{'unsteered'}**" in texts(at)
-    settle(at.button(key="compare_stop").click().run())
+    settle(at.button(key="compare_run_stop").click().run())
     wait_for(job)
     assert job.record.state == "cancelled"
     settle(at.run())
@@ -117,33 +135,34 @@ def test_settings_end_up_in_the_request(steering_work: Work) -> None:
     at = open_compare(steering_work)
     at.slider(key="compare_strength").set_value(0.75)
     at.selectbox(key="compare_scope").set_value("all")
-    at.selectbox(key="compare_sampling").set_value("sampled")
     at.toggle(key="compare_chat").set_value(False)
     at.toggle(key="compare_keep_norm").set_value(True)
     at.number_input(key="compare_decay").set_value(0.25)
-    settle(at.run())
     at.number_input(key="compare_temperature").set_value(0.9)
+    settle(at.run())
     at.number_input(key="compare_seed").set_value(11)
     at.number_input(key="compare_samples").set_value(2)
-    at.number_input(key="compare_power").set_value(2.0)
+    at.number_input(key="compare_decay_power").set_value(2.0)
+    at.number_input(key="compare_top_p").set_value(0.9)
+    at.text_area(key="compare_stop").set_value("Stop!\\n\n.")
     settle(at.run())
+    edit = Edit(
+        1, sae_id=steering_work.sae_id, latents=steering_work.basket_latents(), keep_norm=True
+    )
+    schedule = Schedule("all", decay=0.25, decay_power=2.0)
     assert generate_and_wait(at).request == GenerationRequest(
-        sae_id=steering_work.sae_id,
         prompts=("The old cat sees the house.",),
-        latents=steering_work.basket_latents(),
-        strength=0.75,
-        scope="all",
-        decay=0.25,
-        decay_power=2.0,
-        keep_norm=True,
-        chat=False,
-        max_new_tokens=8,
-        temperature=0.9,
-        seed=11,
-        samples=2,
+        arms=(UNSTEERED, Arm("steered", edits=(edit,), strength=0.75, schedule=schedule)),
+        sampling=Sampling(
+            chat=False,
+            max_new_tokens=8,
+            temperature=0.9,
+            top_p=0.9,
+            stop=("Stop!\n", "."),
+            seed=11,
+            samples=2,
+        ),
         instruction="translate-to-french",
-        read="last-token",
-        selector="sensitivity",
         divergence=True,
     )
     settle(at.slider(key="compare_strength").set_value(2.5).run())
@@ -162,11 +181,18 @@ def test_settings_outlive_a_visit_to_another_page(steering_work: Work) -> None:
 
 def test_the_size_of_the_vector_follows_the_dial(steering_work: Work) -> None:
     at = open_compare(steering_work)
-    request = generate_and_wait(at).request
-    norm, share = engine().vector_size(request)
-    assert f"raw norm {norm:,.1f} · {share:.0%} of the residual norm" in texts(at)
+    steered = generate_and_wait(at).request.arms[1]
+    size = engine().ask(SizeQuestion(steered)).size
+    norm, share = size.norm, size.resid_share
+    told = f"raw norm {norm:,.1f} · {share:.0%} of the residual norm at the end of a neutral prompt"
+    assert told in texts(at)
+    assert f"steered: raw norm {norm:,.1f} · {share:.0%} of the residual norm" in texts(at)
     settle(at.slider(key="compare_strength").set_value(2.0).run())
     assert f"raw norm {2 * norm:,.1f} · {2 * share:.0%} of the residual norm" in texts(at)
+    arm = add_arm(at, "random")
+    set_in(at, "toggle", arm, "on_dial", False)
+    set_in(at, "number_input", arm, "strength", -0.5)
+    assert texts(at).count(arm_size_sentence(ArmSize(norm / 2, share / 2))) == 1
 
 
 def test_a_strength_beyond_the_dial_is_kept(steering_work: Work) -> None:
@@ -243,7 +269,7 @@ def test_a_job_that_failed_says_why(steering_work: Work) -> None:
 
 def test_samples_stand_under_each_other(steering_work: Work) -> None:
     at = open_compare(steering_work)
-    at.selectbox(key="compare_sampling").set_value("sampled")
+    at.number_input(key="compare_temperature").set_value(0.7)
     settle(at.run())
     at.number_input(key="compare_samples").set_value(3)
     settle(at.run())
@@ -258,7 +284,7 @@ def test_sampled_texts_are_written_again_with_the_next_seed(steering_work: Work)
     at = open_compare(steering_work)
     generate_and_wait(at)
     assert "compare_again" not in {button.key for button in at.button}
-    at.selectbox(key="compare_sampling").set_value("sampled")
+    at.number_input(key="compare_temperature").set_value(0.7)
     settle(at.run())
     at.number_input(key="compare_seed").set_value(11)
     first = generate_and_wait(at)
@@ -267,7 +293,8 @@ def test_sampled_texts_are_written_again_with_the_next_seed(steering_work: Work)
     assert again is not None
     wait_for(again)
     settle(at.run())
-    assert again.request == replace(first.request, seed=12)
+    sampling = replace(first.request.sampling, seed=12)
+    assert again.request == replace(first.request, sampling=sampling)
     assert at.number_input(key="compare_seed").value == 12
     assert "tokens/s" in texts(at)
     assert not errors(at)
@@ -275,10 +302,20 @@ def test_sampled_texts_are_written_again_with_the_next_seed(steering_work: Work)
 
 def test_a_judge_that_was_down_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([Judgement(None, "the judge does not answer"), Judgement("strict", "it is")])
-    monkeypatch.setattr(text_columns, "judge_text", lambda *_: next(answers))
+    monkeypatch.setattr(text_columns, "judge_generations", lambda *_: [next(answers)])
     text = Generation(0, "A prompt that nobody has judged.", "steered", "Oui.", (3,), "end")
-    grades = [text_columns._judge(saved.INSTRUCTION, text).grade for _ in range(3)]
+    grades = [text_columns._judge(saved.INSTRUCTION, None, text).grade for _ in range(3)]
     assert grades == [None, "strict", "strict"]
+
+
+def test_texts_are_judged_by_what_their_arm_was_told() -> None:
+    instruction = replace(saved.INSTRUCTION, evaluator="list", evaluator_parameters={})
+    fruit = "- an apple\n- a pear"
+    told = Arm("told", "prompted", instruction=f"Answer as in this list:\n{fruit}")
+    texts_of = [Generation(0, "A prompt.", arm, fruit, (1,), "end") for arm in ("told", "steered")]
+    judged = text_columns._judge_all(texts_of, [told, Arm("steered")], instruction)
+    # Items of what the arm was told are not its own.
+    assert [judged[text].grade for text in texts_of] == ["none", "strict"]
 
 
 def test_tokens_are_tinted_by_what_steering_did_to_them(steering_work: Work) -> None:
@@ -352,25 +389,49 @@ def test_several_prompts_are_no_chat(steering_work: Work) -> None:
     assert not [box for box in at.text_input if box.key == "compare_message"]
 
 
+def a_vector() -> str:
+    """The hash that a vector of the tiny model is kept under."""
+    return store().tensors.put({"vector": np.full(32, 0.5, dtype=np.float32)})
+
+
 def test_a_session_brings_back_its_arms_samples_and_schedule(tiny_sae_dir: Path) -> None:
     arms = (
         Arm("told", "prompted", instruction="In French."),
-        Arm("mine", edits=(SteeringEdit(vector=(0.5,) * 32, layer=1),), strength=0.4),
+        Arm("mine", edits=(Edit(1, tensors=a_vector()),), strength=0.4),
     )
     session = saved.session(sae=str(tiny_sae_dir))
     assert session.recipe is not None
-    recipe = replace(
-        session.recipe, arms=arms, samples=2, temperature=0.5, scope="first", first=3, decay=0.5
-    )
+    asked = session.recipe.request
+    steered = replace(asked.arms[1], schedule=Schedule("first", first=3, decay=0.5))
+    sampling = replace(asked.sampling, samples=2, temperature=0.5)
+    asked = replace(asked, arms=(UNSTEERED, steered, *arms), sampling=sampling)
+    recipe = replace(session.recipe, request=asked)
     kept = store().sessions.save(replace(session, recipe=recipe, result=None))
     at = open_page("compare", open=kept.id)
-    request = form_of(at).request(at.session_state["work"])
-    assert [(arm.name, arm.kind, arm.strength) for arm in request.arms] == [
-        ("told", "prompted", 1.0),
-        ("mine", "steered", 0.4),
-    ]
-    assert request.arms[1] == arms[1]
-    assert (request.samples, request.scope, request.first, request.decay) == (2, "first", 3, 0.5)
+    request = request_of(at)
+    assert request.arms == asked.arms
+    assert request.sampling == sampling
+    assert not errors(at)
+
+
+def test_a_session_without_an_unsteered_arm_is_compared_with_its_first(tiny_sae_dir: Path) -> None:
+    session = saved.session(sae=str(tiny_sae_dir))
+    assert session.recipe is not None
+    steered = session.recipe.request.arms[1]
+    arms = (replace(steered, name="*mine*"), replace(steered, name="other", strength=0.1))
+    recipe = replace(session.recipe, request=replace(session.recipe.request, arms=arms))
+    written = tuple(
+        Generation(0, saved.PROMPT, arm.name, "The same.", (1,), "stop") for arm in arms
+    )
+    result = replace(saved.result(), recipe=recipe, generations=written, sizes=(None, None))
+    kept = store().sessions.save(replace(session, recipe=recipe, result=result))
+    at = open_page("compare", open=kept.id)
+    page = texts(at)
+    assert r"the same text as \*mine\*" in page
+    assert "ended before a stop text" in page
+    assert at.session_state["work"].basket == {7: 2.5, 3: 1.5}
+    assert at.session_state["work"].strength == 0.8
+    assert [one.arm.name for one in form_of(at).arms] == ["other"]
     assert not errors(at)
 
 
@@ -386,24 +447,26 @@ def test_a_strength_that_was_measured_can_be_taken(
     request = EvaluationRequest(
         instruction, (steering_work.sae_id,), contents, ("w",), contents, ("w",)
     )
+    cells = tuple(
+        cell(strength, strict, disorder, k=1, layers=(1,))
+        for strength, strict, disorder in ((0.5, 0.2, 0.0), (0.8, 0.46, 0.02), (2.0, 0.9, 0.6))
+    )
     evaluation = Evaluation(
         request,
         engine().model_id,
         "a" * 64,
         ("b" * 64,),
         "float32",
-        tuple(
-            cell(strength, strict, disorder, k=1, layers=(1,))
-            for strength, strict, disorder in ((0.5, 0.2, 0.0), (0.8, 0.46, 0.02), (2.0, 0.9, 0.6))
-        ),
+        cells,
         (),
         "saif",
-        {},
         1.0,
+        made=made_of(cells, steering_work.sae_id),
     )
     store().evaluations.save(evaluation, [])
     settle(at.run())
-    assert "strict 46% at 0.8, 2% disorder; at most 20% disorder up to 0.8" in texts(at)
+    told = "strict 46% at 0.8, 2% disorder; at most 20% disorder up to 0.8"
+    assert escape_markdown(told) in texts(at)
     assert len(at.get("vega_lite_chart")) == 1
     settle(at.button(key="compare_use_measured").click().run())
     assert at.session_state["work"].strength == 0.8
@@ -425,6 +488,6 @@ def test_the_shared_page_and_an_exported_file_have_all_arms(steering_work: Work)
     page = texts(open_page("shared", session=share_id))
     assert f"**{escape_markdown('<b>mine</b>')}**" in page
     assert "<b>mine</b>" not in page
-    assert "random latents of the norm of latent 7" in page
+    assert "as much as latent 7 in a random direction" in page
     random = result.generations[2].text
     assert diff_html(result.generations[0].text, random) in page

@@ -3,19 +3,18 @@
 import json
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.dashboard.corpus.uploads import LabelsAdded, add_labels, save_uploads, uploads_of
+from app.dashboard.corpus.uploads import save_uploads, uploads_of
 from app.dashboard.handles import engine, store
-from app.dashboard.jobs.thread_jobs import thread_jobs
-from app.dashboard.search.meaning import vectors_file
+from app.store_tasks import LabelsReport, LabelsRequest, NewLabel, vectors_file
 from saif_core.engine.job import Job
+from saif_core.engine.worker import BATCH
 from saif_core.errors import CorpusError
-from saif_core.explaining.published_labels import PublishedLabel
 from saif_core.records.corpus import IndexRequest, LatentIndex
+from saif_core.records.questions import ModelQuestion, SaeQuestion
 from tests.pages import errors, index_words, open_page, settle, texts, wait_for
 from tests.tiny import D_SAE
 
@@ -121,20 +120,11 @@ def test_a_file_that_cannot_be_read_ends_in_a_sentence() -> None:
 
 def test_an_unfinished_index_is_resumed_from_the_files_kept(tiny_sae_dir: Path) -> None:
     folder = save_uploads([File("a.txt", LINES.encode())])
-
-    def begin(model: Any, saes: Any, step: Any) -> None:  # noqa: ARG001
-        (sae,) = saes
-        store().latents.create_index(
-            "begun",
-            model.sha256,
-            sae.sha256,
-            sae.d_sae,
-            sae.hook_point,
-            sae.id,
-            folder.name,
-        )
-
-    engine().work("test", "begin", (str(tiny_sae_dir),), begin).result(timeout=60)
+    model = engine().ask(ModelQuestion())
+    sae = engine().ask(SaeQuestion(str(tiny_sae_dir)))
+    store().latents.create_index(
+        "begun", model.sha256, sae.sha256, sae.d_sae, sae.hook_point, sae.sae_id, folder.name
+    )
     at = choose(open_page("corpus"))
     assert "unfinished" in at.dataframe[0].value["state"].tolist()
     settle(at.button(key="corpus_resume").click().run())
@@ -158,8 +148,8 @@ def test_a_stopped_reading_says_how_to_go_on(tiny_sae_dir: Path, tmp_path: Path)
     corpus.write_text(LINES)
     goes_on = threading.Event()
     sae_ids = (str(tiny_sae_dir),)
-    engine().work("test", "wait", sae_ids, lambda _model, _saes, _step: goes_on.wait(60))
-    job = engine().index(IndexRequest("words", (str(corpus),), sae_ids))
+    engine().worker.put(Job("test", "wait", None, lambda _job: goes_on.wait(60)), BATCH)
+    job = engine().submit(IndexRequest("words", (str(corpus),), sae_ids))
     job.cancel()
     goes_on.set()
     wait_for(job)
@@ -169,17 +159,19 @@ def test_a_stopped_reading_says_how_to_go_on(tiny_sae_dir: Path, tmp_path: Path)
 
 
 def test_an_index_goes_with_its_files_and_embeddings_after_a_second_look(
-    tiny_sae_dir: Path,
+    tiny_sae_dir: Path, saif_home: Path
 ) -> None:
     folder = save_uploads([File("a.txt", LINES.encode())])
     request = IndexRequest("mine", (str(folder),), (str(tiny_sae_dir),))
-    (made,) = engine().index(request).result(timeout=60)
-    vectors = vectors_file(made.id)
+    (made,) = engine().submit(request).result(timeout=60).indexes
+    vectors = vectors_file(saif_home.resolve(), made.id)
     vectors.parent.mkdir(parents=True)
     vectors.write_bytes(b"x")
     at = choose(open_page("corpus"))
     assert store().latents.indexes()
+    assert [item.value for item in at.success] == ["Index mine: done."]
     settle(at.button(key="corpus_delete_sure").click().run())
+    assert not at.success
     assert not store().latents.indexes()
     assert not folder.exists()
     assert not vectors.exists()
@@ -236,36 +228,18 @@ def test_published_labels_of_the_sae_are_taken_in(
     (warning,) = at.warning
     assert warning.value.startswith("Entries left out: 1 (")
     assert f"the index '{D_SAE}' is not one of 0 to {D_SAE - 1}" in warning.value
-    sha256 = engine().ask("test", str(sae), lambda _model, loaded: loaded.sha256)
-    job = thread_jobs().get(f"labels:{sae}")
-    assert job is not None
-    wait_for(job)
+    sha256 = engine().ask(SaeQuestion(str(sae))).sha256
+    run_job("labels")
     settle(at.run())
     (note,) = store().notes.list(sha256, 5)
     assert (note.kind, note.text, note.source) == ("label", "*old* cats", "Neuronpedia")
     assert "Labels: 1 added, 0 here already" in "".join(s.value for s in at.success)
 
 
-def test_the_sidebar_tells_of_work_that_needs_no_model() -> None:
-    go_on = threading.Event()
-    thread_jobs().begin("test", "labels", "Take in 7 labels", lambda _: go_on.wait(60))
-    try:
-        at = open_page("sessions")
-        shown = [bar.proto.text for bar in at.sidebar.get("progress")]
-        assert any(text.startswith("Take in 7 labels") for text in shown)
-        assert any(button.label == "Go to it" for button in at.sidebar.button)
-    finally:
-        go_on.set()
-
-
 def test_labels_are_added_once_and_long_ones_are_cut() -> None:
-    labels = [PublishedLabel(1, "a", "N"), PublishedLabel(2, "b" * 300, "N")]
-    results = []
-    for _ in range(2):
-        job = Job("labels", "labels", None, lambda job: add_labels(store(), "sha", labels, job))
-        job.run()
-        results.append(job.result())
-    assert results == [LabelsAdded(2, 0, 1), LabelsAdded(0, 2, 0)]
+    request = LabelsRequest("sha", (NewLabel(1, "a", "N"), NewLabel(2, "b" * 300, "N")))
+    results = [engine().ask(request) for _ in range(2)]
+    assert results == [LabelsReport(2, 0, 1), LabelsReport(0, 2, 0)]
     (note,) = store().notes.list("sha", 2)
     assert note.text == "b" * 199 + "…"
 

@@ -2,43 +2,50 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
+from annotated_types import Interval
 from streamlit.testing.v1 import AppTest
 
 from app.dashboard.compare.steering_form import SteeringForm
 from app.dashboard.evaluate.form import (
+    MOST_SETTINGS,
+    STRENGTHS,
     check_choice,
     cost_of,
     cost_sentence,
     duration,
-    parse_counts,
-    parse_numbers,
-    split_contents,
-    split_wordings,
 )
-from app.dashboard.fields.schedule_fields import Schedule
+from app.dashboard.fields.grid_fields import read_values
 from app.dashboard.handles import engine, store
 from app.dashboard.work import Work
 from app.presentation.evaluation import describe_setting
 from saif_core.engine.job import Job
 from saif_core.errors import EvaluatorError
+from saif_core.evaluating.splitting import split_contents, split_wordings
+from saif_core.inputs.latent_lists import format_latents
+from saif_core.parameters import Parameter
 from saif_core.records.evaluation import (
     CONTROLS,
-    BestCell,
-    CellSetting,
+    MOST_CANDIDATES,
+    Candidate,
     Evaluation,
+    EvaluationRequest,
     EvaluationText,
 )
 from saif_core.records.jobs import JobRecord
 from saif_core.records.prompts import Instruction, Wording
-from saif_core.records.ranking import ChosenLatent
+from saif_core.records.ranking import ChosenLatent, RankingRequest
 from saif_core.records.saes import SaeInfo
-from saif_core.records.steering import SteeringEdit
+from saif_core.records.steering import Arm, Edit, Sampling, Schedule
+from saif_core.registry import SOURCES
+from tests import tiny
 from tests.pages import MAIN, errors, open_page, settle, texts, wait_for
-from tests.test_charts_evaluation import EVALUATION, REQUEST
+from tests.plugins import take_up
+from tests.test_charts_evaluation import EVALUATION, LATENTS, REQUEST, made, saif
 from tests.tiny import PLANTED_ANSWER, PLANTED_LATENT, PLANTED_WORD
 
 pytestmark = pytest.mark.usefixtures("tiny_process")
@@ -52,10 +59,30 @@ SAY_OUI = Instruction(
 )
 
 
-def save(**changes: Any) -> Evaluation:
-    """A saved evaluation: 25 texts in cell 5, two evil ones in cell 3, none elsewhere."""
+def made_with(*edits: Edit) -> Evaluation:
+    """The evaluation whose best cell was steered with these edits."""
+    layers = tuple(edit.layer for edit in edits)
+    setting = replace(saif(15, 0.75), layers=layers)
+    cells = (*EVALUATION.cells[:5], replace(EVALUATION.cells[5], setting=setting))
+    return replace(EVALUATION, cells=cells, made=(made(setting, *edits),))
+
+
+def with_sae(evaluation: Evaluation) -> Evaluation:
+    """The evaluation as made with the SAE that is offered."""
     sae_id = engine().saes()[0].id
-    evaluation = replace(EVALUATION, request=replace(REQUEST, sae_ids=(sae_id,)), **changes)
+    kept = tuple(
+        replace(
+            one,
+            edits=tuple(replace(e, sae_id=sae_id if e.sae_id else "") for e in one.edits),
+        )
+        for one in evaluation.made
+    )
+    return replace(evaluation, request=replace(evaluation.request, sae_ids=(sae_id,)), made=kept)
+
+
+def save(evaluation: Evaluation = EVALUATION, **changes: Any) -> Evaluation:
+    """A saved evaluation: 25 texts in cell 5, two evil ones in cell 3, none elsewhere."""
+    evaluation = replace(with_sae(evaluation), **changes)
     kept = [
         EvaluationText(5, f"content {n}", f"text {n}.", "strict", f"reason {n}", "success", 12.5)
         for n in range(25)
@@ -81,21 +108,35 @@ def test_before_anything_was_measured_the_page_says_what_to_do() -> None:
 
 def test_the_cost_is_shown_before_anything_runs() -> None:
     at = open_page("evaluate")
-    settle(at.multiselect(key="evaluation_arms").set_value(["unsteered", "saif", "flipped"]).run())
+    at.multiselect(key="evaluation_baselines").set_value(["unsteered"])
+    at.multiselect(key="evaluation_controls").set_value(["flipped"])
+    settle(at.multiselect(key="evaluation_sources").set_value(["saif"]).run())
     # 1 unsteered, 4 strengths, 1 flipped control; 20 test contents of at most 40 tokens.
     assert "Up to 6 cells · 120 texts · 4,800 tokens · about 19 s at 250 tokens/s" in texts(at)
     settle(at.text_input(key="evaluation_strengths").set_value("1, 2").run())
-    settle(at.text_input(key="evaluation_tops").set_value("5 ; 10,15").run())
+    settle(at.text_input(key="evaluation_source/saif/top").set_value("5 ; 10,15").run())
     assert "Up to 8 cells · 160 texts" in texts(at)
 
 
 def test_the_cost_has_room_for_every_control() -> None:
-    arms = ("unsteered", "saif", "clamp", "mean-difference", *CONTROLS)
-    request = replace(REQUEST, arms=arms, strengths=(0.5, 1.0), tops=(5, 15))
+    grid: dict[str, tuple[Any, ...]] = {"top": (5, 15)}
+    request = replace(
+        REQUEST,
+        baselines=("unsteered",),
+        candidates=(
+            Candidate("saif", grid),
+            Candidate("saif", grid, "clamp"),
+            Candidate("mean_difference"),
+        ),
+        controls=CONTROLS,
+        strengths=(0.5, 1.0),
+    )
     cost = cost_of(request, [1])
-    # Every control of what is best of "saif" and of the mean difference; clamping has none.
-    assert cost.n_cells == 1 + 2 * 2 + 2 * 2 + 2 + 2 * 3
-    assert cost_of(replace(request, controls="all"), [1]).n_cells == 11 + 3 * (2 * 2 + 2)
+    # Every control of what is best of each candidate.
+    n_steered = 2 * 2 + 2 * 2 + 2
+    assert cost.n_cells == 1 + n_steered + 3 * len(CONTROLS)
+    of_all = cost_of(replace(request, controls_of="all"), [1])
+    assert of_all.n_cells == 1 + n_steered + n_steered * len(CONTROLS)
     assert cost.n_texts == cost.n_cells * len(REQUEST.test_contents)
     assert "2.8 h" in cost_sentence(cost._replace(n_tokens=2_500_000), 250, measured=False)
 
@@ -111,7 +152,7 @@ def test_times_are_said_in_a_fitting_unit(seconds: float, said: str) -> None:
     ("text", "values"), [("2, 0.5,1", (0.5, 1.0, 2.0)), ("1;1", (1.0,)), (" .5 ,", (0.5,))]
 )
 def test_lists_of_numbers_are_read(text: str, values: tuple[float, ...]) -> None:
-    assert parse_numbers(text, "Strengths", 0.01, 100) == values
+    assert read_values(STRENGTHS, text, "Strengths") == values
 
 
 @pytest.mark.parametrize(
@@ -119,15 +160,28 @@ def test_lists_of_numbers_are_read(text: str, values: tuple[float, ...]) -> None
 )
 def test_lists_that_are_no_numbers_are_answered_with_a_sentence(text: str) -> None:
     with pytest.raises(EvaluatorError, match=r"^Strengths holds .*give "):
-        parse_numbers(text, "Strengths", 0.01, 100)
+        read_values(STRENGTHS, text, "Strengths")
+
+
+TOP = Parameter("top", Annotated[int, Interval(ge=1, le=1000)], 15, "")
 
 
 def test_counts_are_whole_and_not_too_many() -> None:
-    assert parse_counts("15, 5", "k", 1000) == (5, 15)
-    with pytest.raises(EvaluatorError, match="holds 1.5; give whole numbers"):
-        parse_counts("1.5", "k", 1000)
+    assert read_values(TOP, "15, 5", "k") == (5, 15)
+    with pytest.raises(EvaluatorError, match="holds '1.5', but a value has to be a whole number"):
+        read_values(TOP, "1.5", "k")
     with pytest.raises(EvaluatorError, match="holds 21 values"):
-        parse_counts(",".join(map(str, range(1, 22))), "k", 1000)
+        read_values(TOP, ",".join(map(str, range(1, 22))), "k")
+
+
+def test_nothing_can_be_tried_where_it_is_a_value() -> None:
+    latent = Parameter("latent", Annotated[int, Interval(ge=0)] | None, None, "")
+    assert read_values(latent, "7, none, 3", "latent") == (None, 3, 7)
+    assert read_values(latent, "", "latent") == (None,)
+    with pytest.raises(EvaluatorError, match="latent holds 'nothing'"):
+        read_values(latent, "nothing", "latent")
+    with pytest.raises(EvaluatorError, match="k holds 'none'"):
+        read_values(TOP, "none", "k")
 
 
 def test_wordings_take_turns_and_one_alone_does_both() -> None:
@@ -142,20 +196,278 @@ def test_contents_never_rank_and_test_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arms", "layers", "message"),
+    ("changes", "layers", "message"),
     [
-        ([], [1], "No arm is chosen"),
-        (["saif"], [], "No SAE is chosen"),
-        (["saif"], [1, 2, 1], "at layer 1; choose one"),
-        (["unsteered", "random"], [1], "has no steered arm to be matched to"),
+        ({"baselines": (), "candidates": (), "controls": ()}, [1], "No arm is chosen"),
+        ({"sae_ids": ()}, [], "needs an SAE or a layer"),
+        ({"sae_ids": ("s", "t", "u")}, [1, 2, 1], "at layer 1; choose one"),
+        ({"candidates": ()}, [1], "has no steered arm to be matched to"),
+        ({"rank_wordings": ()}, [1], "No wording is chosen to learn from"),
+        (
+            {"candidates": (Candidate("saif"),) * (MOST_CANDIDATES + 1)},
+            [1],
+            f"{MOST_CANDIDATES + 1} steered arms are chosen; choose at most {MOST_CANDIDATES}",
+        ),
+        (
+            {"candidates": (Candidate("saif", {"top": tuple(range(1, MOST_SETTINGS + 1))}),)},
+            [1],
+            "settings would be measured; give fewer values",
+        ),
     ],
 )
 def test_choices_that_make_no_evaluation_are_answered_with_a_sentence(
-    arms: list[str], layers: list[int], message: str
+    changes: dict[str, Any], layers: list[int], message: str
 ) -> None:
     infos = [SaeInfo(f"s{n}", "m", "", layer, 64, "") for n, layer in enumerate(layers)]
     with pytest.raises(EvaluatorError, match=message):
-        check_choice(arms, infos)
+        check_choice(replace(REQUEST, **changes), infos)
+    check_choice(REQUEST, [SaeInfo("s", "m", "", 1, 64, "")])
+
+
+def form_script() -> None:
+    """The form alone; what it makes goes into the session state."""
+    import streamlit as st
+
+    from app.dashboard.evaluate.form import draw_evaluation_form, draw_fields
+    from app.dashboard.handles import engine
+
+    if st.session_state.get("fields_only"):
+        st.session_state["drawn"] = draw_fields({info.id: info for info in engine().saes()})
+    else:
+        st.session_state["request"] = draw_evaluation_form()
+
+
+def open_form(work: Work | None = None, *, fields_only: bool = False) -> AppTest:
+    at = AppTest.from_function(form_script, default_timeout=60)
+    at.session_state["fields_only"] = fields_only
+    if work is not None:
+        at.session_state["work"] = work
+    return settle(at.run())
+
+
+def request_of(at: AppTest) -> EvaluationRequest:
+    request: EvaluationRequest = at.session_state["request"]
+    return request
+
+
+def test_the_form_has_a_field_for_every_field_of_a_request() -> None:
+    at = open_form(Work(sae_id=engine().saes()[0].id), fields_only=True)
+    assert set(at.session_state["drawn"]) == {field.name for field in fields(EvaluationRequest)}
+
+
+def test_the_form_begins_with_the_defaults_of_a_request() -> None:
+    request = request_of(open_form(Work(sae_id=engine().saes()[0].id)))
+    given = ("instruction", "sae_ids", "rank_contents", "rank_wordings")
+    plain = EvaluationRequest(*(getattr(request, name) for name in given), (), ())
+    asked = replace(plain, test_contents=request.test_contents, test_wordings=request.test_wordings)
+    assert request == replace(asked, selector_parameters={"compare": "fires"})
+
+
+def test_whatever_a_request_can_hold_can_be_set_in_the_form() -> None:
+    work = Work(instruction=SAY_OUI.name, uploaded={SAY_OUI.name: SAY_OUI})
+    work.sae_id = engine().saes()[0].id
+    at = open_form(work)
+    before = request_of(at)
+
+    at.selectbox(key="evaluation_instruction").set_value("translate-to-german")
+    at.multiselect(key="evaluation_saes").set_value([])
+    at.text_input(key="evaluation_layers").set_value("0, 1")
+    # What depends on these can be set once they are.
+    at.selectbox(key="evaluation_scope").set_value("first")
+    at.number_input(key="evaluation_decay").set_value(0.25)
+    settle(at.run())
+    at.multiselect(key="evaluation_sources").set_value(["mean_difference"])
+    at.multiselect(key="evaluation_baselines").set_value(["prompted"])
+    at.multiselect(key="evaluation_controls").set_value(["flipped", "cue-token"])
+    at.toggle(key="evaluation_controls_of").set_value(True)
+    at.text_input(key="evaluation_strengths").set_value("0.75")
+    at.toggle(key="evaluation_together").set_value(True)
+    at.segmented_control(key="evaluation_position").set_value("before")
+    at.number_input(key="evaluation_response_tokens").set_value(7)
+    at.selectbox(key="evaluation_selector").set_value("correlation")
+    at.toggle(key="evaluation_keep_norm").set_value(True)
+    at.number_input(key="evaluation_first").set_value(3)
+    at.number_input(key="evaluation_decay_power").set_value(0.5)
+    at.text_area(key="evaluation_system").set_value("Be brief.")
+    at.number_input(key="evaluation_max_new_tokens").set_value(9)
+    at.number_input(key="evaluation_temperature").set_value(0.75)
+    at.number_input(key="evaluation_top_p").set_value(0.9)
+    at.text_area(key="evaluation_stop_before").set_value("END\n\\n\\n")
+    at.number_input(key="evaluation_seed").set_value(5)
+    for item in at.number_input:
+        if item.label.startswith(("Test contents", "Contents to rank")):
+            item.set_value(3)
+    for item in at.multiselect:
+        if item.label in ("To learn from", "To prompt with"):
+            item.set_value(item.options[-1:])
+    settle(at.run())
+
+    assert not errors(at)
+    request = request_of(at)
+    # What follows makes fields idle that were set above.
+    at.segmented_control(key="evaluation_read").set_value("last-token")
+    at.toggle(key="evaluation_chat").set_value(False)
+    settle(at.run())
+    last = request_of(at)
+    assert not last.sampling.chat
+    for field in fields(EvaluationRequest):
+        changed = last if field.name == "read" else request
+        assert getattr(changed, field.name) != getattr(before, field.name), field.name
+    assert request.schedule == Schedule("first", 3, 0.25, 0.5)
+    sampling = Sampling(True, "Be brief.", 9, 0.75, 0.9, ("END", "\n\n"), 5)
+    assert request.sampling == sampling
+    # Every content has one text, so there are no samples to ask for.
+    left = {f.name for f in fields(Sampling) if getattr(sampling, f.name) == f.default}
+    assert left == {"samples", "chat"}
+    assert (request.layers, request.together, request.strengths) == ((0, 1), True, (0.75,))
+    assert len(request.rank_contents) == len(request.test_contents) == 3
+    assert request.rank_wordings == request.test_wordings
+    assert len(request.test_wordings) == 1
+
+
+def test_every_source_is_offered_with_a_field_for_each_parameter() -> None:
+    at = open_form(Work(sae_id=engine().saes()[0].id))
+    sources = at.multiselect(key="evaluation_sources")
+    assert {name.replace(" ", "_") for name in sources.options} == set(SOURCES.names())
+    settle(sources.set_value(SOURCES.names()).run())
+    drawn = {item.key for kind in ("text_input", "multiselect") for item in getattr(at, kind)}
+    for source in SOURCES:
+        assert {f"evaluation_source/{source.name}/{p.name}" for p in source.parameters} <= drawn
+
+
+PICKY = """
+from typing import Annotated, Literal
+
+from annotated_types import Interval
+
+
+def picky(
+    study,
+    *,
+    share: Annotated[float, Interval(ge=0, le=1)] = 0.25,
+    kind: Literal["one", "two"] = "one",
+    whole: bool = False,
+    note: str = "",
+    least: int | None = None,
+    asked: str,
+):
+    '''A <b>source</b> of a person's own.
+
+    Args:
+        share: how *much*.
+    '''
+    for layer in study.layers:
+        yield study.edit(layer, vector=share * study.mean_difference(layer))
+"""
+
+
+def test_a_source_that_is_dropped_in_is_offered_with_its_parameters(
+    plugin_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAIF_PLUGINS", str(plugin_folder))
+    take_up(plugin_folder, sources__picky=PICKY)
+    at = open_form(Work(sae_id=engine().saes()[0].id))
+    settle(at.multiselect(key="evaluation_sources").set_value(["picky"]).run())
+    (message,) = errors(at)
+    assert "“asked” is empty; fill it in" in message
+    assert request_of(at) is None
+    assert "A \\<b\\>source" in texts(at)
+    at.text_input(key="evaluation_source/picky/asked").set_value("1, 2")
+    at.text_input(key="evaluation_source/picky/share").set_value("0.75, 0.5")
+    at.multiselect(key="evaluation_source/picky/kind").set_value(["two", "one"])
+    at.multiselect(key="evaluation_source/picky/whole").set_value([True])
+    settle(at.text_input(key="evaluation_source/picky/least").set_value("none, 3").run())
+    assert not errors(at)
+    (candidate,) = request_of(at).candidates
+    # What is left as it is keeps the default of the source.
+    assert candidate == Candidate(
+        "picky",
+        {
+            "share": (0.5, 0.75),
+            "kind": ("one", "two"),
+            "whole": (True,),
+            "least": (None, 3),
+            "asked": ("1, 2",),
+        },
+    )
+    settle(at.text_input(key="evaluation_source/picky/share").set_value("0.5, 2").run())
+    (message,) = errors(at)
+    assert "share holds '2', but a value has to be a number from 0 to 1" in message
+    settle(at.text_input(key="evaluation_source/picky/share").set_value("0.5").run())
+    settle(at.multiselect(key="evaluation_source/picky/kind").set_value([]).run())
+    (message,) = errors(at)
+    assert "No value is chosen for “kind”" in message
+
+
+def test_each_steering_method_of_a_source_is_an_arm_of_its_own() -> None:
+    at = open_form(Work(sae_id=engine().saes()[0].id))
+    settle(at.multiselect(key="evaluation_sources").set_value(["denoised", "saif"]).run())
+    at.text_input(key="evaluation_source/saif/top").set_value("5")
+    settle(at.multiselect(key="evaluation_methods/saif").set_value(["clamp", ""]).run())
+    assert request_of(at).candidates == (
+        Candidate("saif", {"top": (5,)}),
+        Candidate("saif", {"top": (5,)}, "clamp"),
+        Candidate("denoised"),
+    )
+    settle(at.multiselect(key="evaluation_methods/saif").set_value([]).run())
+    (message,) = errors(at)
+    assert "No steering method is chosen for “saif”" in message
+
+
+def basket_work() -> Work:
+    work = Work(sae_id=engine().saes()[0].id)
+    for index, coefficient in ((7, 2.5), (3, 1.25)):
+        work.add_latent(index, coefficient)
+    return work
+
+
+def test_the_basket_in_hand_is_offered_where_latents_are_asked_for() -> None:
+    work = basket_work()
+    at = open_form(work)
+    settle(at.multiselect(key="evaluation_sources").set_value(["basket"]).run())
+    text = format_latents(work.basket_latents())
+    assert request_of(at).candidates == (Candidate("basket", {"latents": (text,)}),)
+    button = "evaluation_source/basket/latents/in_hand"
+    assert at.button(key=button).disabled
+    settle(at.text_input(key="evaluation_source/basket/latents").set_value("9:1").run())
+    assert request_of(at).candidates == (Candidate("basket", {"latents": ("9:1",)}),)
+    settle(at.button(key=button).click().run())
+    assert request_of(at).candidates == (Candidate("basket", {"latents": (text,)}),)
+    settle(at.text_input(key="evaluation_source/basket/latents").set_value("nine").run())
+    (message,) = errors(at)
+    assert "not INDEX\\:COEFFICIENT" in message
+    assert request_of(at) is None
+
+
+@pytest.mark.parametrize("source", ["basket", "vector"])
+def test_what_has_to_be_given_is_asked_for(source: str) -> None:
+    at = open_form(Work(sae_id=engine().saes()[0].id))
+    settle(at.multiselect(key="evaluation_sources").set_value([source]).run())
+    (message,) = errors(at)
+    assert "is empty; fill it in" in message
+    assert request_of(at) is None
+
+
+def test_latents_by_their_index_are_of_one_sae_alone() -> None:
+    at = open_form(basket_work())
+    at.text_input(key="evaluation_layers").set_value("0")
+    settle(at.multiselect(key="evaluation_sources").set_value(["basket"]).run())
+    (message,) = errors(at)
+    assert "means something in one SAE alone, but there are 2 layers" in message
+    assert request_of(at) is None
+
+
+def test_the_basket_in_hand_is_of_the_sae_in_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    info = engine().saes()[0]
+    monkeypatch.setattr(engine(), "saes", lambda: [info, replace(info, id="lower", layer=0)])
+    at = open_form(basket_work())
+    settle(at.multiselect(key="evaluation_sources").set_value(["basket"]).run())
+    assert not errors(at)
+    settle(at.multiselect(key="evaluation_saes").set_value(["lower"]).run())
+    (message,) = errors(at)
+    assert "which is not the one that is chosen" in message
+    settle(at.text_input(key="evaluation_source/basket/latents").set_value("9:1").run())
+    assert not errors(at)
 
 
 def test_bad_input_is_answered_under_its_field_and_nothing_is_lost() -> None:
@@ -188,7 +500,7 @@ def test_a_saved_evaluation_is_shown_with_its_figures() -> None:
     evaluation = save()
     at = open_page("evaluate", evaluation=evaluation.id)
     page = texts(at)
-    assert "SAIF latents" in page
+    assert "Steered with saif at strength 1" in page
     assert "15%" in page  # strict accuracy of the best setting on the reporting half
     assert "7 cells of 4 test contents" in page
     assert len(at.get("vega_lite_chart")) == 5
@@ -270,68 +582,114 @@ def test_the_loose_curve_can_be_chosen() -> None:
     assert "**Texts that follow the instruction, loose**" in texts(at)
 
 
-def test_what_was_measured_goes_on_in_the_lab() -> None:
+def test_a_best_setting_that_breaks_too_many_texts_is_called_the_nearest() -> None:
+    cell = EVALUATION.cells[5]
+    broken = replace(cell, choosing=replace(cell.choosing, disorder=0.3))
+    evaluation = save(replace(EVALUATION, cells=(*EVALUATION.cells[:5], broken)))
+    at = open_page("evaluate", evaluation=evaluation.id)
+    assert "None qualified of saif" in texts(at)
+    assert "this is the nearest" in texts(at)
+    assert "None qualified" not in texts(open_page("evaluate", evaluation=save(id="b").id))
+
+
+def test_what_was_measured_goes_on_on_compare() -> None:
     evaluation = save()
     at = open_page("evaluate", evaluation=evaluation.id)
+    assert at.button(key="evaluation_use_cell").label == "Use this on Compare"
     settle(at.button(key="evaluation_use_best").click().run())
     in_hand = at.session_state["work"]
-    assert in_hand.basket == {
-        latent.index: latent.coefficient for latent in evaluation.latents["1"]
-    }
+    assert in_hand.sae_id == engine().saes()[0].id
+    assert in_hand.basket == {latent.index: latent.coefficient for latent in LATENTS}
     assert in_hand.strength == 1.0
     assert in_hand.instruction_record() == evaluation.request.instruction
+    assert not at.session_state["compare_form"].arms
     assert at.title[0].value == "What does it do to the text?"
 
 
-def test_the_lab_steers_and_samples_as_was_measured() -> None:
-    asked = {"decay": 0.2, "keep_norm": True, "temperature": 0.5, "max_new_tokens": 24}
-    sae_id = engine().saes()[0].id
-    request = replace(REQUEST, sae_ids=(sae_id,), chat=False, **asked)
-    store().evaluations.save(replace(EVALUATION, request=request, id="faded"), [])
-    at = open_page("evaluate", evaluation="faded")
-    form = at.session_state["compare_form"] = SteeringForm(prompt="A prompt.", seed=3)
+def test_compare_steers_and_samples_as_was_measured() -> None:
+    request = replace(
+        REQUEST,
+        schedule=Schedule(decay=0.2),
+        keep_norm=True,
+        sampling=Sampling(chat=False, temperature=0.5, max_new_tokens=24),
+    )
+    evaluation = save(replace(EVALUATION, request=request, id="faded"))
+    at = open_page("evaluate", evaluation=evaluation.id)
+    form = at.session_state["compare_form"] = SteeringForm(prompt="A prompt.")
+    form.sampling = replace(form.sampling, seed=3)
     settle(at.button(key="evaluation_use_best").click().run())
-    assert form.schedule == Schedule(decay=0.2, keep_norm=True)
-    made = form.request(at.session_state["work"])
-    assert (made.temperature, made.max_new_tokens, made.chat) == (0.5, 24, False)
-    assert (made.prompts, made.seed, made.arms) == (("A prompt.",), 3, ())
+    made_request = form.request(at.session_state["work"], 1)
+    (steered,) = made_request.steered
+    assert steered.schedule == Schedule(decay=0.2)
+    assert [edit.keep_norm for edit in steered.edits] == [True]
+    sampling = made_request.sampling
+    assert (sampling.temperature, sampling.max_new_tokens, sampling.chat) == (0.5, 24, False)
+    assert (made_request.prompts, sampling.seed, len(made_request.arms)) == (("A prompt.",), 3, 2)
 
 
-def test_latents_of_several_layers_come_to_the_lab_as_an_arm(
+def arm_on_compare(evaluation: Evaluation, button: str) -> Arm:
+    """The arm that Compare shows after a cell was sent there."""
+    at = open_page("evaluate", evaluation=evaluation.id)
+    work = at.session_state["work"]
+    settle(at.button(key=button).click().run())
+    (one,) = at.session_state["compare_form"].arms
+    assert not work.basket
+    assert at.title[0].value == "What does it do to the text?"
+    arm: Arm = one.arm
+    assert not one.on_dial
+    return arm
+
+
+def test_latents_of_several_layers_come_to_compare_as_an_arm(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     info = engine().saes()[0]
     monkeypatch.setattr(engine(), "saes", lambda: [info, replace(info, id="lower", layer=0)])
-    sae_ids, layers = [info.id, "lower"], [info.layer, 0]
-    latents = {str(layer): (ChosenLatent(layer + 3, 2.0),) for layer in layers}
-    setting = CellSetting("saif", "", tuple(layers), 1, 0.0, 3.0)
-    evaluation = replace(
-        EVALUATION,
-        request=replace(REQUEST, sae_ids=tuple(sae_ids), decay=0.2),
-        cells=(replace(EVALUATION.cells[5], setting=setting),),
-        best=(BestCell("saif", 0, EVALUATION.cells[5].rates),),
-        latents=latents,
-        id="both",
+    edits = tuple(
+        Edit(layer, sae_id=sae_id, latents=(ChosenLatent(layer + 3, 2.0),), share=0.5)
+        for sae_id, layer in ((info.id, 1), ("lower", 0))
     )
+    evaluation = made_with(*edits)
+    request = replace(evaluation.request, schedule=Schedule(decay=0.2))
+    evaluation = replace(evaluation, request=request, id="both")
     store().evaluations.save(evaluation, [])
-    at = open_page("evaluate", evaluation="both")
-    form = at.session_state["compare_form"] = SteeringForm(prompt="A prompt.")
-    settle(at.button(key="evaluation_use_best").click().run())
-    (lab,) = form.arms
-    assert lab.arm.edits == tuple(
-        SteeringEdit(sae_id, latents[str(layer)])
-        for sae_id, layer in zip(sae_ids, layers, strict=True)
+    arm = arm_on_compare(evaluation, "evaluation_use_best")
+    assert arm.edits == edits
+    assert (arm.strength, arm.schedule.decay) == (0.75, 0.2)
+    assert arm.name == "saif · layers 1 + 0 · top 15"
+
+
+@pytest.mark.parametrize("method", ["clamp", "addition"])
+def test_other_methods_and_vectors_come_to_compare_as_an_arm(method: str) -> None:
+    sha256 = store().tensors.put({"vector": tiny.plant_direction().numpy()})
+    edit = (
+        Edit(1, "clamp", sae_id=engine().saes()[0].id, latents=LATENTS)
+        if method == "clamp"
+        else Edit(1, tensors=sha256)
     )
-    assert (lab.arm.strength, lab.arm.decay, lab.on_dial) == (1.5, 0.2, False)
-    assert not errors(at)
+    evaluation = save(made_with(edit))
+    assert arm_on_compare(evaluation, "evaluation_use_cell").edits == (edit,)
 
 
-def test_what_the_lab_cannot_repeat_is_not_offered() -> None:
-    evaluation = save(latents={"1": (ChosenLatent(1, 1.0),)})
-    evaluation = save(latents={}, id=evaluation.id)
+def test_a_control_comes_to_compare_as_an_arm() -> None:
+    evaluation = save()
+    at = open_page("evaluate", evaluation=evaluation.id)
+    settle(at.selectbox(key=f"evaluation_cell_{evaluation.id}").set_value(6).run())
+    settle(at.button(key="evaluation_use_cell").click().run())
+    (one,) = at.session_state["compare_form"].arms
+    assert (one.arm.kind, one.arm.strength) == ("random", 1.0)
+
+
+def test_what_compare_cannot_repeat_is_not_offered() -> None:
+    evaluation = save(made=())
     at = open_page("evaluate", evaluation=evaluation.id)
     assert not [button for button in at.button if (button.key or "").startswith("evaluation_use")]
-    assert "this cell differs in that" in texts(at)
+    assert "what it steered with was not kept" in texts(at)
+    foreign = replace(EVALUATION, id="foreign")
+    store().evaluations.save(foreign, [])
+    at = open_page("evaluate", evaluation=foreign.id)
+    assert not [button for button in at.button if (button.key or "").startswith("evaluation_use")]
+    assert "the SAE s is not offered here" in texts(at)
 
 
 def test_evil_names_are_shown_as_they_are() -> None:
@@ -394,8 +752,9 @@ def measuring_work() -> Work:
 
 def small(at: AppTest) -> AppTest:
     """The least that makes an evaluation of the planted instruction."""
-    at.multiselect(key="evaluation_arms").set_value(["unsteered", "prompted", "one-latent"])
+    at.multiselect(key="evaluation_sources").set_value(["one_latent"])
     at.text_input(key="evaluation_strengths").set_value("1")
+    at.multiselect(key="evaluation_controls").set_value([])
     at.number_input(key="evaluation_max_new_tokens").set_value(6)
     for item in at.number_input:
         if item.label.startswith(("Test contents", "Contents to rank")):
@@ -420,9 +779,10 @@ def test_measuring_shows_the_evaluation_and_keeps_it() -> None:
     assert evaluation.request.instruction == SAY_OUI
     assert evaluation.request.rank_wordings == (PLANTED_WORD,)
     assert not set(evaluation.request.rank_contents) & set(evaluation.request.test_contents)
-    assert evaluation.latents["1"][0].index == PLANTED_LATENT
-    steered = next(c for c in evaluation.cells if c.setting.arm == "one-latent")
-    assert describe_setting(steered.setting) in texts(at) or "one latent" in texts(at)
+    assert evaluation.made[0].edits[0].latents[0].index == PLANTED_LATENT
+    steered = next(c for c in evaluation.cells if c.setting.arm == "one_latent")
+    told = describe_setting(evaluation.request, steered.setting)
+    assert told in texts(at) or "one latent" in texts(at)
     assert steered.rates.loose == 1.0
     assert f"{len(evaluation.cells)} cells of 4 test contents" in texts(at)
     assert at.session_state["evaluation_shown"] == evaluation.id
@@ -432,16 +792,20 @@ def test_measuring_shows_the_evaluation_and_keeps_it() -> None:
     assert PLANTED_ANSWER in html_of(open_page("evaluate", evaluation=evaluation.id))
 
 
-def test_a_running_evaluation_shows_its_progress_survives_a_reload_and_stops() -> None:
+def test_a_running_evaluation_shows_its_progress_survives_a_reload_and_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
-    def hold_up(_model: Any, _saes: Any, step: Any) -> None:
+    def hold_up(*_: Any, step: Any, **__: Any) -> None:
         begun.set()
         while not go_on.wait(0.01):
             # Pages that ask something in between are answered here.
             step(0, 1, "in the way")
 
-    blocker = engine().work("index", "Something else", (), hold_up)
+    monkeypatch.setattr("saif_core.engine.tasks.rank_latents", hold_up)
+    sae_id = engine().saes()[0].id
+    blocker = engine().submit(RankingRequest(sae_id, "in-the-way", tiny.planted_pairs(1)))
     at = open_page_while_busy(begun)
     job = measure(at)
     assert "Evaluate say\\-oui" in progress_of(at)
@@ -479,7 +843,7 @@ def test_a_failed_evaluation_says_why_in_a_sentence(monkeypatch: pytest.MonkeyPa
     def fail(*_: Any, **__: Any) -> None:
         raise EvaluatorError("It cannot be <b>judged</b>; choose another.")
 
-    monkeypatch.setattr("saif_core.engine.engine.evaluate", fail)
+    monkeypatch.setattr("saif_core.engine.tasks.evaluate", fail)
     at = small(open_page("evaluate", work=measuring_work()))
     wait_for(measure(at))
     settle(at.run())

@@ -14,11 +14,12 @@ from streamlit.testing.v1 import AppTest
 
 from app.dashboard.handles import engine, store
 from app.dashboard.latent.evidence import percent
-from app.dashboard.latent.notes import _describing_jobs
+from saif_core.engine.job import Job
 from saif_core.explaining.latent_scores import verdict
 from saif_core.records.corpus import LatentIndex, LatentProfile
 from saif_core.records.notes import LatentDescription
-from tests.pages import errors, index_words, open_page, planted_work, settle, texts, wait_for
+from saif_core.records.questions import SaeQuestion
+from tests.pages import MAIN, errors, index_words, open_page, planted_work, settle, texts, wait_for
 from tests.tiny import DEAD_LATENT, PLANTED_LATENT, PLANTED_WORD
 
 pytestmark = pytest.mark.usefixtures("tiny_process")
@@ -93,7 +94,7 @@ def test_with_an_index_the_page_never_calls_the_worker(
     def refuse(*_: Any) -> None:
         raise AssertionError("the page asked the worker")
 
-    monkeypatch.setattr(engine(), "_ask", refuse)
+    monkeypatch.setattr(engine(), "submit", refuse)
     at = open_page("latent", latent=str(profile.latent))
     assert not errors(at)
     assert f"What is latent {profile.latent}?" in texts(at)
@@ -147,7 +148,7 @@ def test_several_indexes_are_offered_and_stand_in_the_address(
     lines = (folder / "other.jsonl").read_text().splitlines()[:50]
     (folder / "other.jsonl").write_text("\n".join(lines))
     request = IndexRequest("other", (str(folder / "other.jsonl"),), (str(tiny_sae_dir),))
-    (second,) = engine().index(request).result(timeout=120)
+    (second,) = engine().submit(request).result(timeout=120).indexes
     at = open_page("latent", latent="3", index=index.id)
     assert f"of {index.n_tokens:,} tokens" in badges(at)
     settle(at.selectbox(key="index").set_value(second.id).run())
@@ -473,6 +474,11 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
         thread.join()
 
 
+def describing_job() -> Job:
+    (job,) = (job for job in engine().jobs() if job.kind == "describe")
+    return job
+
+
 def test_a_description_is_written_tested_and_kept(
     endpoint: Endpoint, tiny_sae_dir: Path, tmp_path: Path
 ) -> None:
@@ -480,7 +486,7 @@ def test_a_description_is_written_tested_and_kept(
     at = open_page("latent", latent=str(PLANTED_LATENT))
     assert at.button(key="latent_describe").label == "Describe with describer"
     at.button(key="latent_describe").click().run()
-    (job,) = _describing_jobs().values()
+    job = describing_job()
     wait_for(job)
     job.result()
     settle(at.run())
@@ -506,8 +512,8 @@ def test_the_worker_is_free_while_the_endpoint_answers_and_the_job_can_be_stoppe
     latent = densest(index).latent
     at = open_page("latent", latent=str(latent))
     at.button(key="latent_describe").click().run()
-    (job,) = _describing_jobs().values()
-    assert engine().ask("Hash", index.sae_id, lambda _, sae: sae.sha256) == index.sae_sha256
+    job = describing_job()
+    assert engine().ask(SaeQuestion(index.sae_id)).sha256 == index.sae_sha256
     assert not job.finished()
     assert not [button for button in at.button if button.key == "latent_describe"]
     settle(at.button(key="latent_describe_stop").click().run())
@@ -519,13 +525,31 @@ def test_the_worker_is_free_while_the_endpoint_answers_and_the_job_can_be_stoppe
     assert "was stopped" in message
 
 
+def test_a_description_under_way_is_in_every_sidebar_and_leads_to_its_latent(
+    endpoint: Endpoint, index: LatentIndex
+) -> None:
+    endpoint.may_answer.clear()
+    latent = densest(index).latent
+    at = open_page("latent", latent=str(latent))
+    at.button(key="latent_describe").click().run()
+    job = describing_job()
+    assert job.id in [record.id for record in engine().status().running]
+    other = settle(AppTest.from_file(str(MAIN), default_timeout=60).run())
+    shown = [bar.proto.text for bar in other.sidebar.get("progress")]
+    assert any(text.startswith(f"Describe latent {latent}\\: asking describer") for text in shown)
+    settle(other.sidebar.button(key=f"job_{job.id}").click().run())
+    assert f"What is latent {latent}?" in texts(other)
+    assert [button for button in other.button if button.key == "latent_describe_stop"]
+    assert not errors(other)
+
+
 def test_a_refusal_of_the_endpoint_is_shown_and_can_be_tried_again(
     endpoint: Endpoint, index: LatentIndex
 ) -> None:
     endpoint.statuses.append(400)
     at = open_page("latent", latent=str(densest(index).latent))
     at.button(key="latent_describe").click().run()
-    (job,) = _describing_jobs().values()
+    job = describing_job()
     wait_for(job)
     settle(at.run())
     (message,) = errors(at)

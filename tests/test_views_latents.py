@@ -42,7 +42,8 @@ def test_without_a_ranking_the_page_says_what_to_do() -> None:
 def test_the_sentence_counts_what_fires_with_and_not_without(work: Work) -> None:
     at = open_page("latents", work=work)
     assert work.ranking is not None
-    assert f"Of 64 latents at layer 1, **{work.ranking.n_selective}** fire at" in texts(at)
+    fire = "fires" if work.ranking.n_selective == 1 else "fire"
+    assert f"Of 64 latents at layer 1, **{work.ranking.n_selective}** {fire} at" in texts(at)
     assert work.ranking.n_selective >= 1
     assert "6 pairs · read at the last prompt token · scored by sensitivity" in texts(at)
 
@@ -125,7 +126,7 @@ def test_two_rankings_are_compared_by_what_their_tops_share(work: Work, tiny_sae
         read="last-token",
         top=1,
     )
-    job = engine().rank(request)
+    job = engine().submit(request)
     work.finished.insert(0, FinishedRanking(job.id, request, job.result(timeout=60)))
     at = open_page("latents", work=work)
     table = at.dataframe[1].value

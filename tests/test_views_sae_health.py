@@ -13,12 +13,8 @@ from app.charts.health import density_chart
 from app.dashboard.handles import engine, store
 from app.dashboard.work import Work
 from app.presentation.health import density_sentence, figure_table, verdict
-from saif_core.explaining.health import (
-    Finding,
-    TextMeasurement,
-    shipped_texts,
-    summarize_density,
-)
+from saif_core.explaining.health import shipped_texts, summarize_density
+from saif_core.records.health import Finding, TextMeasurement
 from saif_core.records.saes import SaeCard
 from tests.pages import errors, index_words, open_page, settle, texts, wait_for
 
@@ -72,7 +68,7 @@ def measure(at: AppTest) -> tuple[TextMeasurement, ...]:
     job = next(job for job in engine().jobs() if job.kind == "health")
     wait_for(job)
     settle(at.run())
-    measured: tuple[TextMeasurement, ...] = job.result()
+    measured: tuple[TextMeasurement, ...] = job.result().texts
     return measured
 
 
@@ -183,4 +179,4 @@ def test_the_histogram_holds_dead_dense_and_the_others() -> None:
     assert dead["to"] < -3 == others[0]["from"]
     assert [row["kind"] for row in others] == ["fires", "fires", "dense"]
     assert [row["n"] for row in others] == [1, 1, 1]
-    assert "2 are dead (40.0%) and 1 are dense" in density_sentence(report)
+    assert "2 are dead (40.0%) and 1 is dense" in density_sentence(report)

@@ -1,5 +1,6 @@
 """The search page on the tiny model: words and figures, meaning, a text, two sets of texts."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -7,15 +8,20 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app import store_tasks
 from app.dashboard.handles import engine, store
 from app.dashboard.search import meaning as search_meaning
-from app.dashboard.search.meaning import vectors_file
 from app.dashboard.search.text import ribbon
-from saif_core.explaining.text_reading import TextReading, read_text, read_texts
+from app.store_tasks import vectors_file
+from saif_core.explaining.text_reading import read_texts
+from saif_core.models.loaded_model import LoadedModel
 from saif_core.models.text_embeddings import REQUIREMENT, TextEmbedder
 from saif_core.records.corpus import LatentFilter, LatentIndex
+from saif_core.records.latents import TextReading
+from saif_core.records.questions import ContrastReport, TextQuestion
+from saif_core.saes.loaded_sae import LoadedSae
 from tests import tiny
-from tests.pages import errors, index_words, open_page, settle, texts, wait_for
+from tests.pages import MAIN, errors, index_words, open_page, settle, texts, wait_for
 from tests.test_text_embeddings import folder as folder  # the random BERT
 from tests.tiny import D_SAE, PLANTED_LATENT, PLANTED_WORD
 
@@ -189,20 +195,20 @@ def test_search_by_meaning_says_how_to_install_it(monkeypatch: pytest.MonkeyPatc
 
 
 def test_search_by_meaning_ranks_latents_by_the_cosine_of_what_is_known(
-    index: LatentIndex, folder: Path, monkeypatch: pytest.MonkeyPatch
+    index: LatentIndex, folder: Path, saif_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedder = TextEmbedder(folder)
     monkeypatch.setattr(search_meaning, "is_installed", lambda: True)
-    monkeypatch.setattr(search_meaning, "embedder", lambda: embedder)
+    monkeypatch.setattr(store_tasks, "embedder", lambda: embedder)
     store().notes.add(index.sae_sha256, 11, "label", "tax form river tax form river")
     at = open_page("search", by="meaning")
     assert f"The {D_SAE} latents of words have to be embedded once" in texts(at)
     settle(at.button(key="meaning_embed").click().run())
-    job = search_meaning.thread_jobs().get(f"embed:{index.id}")
+    job = engine().newest("embed", lambda asked: asked.index_id == index.id)
     assert job is not None
     wait_for(job)
     assert job.error is None
-    vectors = np.load(vectors_file(index.id))
+    vectors = np.load(vectors_file(saif_home.resolve(), index.id))
     assert vectors.shape == (D_SAE, 16)
     (query,) = embedder.embed(["tax form river"])
     settle(at.run())
@@ -215,10 +221,42 @@ def test_search_by_meaning_ranks_latents_by_the_cosine_of_what_is_known(
     np.testing.assert_allclose(shown["cosine"], cosines[order], rtol=1e-6)
 
 
+def test_latents_are_embedded_once_however_often_that_is_asked_for(
+    index: LatentIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SlowEmbedder:
+        def embed(self, given: list[str]) -> np.ndarray:
+            may_go_on.wait(60)
+            return np.zeros((len(given), 2), dtype=np.float32)
+
+    may_go_on = threading.Event()
+    monkeypatch.setattr(search_meaning, "is_installed", lambda: True)
+    monkeypatch.setattr(store_tasks, "embedder", SlowEmbedder)
+    pages = [open_page("search", by="meaning") for _ in range(2)]
+    try:
+        for at in pages:
+            settle(at.button(key="meaning_embed").click().run())
+            assert at.button(key="meaning_embed").disabled
+        (job,) = (job for job in engine().jobs() if job.kind == "embed")
+        assert job.title == "Embed the latents of words"
+        assert job.id in [record.id for record in engine().status().running]
+        other = settle(AppTest.from_file(str(MAIN), default_timeout=60).run())
+        settle(other.sidebar.button(key=f"job_{job.id}").click().run())
+        assert f"The {D_SAE} latents of words have to be embedded once" in texts(other)
+        assert [button for button in other.button if button.key == "meaning_stop"]
+    finally:
+        may_go_on.set()
+    wait_for(job)
+    record = store().jobs.get(job.id)
+    assert record is not None
+    assert record.state == "done"
+    assert job.request.index_id == index.id
+
+
 def test_what_is_embedded_is_label_promoted_tokens_and_where_it_fires(index: LatentIndex) -> None:
     store().notes.add(index.sae_sha256, 4, "label", "my label")
     latents = range(D_SAE)
-    found = search_meaning._texts(store(), index, latents, engine().token_texts)
+    found = store_tasks._texts(store(), index, latents, engine().token_texts)
     row = store().profiles.page(index.id, filters=LatentFilter(latents=(4,))).rows[0]
     profile = store().profiles.get(index.id, 4)
     best = next(example for example in profile.examples if example.kind == 0)
@@ -233,9 +271,7 @@ def test_a_text_is_read_token_by_token(index: LatentIndex, tiny_sae_dir: Path) -
     at = open_page("search", by="text", fires_on=text)
     assert "Nothing was read yet" in texts(at)
     press(at, "Read it")
-    reading = engine().ask(
-        "test", str(tiny_sae_dir), lambda model, sae: read_text(model, sae, text, chat=False)
-    )
+    reading = engine().ask(TextQuestion(str(tiny_sae_dir), text))
     whole = rows(at, "whole")
     assert whole["latent"].tolist() == [latent for latent, _, _ in reading.maxima[:50]]
     assert whole["largest activation"].tolist() == [value for _, value, _ in reading.maxima[:50]]
@@ -288,23 +324,21 @@ def test_tokens_cannot_act_on_the_page() -> None:
 
 
 def test_read_texts_gives_the_mean_of_every_latent_without_the_first_token(
-    tiny_sae_dir: Path,
+    endless_model: LoadedModel, tiny_sae: LoadedSae
 ) -> None:
     given = ["The old cat sees a dog", PLANTED_WORD, "one two three"]
     seen: list[tuple[int, int]] = []
 
-    def question(model: Any, sae: Any) -> tuple[Any, list[Any], list[int]]:
-        step = lambda done, total, _message: seen.append((done, total))  # noqa: E731
-        found = read_texts(model, sae, given, chat=False, step=step)
-        dense, lengths = [], []
-        for text in given:
-            ids = model.encode_prompt(text, chat=False)
-            resid = tiny.read_plain(Path(model.id), [text], layer=sae.layer)
-            dense.append(sae.encode(resid[1:] if len(ids) > 1 else resid).mean(0).numpy())
-            lengths.append(len(ids))
-        return found, dense, lengths
+    def step(done: int, total: int, _message: str) -> None:
+        seen.append((done, total))
 
-    found, dense, lengths = engine().ask("test", str(tiny_sae_dir), question)
+    found = read_texts(endless_model, tiny_sae, given, chat=False, step=step)
+    dense, lengths = [], []
+    for text in given:
+        ids = endless_model.encode_prompt(text, chat=False)
+        resid = tiny.read_plain(Path(endless_model.id), [text], layer=tiny_sae.layer)
+        dense.append(tiny_sae.encode(resid[1:] if len(ids) > 1 else resid).mean(0).numpy())
+        lengths.append(len(ids))
     assert lengths[1] == 1
     np.testing.assert_allclose(found.dense(), np.stack(dense), atol=1e-4)
     assert found.groups.tolist() == [0, 1, 2]
@@ -325,11 +359,12 @@ def test_a_planted_word_is_what_tells_two_sets_apart() -> None:
     wait_for(job)
     settle(at.run())
     assert not errors(at)
-    found = job.result().contrast
+    found: ContrastReport = job.result()
+    best = [latent.latent for latent in found.best]
     shown = rows(at, "contrast")
-    assert shown["latent"].tolist() == found.best.tolist()
-    assert shown["d"].tolist() == found.effect[found.best].tolist()
-    assert shown["p"].tolist() == found.p_values.tolist()
+    assert shown["latent"].tolist() == best
+    assert shown["d"].tolist() == [latent.effect for latent in found.best]
+    assert shown["p"].tolist() == [latent.p for latent in found.best]
     planted = shown[shown["latent"] == PLANTED_LATENT]
     assert planted["AUC"].tolist() == [1.0]
     assert planted["d"].item() > 1
@@ -339,7 +374,7 @@ def test_a_planted_word_is_what_tells_two_sets_apart() -> None:
     assert f"0.05 / {len(found.best)} = {0.05 / len(found.best):.2g}" in said
     assert "No p can be that small" not in said  # comb(12, 6) = 924 ways, 1 / 924 < 0.0025
     again = open_page("search", by="contrast", contrast=job.id)
-    assert rows(again, "contrast")["latent"].tolist() == found.best.tolist()
+    assert rows(again, "contrast")["latent"].tolist() == best
 
 
 def test_so_few_texts_that_no_p_can_pass_are_said_to_be_too_few() -> None:

@@ -1,13 +1,18 @@
 import hashlib
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.dashboard.handles import engine, store
-from app.presentation.session_files import export_session
+from app.presentation.session_files import export_session, import_session
+from saif_core.records.ranking import ChosenLatent
 from saif_core.records.sessions import SteeringSession
+from saif_core.records.steering import UNSTEERED, Arm, Edit
+from storage import open_store
 from tests import saved
 from tests.pages import MAIN, errors, open_page, settle, texts
 
@@ -113,6 +118,65 @@ def test_an_exported_file_is_imported_and_chosen(session: SteeringSession) -> No
     assert [s.name for s in imported] == [session.name]
     again = store().sessions.get(imported[0].id)
     assert again.result == session.result
+
+
+def with_a_vector() -> SteeringSession:
+    """A session with an arm that steers with a vector."""
+    vector = store().tensors.put({"vector": np.full(32, 0.5, dtype=np.float32)})
+    request = saved.request()
+    learned = Arm("*learned*", edits=(Edit(1, tensors=vector),), strength=0.4)
+    recipe = replace(
+        saved.recipe(), request=replace(request, arms=(UNSTEERED, learned, request.arms[1]))
+    )
+    return replace(saved.session(name="Learned"), recipe=recipe, result=None)
+
+
+def test_a_session_with_a_vector_is_exported_whole_and_imported(tmp_path: Path) -> None:
+    session = with_a_vector()
+    data = export_session(session, store().tensors).encode()
+    with closing(open_store(f"sqlite:///{tmp_path}/empty.db")) as elsewhere:
+        again = import_session(data, filename="s.json", tensors=elsewhere.tensors)
+        assert again.recipe == session.recipe
+    at = open_page("sessions")
+    at.file_uploader(key="sessions_upload").upload("s.json", data, "application/json")
+    press(at, "Import")
+    settle(at.run())
+    assert [button.label for button in at.download_button] == ["Export"]
+    (summary,) = store().sessions.list()
+    assert store().sessions.get(summary.id).recipe == session.recipe
+
+
+def test_a_session_whose_vector_is_gone_can_still_be_deleted() -> None:
+    session = with_a_vector()
+    assert session.recipe is not None
+    plain, learned, steered = session.recipe.request.arms
+    lost = replace(learned, edits=(Edit(1, tensors="f" * 64),))
+    request = replace(session.recipe.request, arms=(plain, lost, steered))
+    store().sessions.save(replace(session, recipe=replace(session.recipe, request=request)))
+    at = choose(open_page("sessions"))
+    assert errors(at)
+    assert not at.download_button
+    settle(at.button(key="sessions_delete").click().run())
+    assert store().sessions.list() == []
+
+
+def test_a_shared_session_of_any_door_names_every_arm() -> None:
+    session = with_a_vector()
+    assert session.recipe is not None
+    other = Arm("other", edits=(Edit(0, sae_id="x", latents=(ChosenLatent(5, 1.0),)),))
+    request = session.recipe.request
+    request = replace(request, arms=(*request.arms, other))
+    shared = store().sessions.save(
+        replace(session, recipe=replace(session.recipe, request=request))
+    )
+    at = shared_page(store().sessions.share(shared.id))
+    tables = [list(frame.value["latent"]) for frame in at.dataframe[:2]]
+    assert tables == [[7, 3], [5]]
+    page = texts(at)
+    assert "**steered**, after block 1" in page
+    assert "**other**, after block 0" in page
+    rows = dict(zip(*(at.dataframe[2].value[name] for name in ("what", "value")), strict=True))
+    assert rows["arm *learned*"] == "a vector after block 1 · strength 0.4"
 
 
 @pytest.mark.parametrize("data", [b"{", b"[]", b'{"format": "saif-session"}'])

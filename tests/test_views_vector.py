@@ -7,13 +7,15 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.charts.vector import explained_chart
-from app.dashboard.handles import engine
+from app.dashboard import work as work_module
+from app.dashboard.handles import engine, store
 from app.dashboard.work import Work
 from app.presentation.vector import atom_table, change_table, explained_sentence, naive_sentence
 from saif_core.engine.job import Job
-from saif_core.explaining.decompose import Decomposition, NaiveEncoding
-from saif_core.explaining.vectors import LatentChange, VectorReport
+from saif_core.errors import SteeringError
+from saif_core.records.questions import VectorQuestion
 from saif_core.records.ranking import ChosenLatent
+from saif_core.records.vectors import Decomposition, LatentChange, NaiveEncoding, VectorReport
 from tests.pages import errors, open_page, planted_work, settle, texts, wait_for
 from tests.tiny import D_MODEL, PLANTED_LATENT, plant_direction
 
@@ -35,12 +37,12 @@ def choose_source(at: AppTest, source: str) -> AppTest:
     return settle(at.run())
 
 
-def upload(at: AppTest, name: str, array: np.ndarray) -> Job:
+def upload(at: AppTest, name: str, array: np.ndarray) -> Any:
+    """Choose a file; the button that takes it apart."""
     stream = io.BytesIO()
     np.save(stream, array)
     at.file_uploader(key="vector_file").upload(name, stream.getvalue(), "application/octet-stream")
-    submit = next(button for button in at.button if button.label == "Take it apart")
-    return take_apart(at, submit)
+    return next(button for button in at.button if button.label == "Take it apart")
 
 
 def frames(at: AppTest) -> list[dict[str, list[Any]]]:
@@ -90,7 +92,7 @@ def test_the_first_atoms_go_into_the_basket_with_their_coefficients(tiny_sae_dir
 def test_an_uploaded_vector_is_taken_apart_and_can_be_downloaded() -> None:
     at = choose_source(open_page("vector"), "file")
     vector = 2.5 * plant_direction().numpy()
-    report: VectorReport = upload(at, "mine.npy", vector).result()
+    report: VectorReport = take_apart(at, upload(at, "mine.npy", vector)).result()
     assert report.pursuit.atoms == (ChosenLatent(PLANTED_LATENT, pytest.approx(2.5)),)
     assert "all 1 explain 100.0%" in texts(at)
     assert "n = 64 prompts" in texts(at)  # shipped contents, as there is no ranking
@@ -102,17 +104,33 @@ def test_an_uploaded_vector_is_taken_apart_and_can_be_downloaded() -> None:
     ("name", "array", "words"),
     [
         ("short.npy", np.zeros(3, np.float32), f"needs \\[{D_MODEL}\\]"),
-        ("zero.npy", np.zeros(D_MODEL, np.float32), "zero everywhere"),
         ("<script>.npy", np.full(D_MODEL, np.nan, np.float32), "\\<script\\>\\.npy"),
     ],
 )
-def test_a_file_that_holds_no_vector_is_answered_with_a_sentence(
+def test_a_file_that_holds_no_vector_is_refused_before_a_job_starts(
     name: str, array: np.ndarray, words: str
 ) -> None:
     at = choose_source(open_page("vector"), "file")
-    upload(at, name, array)
+    settle(upload(at, name, array).click().run())
     (message,) = errors(at)
     assert words in message
+    assert engine().newest("vector") is None
+
+
+def test_a_vector_of_zeros_is_answered_with_a_sentence() -> None:
+    at = choose_source(open_page("vector"), "file")
+    take_apart(at, upload(at, "zero.npy", np.zeros(D_MODEL, np.float32)))
+    (message,) = errors(at)
+    assert "zero everywhere" in message
+
+
+def test_tensors_that_hold_no_vector_of_the_model_are_refused_by_the_engine(
+    tiny_sae_dir: Path,
+) -> None:
+    for tensors in ({"vector": np.ones(3, np.float32)}, {"other": np.ones(D_MODEL, np.float32)}):
+        question = VectorQuestion(str(tiny_sae_dir), tensors=store().tensors.put(tensors))
+        with pytest.raises(SteeringError, match=f"hold none of {D_MODEL} numbers called 'vector'"):
+            engine().ask(question)
 
 
 def test_the_basket_comes_apart_into_its_latents(tiny_sae_dir: Path) -> None:
@@ -122,6 +140,30 @@ def test_the_basket_comes_apart_into_its_latents(tiny_sae_dir: Path) -> None:
     report: VectorReport = take_apart(at, at.button(key="vector_from_basket")).result()
     assert report.pursuit.atoms == (ChosenLatent(PLANTED_LATENT, pytest.approx(3.0)),)
     assert report.norm == pytest.approx(3.0)
+
+
+def test_steering_with_a_vector_hands_it_to_compare_as_an_arm() -> None:
+    at = choose_source(open_page("vector"), "file")
+    vector = 2.5 * plant_direction().numpy()
+    take_apart(at, upload(at, "mine.npy", vector))
+    settle(at.button(key="vector_steer").click().run())
+    assert "What does it do to the text?" in texts(at)
+    assert "a vector after block 1" in texts(at)
+    assert not errors(at)
+
+
+def test_an_arm_handed_over_holds_the_whole_vector(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(work_module, "open_page", opened.append)
+    at = choose_source(open_page("vector"), "file")
+    vector = 2.5 * plant_direction().numpy()
+    take_apart(at, upload(at, "mine.npy", vector))
+    settle(at.button(key="vector_steer").click().run())
+    assert opened == ["views/compare.py"]
+    (arm,) = at.session_state["compare_incoming"]
+    (edit,) = arm.edits
+    assert (arm.kind, edit.layer, edit.latents) == ("steered", 1, ())
+    np.testing.assert_array_equal(store().tensors.get(edit.tensors)["vector"], vector)
 
 
 def test_a_click_on_an_atom_opens_its_latent(tiny_sae_dir: Path) -> None:
