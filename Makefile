@@ -12,7 +12,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help requirements setup-run setup browser run test bench findings clean
+.PHONY: help requirements setup-run setup browser run test bench findings docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +89,9 @@ bench: setup-run $(VENV)/.requirements-bench ## run every benchmark; results go 
 
 findings: setup-run ## measure SAIF on the default model (hours on a CPU); writes docs/results/saif.md
 	SAIF_DTYPE=$${SAIF_DTYPE:-bfloat16} $(BIN)/python -m experiments.saif_findings
+
+docs: $(VENV)/.installed ## write the parts of the documents that follow from the code
+	$(BIN)/python -m docs.make_docs
 
 clean: ## remove the virtual environment and caches; models and sessions stay
 	rm -rf "$(VENV)" .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
