@@ -230,8 +230,14 @@ def test_dropped_files_are_evaluated_with_controls(
         (top, share) for top in (1, 2) for share in (0.2, 0.8)
     }
     assert evaluation.best_sae_arm in ("boldest by share_of_norm", "boldest", "saif")
-    names = {"boldest", "swell", "saif", "share_of_norm", "starts"}
-    assert set(evaluation.plugin_sha256s) == names
+    assert set(evaluation.plugin_sha256s) == {
+        "evaluator starts",
+        "method share_of_norm",
+        "selector sensitivity",
+        "source boldest",
+        "source saif",
+        "source swell",
+    }
 
 
 @pytest.mark.parametrize(

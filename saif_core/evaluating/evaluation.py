@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from saif_core.evaluating.plan import (
     check_request,
@@ -34,7 +35,7 @@ from saif_core.records.evaluation import (
 from saif_core.records.jobs import Step
 from saif_core.records.ports import ActivationCache
 from saif_core.records.ranking import RankingRequest
-from saif_core.registry import EVALUATORS, SOURCES, find_writer
+from saif_core.registry import EVALUATORS, SELECTORS, SOURCES, Registered, find_writer
 from saif_core.saes.loaded_sae import LoadedSae
 from saif_core.steering.arms import ArmBuilder
 from saif_core.steering.tensors import Tensors
@@ -175,10 +176,16 @@ def _ranking_request(request: EvaluationRequest) -> RankingRequest:
 
 
 def _plugin_hashes(request: EvaluationRequest) -> dict[str, str]:
-    sources = {c.source: SOURCES.get(c.source).file_sha256 for c in request.candidates}
-    methods = {c.method: find_writer(c.method).file_sha256 for c in request.candidates if c.method}
-    evaluator = request.instruction.evaluator
-    return {**sources, **methods, evaluator: EVALUATORS.get(evaluator).file_sha256}
+    """The hash of the file of everything that has a part in the figures, by kind and name."""
+    used: dict[str, Registered[Any]] = {
+        f"evaluator {request.instruction.evaluator}": EVALUATORS.get(request.instruction.evaluator)
+    }
+    for candidate in request.candidates:
+        used[f"selector {request.selector}"] = SELECTORS.get(request.selector)
+        used[f"source {candidate.source}"] = SOURCES.get(candidate.source)
+        if candidate.method:
+            used[f"method {candidate.method}"] = find_writer(candidate.method)
+    return {name: plugin.file_sha256 for name, plugin in used.items()}
 
 
 def _cells(judged: Sequence[JudgedSetting]) -> tuple[Cell, ...]:

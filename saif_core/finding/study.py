@@ -191,7 +191,16 @@ class Study:
         return self._once(("resid", layer), lambda: self._read_resid(layer))
 
     def mean_difference(self, layer: int) -> Float[Tensor, " d_model"]:
-        """Mean residual stream with minus without the instruction; all layers in one pass."""
+        """Mean residual stream with minus without the instruction; all layers in one pass.
+
+        Raises:
+            HookPointError: the layer is none of the study's.
+        """
+        if layer not in self._all_layers:
+            raise HookPointError(
+                f"A mean difference was asked for at layer {layer}, but the study is of layers "
+                f"{', '.join(map(str, self._all_layers))}; choose one of these."
+            )
         return self._once(
             "mean difference",
             lambda: read_mean_difference(

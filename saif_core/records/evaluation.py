@@ -214,7 +214,8 @@ class Evaluation(Record):
         best_sae_arm: of the candidates that steer with latents, the arm that did best on the
             choosing half; "" if none ran.
         made: what was steered with.
-        plugin_sha256s: of the files of its sources, methods and evaluator, by name.
+        plugin_sha256s: of the files of its selector, sources, methods and evaluator, by kind and
+            name.
     """
 
     request: EvaluationRequest
