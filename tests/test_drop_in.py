@@ -233,7 +233,7 @@ def test_dropped_files_are_evaluated_with_controls(
     assert set(evaluation.plugin_sha256s) == {
         "evaluator starts",
         "method share_of_norm",
-        "selector sensitivity",
+        "selector rise",
         "source boldest",
         "source saif",
         "source swell",
