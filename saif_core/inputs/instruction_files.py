@@ -66,11 +66,23 @@ class _Field(NamedTuple):
     item_lines: tuple[int, ...]
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases: a few of them, one inside another, unfold into gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(
+                None, None, "aliases are not read; write the text out", event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+
 def _read_fields(text: str, source: str) -> dict[str, _Field]:
     """The entries of a YAML mapping with their lines."""
     loader: yaml.SafeLoader | None = None
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _PlainLoader(text)
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
             raise file_error(source, 1, f"this is no instruction; give {', '.join(_FIELDS)}")

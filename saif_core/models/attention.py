@@ -50,7 +50,7 @@ def tree_difference(model: "LoadedModel") -> float:
     Raises:
         ModelError: the model's own code limits attention, so that no tree can be read.
     """
-    config = model.hf_model.config
+    config = model.config
     own = [name for name in _WINDOW_SETTINGS if getattr(config, name, None) is not None]
     own += sorted(_attention_kinds(config) - _MASKED_KINDS)
     if own:

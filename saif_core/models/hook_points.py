@@ -39,6 +39,7 @@ _NORM_NAMES = (
     "final_layer_norm",
     "final_layernorm",
     "embedding_norm",
+    "layer_norm",
 )
 
 

@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from saif_core.errors import ModelError
+from saif_core.errors import ModelError, PromptPairError
 from saif_core.models.attention import attention_masks, tree_difference
 from saif_core.models.hook_points import (
     capture_resid,
@@ -59,21 +59,23 @@ class LoadedModel(Prompting):
         sha256: str,
         mixed_precision: bool = False,
     ) -> None:
-        config: Any = model.config
         self.id = id
         self.sha256 = sha256
         self.hf_model: Any = model.eval()
         self.tokenizer = tokenizer
-        self.n_layers = int(config.num_hidden_layers)
-        self.d_model = int(config.hidden_size)
-        self.d_vocab = int(config.vocab_size)
+        # Models that also see or hear keep the text model's shape in a configuration of its own.
+        self.config: Any = model.config.get_text_config()
+        self.n_layers = int(self.config.num_hidden_layers)
+        self.d_model = int(self.config.hidden_size)
+        self.d_vocab = int(self.config.vocab_size)
         self.mixed_precision = mixed_precision
-        base_model: nn.Module = self.hf_model.base_model
-        self.base_model = base_model
+        self.base_model: nn.Module = _text_decoder(self.hf_model)
         self.blocks = find_blocks(self.base_model, self.n_layers)
         self.final_norm = find_final_norm(self.base_model)
-        self._norm_weight: Tensor = self.final_norm.get_parameter("weight")
-        self.device = _input_device(self.hf_model, self._norm_weight.device)
+        # A norm may have no weights of its own.
+        weights = [*self.final_norm.parameters(), *self.blocks[-1].parameters()]
+        self._some_weight: Tensor = weights[0]
+        self.device = _input_device(self.hf_model, self._some_weight.device)
         self._urgent: tuple[Callable[[], bool], Callable[[], None]] | None = None
         self.lock_parameters()
 
@@ -93,7 +95,7 @@ class LoadedModel(Prompting):
 
     @property
     def dtype(self) -> torch.dtype:
-        dtype: torch.dtype = self._norm_weight.dtype
+        dtype: torch.dtype = self._some_weight.dtype
         return dtype
 
     @property
@@ -156,7 +158,57 @@ class LoadedModel(Prompting):
             return captured
 
         captured = self._give_way(run)
+        for layer, resid in captured.items():
+            if not torch.isfinite(resid).all():
+                raise self.not_finite(f"the residual stream after block {layer}")
         return {layer: captured[layer].float() for layer in layers}
+
+    def not_finite(self, what: str) -> ModelError:
+        """What there is to say where numbers overflow.
+
+        Args:
+            what: where that was seen.
+        """
+        return ModelError(
+            f"Numbers overflow in {what} of model {self.id!r}, which runs in "
+            f"{self._precision_name.removeprefix('torch.')}; set SAIF_DTYPE to bfloat16 or float32."
+        )
+
+    @cached_property
+    def most_tokens(self) -> int | None:
+        """Tokens that a sequence may have; None where the model does not say."""
+        limit: int | None = getattr(self.config, "max_position_embeddings", None)
+        scaling = getattr(self.config, "rope_parameters", None) or {}
+        if limit and scaling.get("rope_type") == "longrope":
+            # Beyond this, a long text changes how the model reads the short ones beside it.
+            limit = min(limit, scaling.get("original_max_position_embeddings") or limit)
+        return limit or None
+
+    def check_length(self, n_tokens: int) -> None:
+        """Refuse a sequence that is longer than the model was made for.
+
+        Raises:
+            PromptPairError: it is.
+        """
+        if self.most_tokens is not None and n_tokens > self.most_tokens:
+            raise PromptPairError(
+                f"A prompt and its answer would have {n_tokens:,} tokens, but model {self.id!r} "
+                f"takes {self.most_tokens:,} at most; shorten the prompt or ask for fewer tokens."
+            )
+
+    @cached_property
+    @torch.no_grad()
+    def keeps_keys(self) -> bool:
+        """Whether keys and values of every layer are all that writing goes on from; tried once."""
+        cache = DynamicCache()
+        ids = torch.zeros(1, 2, dtype=torch.long, device=self.device)
+        try:
+            self.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
+        except Exception:  # each architecture refuses a plain cache in its own way
+            return False
+        layers: Any = cache.layers
+        kept = [getattr(layer, "keys", None) for layer in layers]
+        return len(kept) == self.n_layers and all(k is not None and k.ndim == 4 for k in kept)
 
     @contextlib.contextmanager
     def giving_way(self, waits: Callable[[], bool], serve: Callable[[], None]) -> Iterator[None]:
@@ -336,27 +388,86 @@ class LoadedModel(Prompting):
 
     @torch.no_grad()
     def unembed(self, resid: Tensor) -> Tensor:
-        """Logits (…, d_vocab) of residual streams (…, d_model) through the final norm."""
-        head = self.hf_model.get_output_embeddings()
-        logits: Tensor = head(self.final_norm(resid.to(self.device, self.dtype))).float()
-        cap = getattr(self.hf_model.config, "final_logit_softcapping", None)
-        return torch.tanh(logits / cap) * cap if cap else logits
+        """Logits (…, d_vocab) of residual streams (…, d_model), by the model's norm and head."""
+        rows = resid.to(self.device, self.dtype).reshape(1, -1, self.d_model)
+        logits = self._head_logits(self.final_norm(rows)).float()
+        return logits.reshape(*resid.shape[:-1], logits.shape[-1])
 
     @torch.no_grad()
     def unembed_directions(self, directions: Tensor) -> Tensor:
         """Logits (n, d_vocab) that directions (n, d_model) add, by the final norm's scale alone."""
         head = self.hf_model.get_output_embeddings()
+        scale, centres = self._norm_scale
         # Weights that no device has room for are fetched for the time of their use.
-        with align_module_device(self.final_norm), align_module_device(head):
-            scale: Tensor = self.final_norm.get_parameter("weight").float()
-            # Gemma stores its norm's scale as a difference from one.
-            if "gemma" in self.hf_model.config.model_type:
-                scale = scale + 1.0
+        with align_module_device(head):
             directions = directions.to(head.weight.device).float()
-            if isinstance(self.final_norm, nn.LayerNorm):
+            if centres:
                 directions = directions - directions.mean(dim=-1, keepdim=True)
-            logits: Tensor = directions * scale.to(directions.device) @ head.weight.float().T
+            scaled = directions * scale.to(directions.device) * self._logit_scale
+            logits: Tensor = scaled @ head.weight.float().T
         return logits.to(self.device)
+
+    def _head_logits(self, hidden: Tensor) -> Tensor:
+        """What the model makes of hidden states (1, n, d_model) after its final norm.
+
+        Heads scale, bend and offset logits, each family in its own way, so the model's own code is
+        run on them.
+        """
+
+        def given(*_args: Any, **_inputs: Any) -> _HiddenStates:
+            return _HiddenStates(hidden)
+
+        inner: Any = self.base_model
+        kept = inner.__dict__.get("forward")
+        inner.forward = given
+        try:
+            ids = torch.zeros(1, hidden.shape[1], dtype=torch.long, device=self.device)
+            logits: Tensor = self.hf_model(input_ids=ids, use_cache=False).logits
+        finally:
+            if kept is None:
+                del inner.forward
+            else:
+                inner.forward = kept
+        return logits
+
+    @cached_property
+    @torch.no_grad()
+    def _norm_scale(self) -> tuple[Tensor, bool]:
+        """What the final norm multiplies each dimension by, and whether it takes the mean out.
+
+        The norm is asked rather than its name: what it makes of a stream of size 1 and of its
+        opposite differs by twice its scale.
+        """
+        with align_module_device(self.final_norm):
+            signs = torch.ones(self.d_model, device=self._some_weight.device)
+            signs[1::2] = -1.0
+            if self.d_model % 2:
+                signs[-1] = 0.0
+            probe = signs.to(self.dtype)
+            spread = self.final_norm(torch.stack([probe, -probe, probe + 1.0])[None])[0].float()
+            halves = (spread[0] - spread[1]) / 2
+            scale = torch.where(signs == 0, 1.0, halves / torch.where(signs == 0, 1.0, signs))
+            # A stream that is shifted as a whole reads alike only where the mean is taken out.
+            centres = bool((spread[2] - spread[0]).abs().max() < 0.01 * halves.abs().max())
+        return scale, centres
+
+    @cached_property
+    @torch.no_grad()
+    def _logit_scale(self) -> float:
+        """What the model multiplies its head's logits by; 1 for most."""
+        head = self.hf_model.get_output_embeddings()
+        generator = torch.Generator().manual_seed(0)
+        probe = torch.randn(self.d_model, generator=generator).to(self.device, self.dtype)
+        # Small, as some models bend large logits.
+        rows = torch.stack([probe * 0.01, probe * 0.0])[None]
+        with align_module_device(head):
+            made = self._head_logits(rows)[0].float()
+            plain = (head.weight.float() @ rows[0, 0].float().to(head.weight.device)).to(
+                made.device
+            )
+        added = made[0] - made[1]
+        largest = plain.abs() > 0.1 * plain.abs().max()
+        return float((added[largest] / plain[largest]).median())
 
     @property
     def end_token_ids(self) -> frozenset[int]:
@@ -369,8 +480,28 @@ class LoadedModel(Prompting):
         """``attention.attention_masks`` of this model."""
         to = self.device
         return attention_masks(
-            self.hf_model.config, self.dtype, mask.to(to), positions.to(to), key_positions.to(to)
+            self.config, self.dtype, mask.to(to), positions.to(to), key_positions.to(to)
         )
+
+
+class _HiddenStates:
+    """What a stack of blocks returns, with nothing but the hidden states in it."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        self.last_hidden_state = hidden
+
+    def __getitem__(self, _index: int) -> Tensor:
+        return self.last_hidden_state
+
+    def __getattr__(self, _name: str) -> None:
+        return None
+
+
+def _text_decoder(hf_model: Any) -> nn.Module:
+    """The stack of blocks that writes text, inside of whatever else a model has."""
+    find = getattr(hf_model, "get_decoder", None)
+    decoder = find() if find else None
+    return decoder if isinstance(decoder, nn.Module) else hf_model.base_model
 
 
 def _places(hf_model: Any) -> list[Any]:

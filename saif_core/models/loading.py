@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,11 @@ from transformers import (
 
 from saif_core.errors import ModelError
 from saif_core.models.loaded_model import LoadedModel
+
+# With loading info it returns two things, which its types do not say.
+_from_pretrained: Any = AutoModelForCausalLM.from_pretrained
+# Names that an error lists.
+LISTED_WEIGHTS = 3
 
 
 def load_model(
@@ -55,11 +61,14 @@ def load_model(
         )
     tokenizer = load_tokenizer(path, id=id)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(str(path), **options)
-        if device == "cpu" and not four_bit:
-            _lay_out_for_writing(model)
+        found: dict[str, Any]
+        model: Any
+        model, found = _from_pretrained(str(path), output_loading_info=True, **options)
     except Exception as error:  # safetensors and transformers raise their own
         raise _unreadable(id) from error
+    _check_weights(found, id)
+    if device == "cpu" and not four_bit:
+        _lay_out_for_writing(model)
     return LoadedModel(
         model,
         tokenizer,
@@ -79,6 +88,31 @@ def load_tokenizer(path: str | Path, *, id: str) -> Any:
         return AutoTokenizer.from_pretrained(str(path))
     except Exception as error:  # tokenizers and transformers raise their own
         raise _unreadable(id) from error
+
+
+def _check_weights(found: Mapping[str, Collection[Any]], id: str) -> None:
+    """Refuse a model some of whose weights would be random numbers.
+
+    Args:
+        found: what transformers says of the weights that it read; tied heads are none of it.
+
+    Raises:
+        ModelError: the files lack weights of the model, or hold others.
+    """
+    problems = (
+        ("missing_keys", "lack"),
+        ("mismatched_keys", "hold in another shape"),
+        ("unexpected_keys", "hold besides what it has"),
+    )
+    for kind, words in problems:
+        names = sorted(map(str, found.get(kind) or ()))
+        if names:
+            more = f" and {len(names) - LISTED_WEIGHTS} more" if len(names) > LISTED_WEIGHTS else ""
+            raise ModelError(
+                f"Model {id!r} cannot be used: its files {words} the weights "
+                f"{', '.join(names[:LISTED_WEIGHTS])}{more}, so it would run on random numbers; "
+                "give the weights under the names that transformers has for this architecture."
+            )
 
 
 def _unreadable(id: str) -> ModelError:

@@ -109,6 +109,8 @@ def encode_pairs(model: LoadedModel, request: RankingRequest) -> list[list[int]]
     texts = [p.positive for p in request.pairs] + [p.negative for p in request.pairs]
     # Wordings of one content share their negative.
     encoded = {text: model.encode_prompt(text, chat=request.chat) for text in dict.fromkeys(texts)}
+    n_answer = request.response_tokens if request.read == "response" else 0
+    model.check_length(max(map(len, encoded.values())) + n_answer)
     return [encoded[text] for text in texts]
 
 

@@ -355,7 +355,9 @@ def load_release(id: str, *, device: str) -> Any:
 
 
 def _hash_weights(sae: Any) -> str:
-    digest = hashlib.sha256(repr(sorted(sae.cfg.to_dict().items(), key=str)).encode())
+    # An SAE is the same on every device, and its notes belong to it wherever they were made.
+    settings = {**sae.cfg.to_dict(), "device": "cpu"}
+    digest = hashlib.sha256(repr(sorted(settings.items(), key=str)).encode())
     for name, tensor in sorted(sae.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().float().numpy().tobytes())

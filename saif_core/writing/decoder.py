@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saif_core.errors import SteeringError
+from saif_core.errors import ModelError, SaifError, SteeringError
 from saif_core.models.activations import PackedRow, pack_prefix_trees, pack_singly
 from saif_core.models.hook_points import edit_resid
 from saif_core.models.loaded_model import LoadedModel
@@ -80,7 +80,7 @@ class Row:
     ended: bool = False
     stopped: bool = False
     finished: bool = False
-    error: SteeringError | None = None
+    error: SaifError | None = None
     n_steered: int = 0
     added_norm: float = 0.0
     resid_norm: float = 0.0
@@ -120,6 +120,12 @@ class Decoder:
     """
 
     def __init__(self, model: LoadedModel, *, graph: StepGraph | None = None) -> None:
+        if not model.keeps_keys:
+            raise ModelError(
+                f"Model {model.id!r} keeps more than keys and values of a text, such as the state "
+                "of recurrent layers, and SAIF cannot write from that; choose a model whose layers "
+                "all attend, or read at the last prompt token."
+            )
         self.rows: list[Row] = []
         self._model = model
         # On a GPU, launching the kernels of a step takes longer than their work.
@@ -184,6 +190,9 @@ class Decoder:
         for row, expected, before in zip(self.rows, steered, n_steered, strict=True):
             if row.n_steered != before + expected:
                 row.error = _never_fired(row, row.n_steered - before)
+        for row, is_finite in zip(self.rows, torch.isfinite(logits).all(-1).tolist(), strict=True):
+            if not is_finite:
+                row.error = self._model.not_finite("the logits")
         _check_effect(self._model, self.rows, logits)
         chosen = _sample(logits, self.rows)
         for row, token in zip(self.rows, chosen, strict=True):

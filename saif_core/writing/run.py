@@ -88,6 +88,8 @@ class GenerationRun:
         for arm, history in zip(request.arms, histories, strict=True):
             written = self._builder.write(arm)
             prompt = self._builder.prompt(arm, text, sampling, history)
+            # Found before it joins others, whose texts it would end.
+            self.model.check_length(len(prompt) + sampling.max_new_tokens)
             # What the unsteered model would have seen is what every text is judged after.
             plain = self._builder.prompt(UNSTEERED, text, sampling, histories[0])
             for sample in range(sampling.samples):

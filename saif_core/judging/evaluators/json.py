@@ -15,7 +15,6 @@ from saif_core.judging.words import clean
 from saif_core.records.prompts import PromptPair
 from saif_core.records.texts import Judgement
 
-_FENCE = re.compile(r"```(?:json|JSON)?\s*\n?(.*?)\s*```", re.DOTALL)
 _STARTED = re.compile(r'\{\s*"(?:[^"\\\n]|\\.){1,200}"\s*:\s*(?:"[^"\n]|[-\d\[{]|true|false|null)')
 _START = re.compile(r"[{\[]")
 _MAX_LETTERS = 50_000
@@ -34,8 +33,7 @@ def json(pair: PromptPair, generation: str) -> Judgement:
     if not text:
         return Judgement("none", "The text is empty.")
     prompt = clean(pair.positive) + "\n" + clean(pair.negative)
-    fenced = _FENCE.fullmatch(text)
-    bare = fenced.group(1).strip() if fenced else text
+    bare = _inside_fence(text)
     value = _decode(bare)
     if _is_object(value) and bare not in prompt:
         return Judgement("strict", "The whole text is a JSON object.")
@@ -46,6 +44,16 @@ def json(pair: PromptPair, generation: str) -> Judgement:
     if any(match.group() not in prompt for match in _STARTED.finditer(text)):
         return Judgement("loose", "The text has the start of a JSON object that is not whole.")
     return Judgement("none", "The text holds no JSON object that is not in the prompt.")
+
+
+def _inside_fence(text: str) -> str:
+    """What stands in a code fence that holds the whole text; else the text."""
+    if len(text) < 6 or not (text.startswith("```") and text.endswith("```")):
+        return text
+    inside = text[3:-3]
+    for name in ("json", "JSON"):
+        inside = inside.removeprefix(name)
+    return inside.strip()
 
 
 def _is_object(value: Any) -> bool:
