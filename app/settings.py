@@ -8,6 +8,9 @@ from typing import Any
 
 from saif_core.errors import SaifError
 
+# GNU's OpenMP counts turns of a loop, LLVM's milliseconds.
+_WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -79,6 +82,17 @@ def export_settings(settings: Settings) -> None:
         os.environ[one.variable] = (
             ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         )
+
+
+def be_courteous() -> None:
+    """Have the model's threads wait for one another without holding on to a core.
+
+    OpenMP's threads spin while they wait, so on a machine with other work, be it a browser, they
+    keep each other from running. Only libraries that are loaded later take this up, and whoever set
+    one of these variables already knows better. ``benchmarks/neighbour.py`` measures it.
+    """
+    if not any(os.environ.get(name) for name in ("OMP_WAIT_POLICY", *_WAITING)):
+        os.environ.update(_WAITING)
 
 
 def _folder(text: str) -> Path:

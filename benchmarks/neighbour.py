@@ -1,8 +1,8 @@
 """Writing and reading beside a busy neighbour: how long they take with OpenMP's ways of waiting.
 
-OpenMP's threads wait for one another by spinning. On a machine whose cores have other work, a thread that
-spins keeps the one that it waits for from running. Every way is a process of its own; each figure is the
-time of that process over the time of the default on the idle machine, all in one run.
+OpenMP's threads wait for one another by spinning. On a machine whose cores have other work, a
+thread that spins keeps the one that it waits for from running. Every way is a process of its own;
+each figure is its time over that of the default on the idle machine, all in one run.
 """
 
 import argparse

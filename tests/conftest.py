@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from app.settings import be_courteous
 from tests import tiny
+
+be_courteous()  # before anything loads torch
 
 if TYPE_CHECKING:
     from saif_core.models.loaded_model import LoadedModel

@@ -104,9 +104,9 @@ def test_what_a_direction_promotes_is_what_adding_it_to_the_stream_promotes(
     stream -= (stream @ direction)[:, None] * direction / direction.pow(2).sum()
     stream *= (d_model**0.5) / stream.norm(dim=-1, keepdim=True)
     step = 0.01
-    change = (model.unembed(stream + step * direction) - model.unembed(stream - step * direction)) / (
-        2 * step
-    )
+    change = (
+        model.unembed(stream + step * direction) - model.unembed(stream - step * direction)
+    ) / (2 * step)
     change = change - change.mean(dim=-1, keepdim=True)
     said = model.unembed_directions(direction[None])[0]
     said = said - said.mean()

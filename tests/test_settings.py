@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import SETTINGS, Settings, export_settings, load_settings
+from app.settings import SETTINGS, Settings, be_courteous, export_settings, load_settings
 from saif_core.errors import SaifError
 
 
@@ -60,3 +60,15 @@ def test_exported_settings_are_those_loaded_next(monkeypatch: pytest.MonkeyPatch
 
     assert load_settings() == settings
     assert os.environ["SAIF_PLUGINS"] == "/a,/b"
+
+
+def test_threads_wait_without_holding_a_core_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(name, raising=False)
+    be_courteous()
+    assert os.environ["GOMP_SPINCOUNT"] == "1000"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    be_courteous()
+    assert os.environ["GOMP_SPINCOUNT"] == "7"

@@ -26,6 +26,7 @@ from app.cli.ranking import rank
 from app.cli.replay import replay
 from app.cli.serve import serve
 from app.cli.training import train_sae
+from app.settings import be_courteous
 from saif_core.errors import SaifError
 
 app = typer.Typer(
@@ -69,6 +70,7 @@ for _name, _group in GROUPS.items():
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run ``saif`` with the given arguments, or those of the process, and exit."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    be_courteous()
     sys.exit(_run(given or ["--help"]))
 
 
