@@ -439,7 +439,8 @@ class LoadedModel(Prompting):
         opposite differs by twice its scale.
         """
         with align_module_device(self.final_norm):
-            signs = torch.ones(self.d_model, device=self._some_weight.device)
+            weights = list(self.final_norm.parameters())
+            signs = torch.ones(self.d_model, device=weights[0].device if weights else self.device)
             signs[1::2] = -1.0
             if self.d_model % 2:
                 signs[-1] = 0.0
@@ -461,10 +462,9 @@ class LoadedModel(Prompting):
         # Small, as some models bend large logits.
         rows = torch.stack([probe * 0.01, probe * 0.0])[None]
         with align_module_device(head):
-            made = self._head_logits(rows)[0].float()
-            plain = (head.weight.float() @ rows[0, 0].float().to(head.weight.device)).to(
-                made.device
-            )
+            plain = head.weight.float() @ rows[0, 0].float().to(head.weight.device)
+        made = self._head_logits(rows)[0].float()
+        plain = plain.to(made.device)
         added = made[0] - made[1]
         largest = plain.abs() > 0.1 * plain.abs().max()
         return float((added[largest] / plain[largest]).median())
