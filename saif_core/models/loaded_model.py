@@ -397,13 +397,14 @@ class LoadedModel(Prompting):
     def unembed_directions(self, directions: Tensor) -> Tensor:
         """Logits (n, d_vocab) that directions (n, d_model) add, by the final norm's scale alone."""
         head = self.hf_model.get_output_embeddings()
-        scale, centres = self._norm_scale
+        # Asked before the head is fetched, as asking runs it.
+        (scale, centres), factor = self._norm_scale, self._logit_scale
         # Weights that no device has room for are fetched for the time of their use.
         with align_module_device(head):
             directions = directions.to(head.weight.device).float()
             if centres:
                 directions = directions - directions.mean(dim=-1, keepdim=True)
-            scaled = directions * scale.to(directions.device) * self._logit_scale
+            scaled = directions * scale.to(directions.device) * factor
             logits: Tensor = scaled @ head.weight.float().T
         return logits.to(self.device)
 
