@@ -28,7 +28,7 @@ class UnknownNameError(SaifError):
     """A name that nothing is registered under."""
 
     def __init__(self, kind: str, name: str, known: list[str]) -> None:
-        self.known = known
+        self.kind, self.name, self.known = kind, name, known
         listed = ", ".join(known) if known else "none"
         super().__init__(f"There is no {kind} called {name!r}; the known ones are: {listed}.")
 

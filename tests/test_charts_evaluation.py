@@ -394,7 +394,7 @@ def test_no_chart_rounds_a_strength() -> None:
         axes = [layer["encoding"]["x"] for layer in spec["layer"] if "x" in layer["encoding"]]
         for x in axes:
             if x["type"] == "quantitative" and "axis" in x:
-                assert x["axis"]["format"] == "~g"
+                assert x["axis"]["format"] == ".12~g"
                 assert x["axis"]["values"] == list(strengths)
             elif x["type"] == "ordinal":
                 assert x["sort"] == ["0.5", "0.75", "1.25"]

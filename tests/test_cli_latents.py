@@ -55,7 +55,8 @@ def test_a_latent_is_known_from_the_store_alone(
     assert found["hook_point"] == "blocks.1.hook_resid_post"
     assert found["promoted"][0][0].strip() == tiny.PLANTED_ANSWER
     assert found["promoted"][0][1] > found["suppressed"][0][1]
-    assert found["verdict"] in ("reads", "writes", "both", "neither")
+    # So few tokens allow none.
+    assert found["verdict"] == ""
     assert 0 <= found["s_in"] <= 1
     corpus = found["corpus"]
     assert corpus["name"] == "garden"

@@ -13,6 +13,8 @@ from app.presentation.evaluation_files import (
     evaluation_data,
     evaluation_json,
     evaluation_sentence,
+    evaluation_stem,
+    texts_csv,
 )
 from saif_core.records.evaluation import (
     BestCell,
@@ -310,3 +312,24 @@ def test_the_sentence_takes_the_mean_difference_or_nothing_where_no_latents_ran(
     assert evaluation_sentence(plain) == (
         "Outputs that follow the instruction strictly: unsteered 1% [0–11]; prompting 93% [83–100]."
     )
+
+
+def test_texts_go_with_the_figures_in_json_and_as_a_table_of_their_own() -> None:
+    evaluation = sample_evaluation()
+    texts = {3: [sample_text(3, "=1+1", content="Éa", reason="why")]}
+    data = json.loads(evaluation_json(evaluation, texts))
+    assert [one["text"] for one in data["texts"]["3"]] == ["=1+1"]
+    assert "texts" not in json.loads(evaluation_json(evaluation))
+    head, row = csv.reader(io.StringIO(texts_csv(evaluation, texts).decode()))
+    found = dict(zip(head, row, strict=True))
+    assert (found["cell"], found["content"], found["reason"]) == ("3", "Éa", "why")
+    # Nothing that a spreadsheet would run.
+    assert found["text"] == "'=1+1"
+    assert found["strength"] == "0.8"
+
+
+def test_files_are_named_by_their_instruction() -> None:
+    evaluation = sample_evaluation("Answer as a <b>pirate</b>!")
+    other = sample_evaluation("海賊")
+    assert evaluation_stem(evaluation) == f"evaluation-answer-as-a-b-pirate-b-{evaluation.id[:8]}"
+    assert evaluation_stem(other) == f"evaluation-{other.id[:8]}"

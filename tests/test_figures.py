@@ -1,6 +1,6 @@
 import pytest
 
-from app.presentation.figures import counted, shown_at
+from app.presentation.figures import counted, moment_words, number_words, shown_at
 
 
 def test_a_noun_takes_an_s_unless_there_is_one() -> None:
@@ -17,3 +17,25 @@ def test_a_noun_takes_an_s_unless_there_is_one() -> None:
 )
 def test_no_value_is_shown_as_minus_nothing(value: float, shown: float) -> None:
     assert str(shown_at(value, 3)) == str(shown)
+
+
+@pytest.mark.parametrize(
+    ("moment", "words"),
+    [
+        ("2026-11-28T02:25:27+00:00", "28 November 2026, 02:25 UTC"),
+        ("2026-11-28T03:25:27+01:00", "28 November 2026, 02:25 UTC"),
+        ("2026-11-08T02:05:27", "8 November 2026, 02:05"),
+        ("<b>", "<b>"),
+        ("", ""),
+    ],
+)
+def test_a_moment_is_told_in_plain_words(moment: str, words: str) -> None:
+    assert moment_words(moment) == words
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(0.75, "0.75"), (1.0, "1"), (-0.0, "0"), (1e5, "100000"), (12.345678, "12.345678")],
+)
+def test_a_number_is_told_as_it_was_typed(number: float, words: str) -> None:
+    assert number_words(number) == words

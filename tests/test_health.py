@@ -120,3 +120,17 @@ def test_dead_is_only_told_from_rare_on_enough_tokens() -> None:
     n_fired = np.array([0, 5, 5, 5])
     assert summarize_density(n_fired, LEAST_DEAD_TOKENS - 1).dead_fraction is None
     assert summarize_density(n_fired, LEAST_DEAD_TOKENS).dead_fraction == 0.25
+
+
+def test_measuring_an_sae_counts_to_its_end_once(model: LoadedModel, sae: LoadedSae) -> None:
+    steps: list[tuple[int, int, str]] = []
+
+    def step(done: int, total: int, message: str) -> None:
+        steps.append((done, total, message))
+
+    measure_health(model, sae, step=step)
+    done = [one for one, _, _ in steps]
+    assert done == sorted(done)
+    assert len({total for _, total, _ in steps}) == 1
+    # The last kind of text is still to be measured when it is told.
+    assert all(one < total for one, total, _ in steps)

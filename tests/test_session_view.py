@@ -101,9 +101,9 @@ def test_finished_texts_stand_by_prompt_and_arm_whatever_their_order() -> None:
     assert unsteered.text.startswith("Hello")
     assert steered.text.startswith("HELLO")
     assert text_facts(unsteered) == (
-        "3 tokens · ended by itself · perplexity 12.5 under the unsteered model"
+        "3 tokens · ended by itself · no disorder · perplexity 12.5 under the unsteered model"
     )
-    assert text_facts(steered) == "2 tokens · cut at the token limit"
+    assert text_facts(steered) == "2 tokens · cut at the token limit · no disorder"
 
 
 def test_samples_stand_in_their_order_and_unknown_arms_are_shown_last() -> None:

@@ -83,7 +83,7 @@ def test_defaults_stay_out_of_the_address() -> None:
 @pytest.mark.parametrize(
     "query",
     [
-        {"basket": "x:1,:,7,7:nan,-3:1,1:inf,9999999999999:1,²:1"},
+        {"basket": "x:1,:,7,7:nan,-3:1,1:inf,9999999999999:1,²:1,5:1e12,6:-1e7"},
         {"strength": "nan"},
         {"strength": "1e9"},
         {"strength": "much"},

@@ -15,6 +15,7 @@ from streamlit.testing.v1 import AppTest
 from app.dashboard.handles import engine, store
 from app.dashboard.latent.evidence import percent
 from saif_core.engine.job import Job
+from saif_core.explaining import latent_scores
 from saif_core.explaining.latent_scores import verdict
 from saif_core.records.corpus import LatentIndex, LatentProfile
 from saif_core.records.notes import LatentDescription
@@ -82,8 +83,13 @@ def test_a_latent_that_the_sae_lacks_is_answered_with_a_sentence() -> None:
 
 
 def test_a_latent_that_the_index_lacks_is_answered_with_a_sentence(index: LatentIndex) -> None:
-    (message,) = errors(open_page("latent", latent="99999"))
+    at = open_page("latent", latent="99999")
+    (message,) = errors(at)
     assert f"has latents 0 to {index.d_sae - 1}" in message
+    # It is no dead end: another can be chosen here, and the next visit does not begin with it.
+    at.number_input(key="latent_number").set_value(7)
+    settle(next(one for one in at.button if one.label == "Show this latent").click().run())
+    assert "What is latent 7?" in texts(at)
 
 
 def test_with_an_index_the_page_never_calls_the_worker(
@@ -100,7 +106,9 @@ def test_with_an_index_the_page_never_calls_the_worker(
     assert f"What is latent {profile.latent}?" in texts(at)
 
 
-def test_chips_tell_density_maximum_and_verdict_of_the_profile(index: LatentIndex) -> None:
+def test_chips_tell_density_maximum_and_verdict_of_the_profile(
+    index: LatentIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
     profile = densest(index)
     assert profile.s_in is not None
     assert profile.s_out is not None
@@ -108,6 +116,9 @@ def test_chips_tell_density_maximum_and_verdict_of_the_profile(index: LatentInde
     share = percent(profile.n_fired / index.n_tokens)
     assert f"fires on {share} of {index.n_tokens:,} tokens" in found
     assert f"maximum {profile.maximum:.3g}" in found
+    assert "reads or writes: not known" in found
+    monkeypatch.setattr(latent_scores, "LEAST_VERDICT_TOKENS", index.n_tokens)
+    found = badges(open_page("latent", latent=str(profile.latent)))
     assert verdict(profile.s_in, profile.s_out) in found
     assert f"{profile.s_in:.2f}" in found
     assert f"{percent(profile.n_first / profile.n_fired)} on first tokens" in found
@@ -153,8 +164,11 @@ def test_several_indexes_are_offered_and_stand_in_the_address(
     assert f"of {index.n_tokens:,} tokens" in badges(at)
     settle(at.selectbox(key="index").set_value(second.id).run())
     assert f"of {second.n_tokens:,} tokens" in badges(at)
-    at = open_page("latent", latent="3", index="nonsense")
-    assert f"of {second.n_tokens:,} tokens" in badges(at)
+    # A smaller corpus takes over nobody's figures: without a choice the largest is shown.
+    assert second.n_tokens < index.n_tokens
+    for wanted in ({}, {"index": "nonsense"}):
+        at = open_page("latent", latent="3", **wanted)
+        assert f"of {index.n_tokens:,} tokens" in badges(at)
 
 
 def test_partners_have_counts_and_lift_of_the_activations_themselves(index: LatentIndex) -> None:

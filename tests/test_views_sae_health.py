@@ -118,7 +118,9 @@ def test_densities_come_from_the_index(tiny_sae_dir: Path, tmp_path: Path) -> No
     n_dead = int((n_fired == 0).sum())
     n_dense = int((n_fired > 0.1 * index.n_tokens).sum())
     assert n_dead > 0
-    assert f"{n_dead:,} are dead" in texts(at)
+    assert f"{n_dead:,} never fire here" in texts(at)
+    assert "are dead" not in texts(at)
+    assert f"Read on words · {index.n_tokens:,} tokens" in texts(at)
     assert f"{n_dense:,} are dense" in texts(at)
     assert f"n = {index.n_tokens:,} tokens" in texts(at)
     assert "too small to tell dead latents from rare ones" in texts(at)
@@ -173,10 +175,10 @@ def test_the_verdict_follows_the_findings(passed: list[bool | None], words: str)
 
 
 def test_the_histogram_holds_dead_dense_and_the_others() -> None:
-    report = summarize_density(np.array([0, 0, 1, 50, 500]), 1000)
+    report = summarize_density(np.array([0, 0, 1, 50_000, 500_000]), 1_000_000)
     dead, *others = density_chart(report).data.values
     assert (dead["kind"], dead["n"]) == ("dead", 2)
-    assert dead["to"] < -3 == others[0]["from"]
+    assert dead["to"] < -6 == others[0]["from"]
     assert [row["kind"] for row in others] == ["fires", "fires", "dense"]
     assert [row["n"] for row in others] == [1, 1, 1]
     assert "2 are dead (40.0%) and 1 is dense" in density_sentence(report)

@@ -12,7 +12,9 @@ from app import store_tasks
 from app.dashboard.handles import engine, store
 from app.dashboard.search import meaning as search_meaning
 from app.dashboard.search.text import ribbon
+from app.dashboard.search.words import matching_tokens
 from app.store_tasks import vectors_file
+from saif_core.explaining import latent_scores
 from saif_core.explaining.text_reading import read_texts
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.models.text_embeddings import REQUIREMENT, TextEmbedder
@@ -77,7 +79,12 @@ def test_the_table_is_what_the_store_says(index: LatentIndex) -> None:
 
 
 @pytest.mark.usefixtures("index")
-def test_verdicts_follow_the_scores() -> None:
+def test_a_small_corpus_gives_no_verdict() -> None:
+    assert set(rows(open_page("search"))["verdict"]) == {""}
+
+
+def test_verdicts_follow_the_scores(index: LatentIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latent_scores, "LEAST_VERDICT_TOKENS", index.n_tokens)
     shown = rows(open_page("search"))
     for s_in, s_out, verdict in zip(shown["S_in"], shown["S_out"], shown["verdict"], strict=True):
         if np.isnan(s_in) or np.isnan(s_out):
@@ -404,3 +411,25 @@ def test_too_few_texts_are_answered_with_a_sentence() -> None:
 def test_an_unknown_comparison_is_answered_with_a_sentence() -> None:
     at = open_page("search", by="contrast", contrast="<b>")
     assert "is not known here" in texts(at)
+
+
+def test_a_word_that_is_found_in_tokens_names_the_token(index: LatentIndex) -> None:
+    at = open_page("search", search_words=tiny.PLANTED_ANSWER)
+    row = next(n for n, one in enumerate(rows(at)["latent"]) if one == PLANTED_LATENT)
+    assert f"tokens: ·{tiny.PLANTED_ANSWER}" in rows(at)["found in"].tolist()[row]
+    assert store().profiles.page(index.id).n_total
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("ou", [" oui", "Où"]),
+        ("o", []),
+        ("CAT x", [" cats"]),
+        ("", []),
+    ],
+)
+def test_the_tokens_that_match_are_those_that_the_search_finds(
+    query: str, found: list[str]
+) -> None:
+    assert matching_tokens(query, [" oui", "Où", " cats", "scat"]) == found

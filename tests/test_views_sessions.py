@@ -1,4 +1,5 @@
 import hashlib
+import re
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -206,6 +207,17 @@ def test_a_shared_session_tells_its_story_without_the_model(session: SteeringSes
     assert "<b>there" not in page
     assert "**strict**" in page
     assert not engine().status().model_loaded
+    assert f"{saved.PROMPT} Answer in capital letters." in [element.value for element in at.text]
+    assert "1** fires on at least 80% of the answer tokens with the instruction" in page
+    assert "instructed prompts" not in page
+    plain = page.replace("\\", "")
+    assert "Written by tiny, through SAE " in plain
+    assert "; prompts were given as chat messages; greedy" in plain
+    assert "greedy, seed 3, 48 tokens at most" in plain
+    assert "no name was recorded" in plain
+    assert not re.search(r"\d{4}-\d\d-\d\dT", page)
+    assert "unsteered 0 of 1; steered 0 of 1" in page
+    assert "was not measured here" in page
     manifest = at.dataframe[1].value
     assert "a" * 64 in set(manifest["value"])
 
@@ -247,3 +259,10 @@ def test_a_session_of_an_sae_that_is_not_here_can_still_be_read(session: Steerin
     assert "is not offered here" in texts(at)
     assert "HELLO" in texts(at)
     assert store().sessions.get(session.id).name == session.name
+
+
+def test_an_address_of_an_unknown_session_lists_no_others(session: SteeringSession) -> None:
+    at = open_page("compare", open="nope")
+    (message,) = errors(at)
+    assert "There is no session called" in message
+    assert session.id not in message

@@ -14,11 +14,11 @@ from app.presentation.evaluation import (
     arm_order,
     describe_setting,
     layer_parts,
-    number_words,
     parameter_parts,
     percent_interval,
     value_words,
 )
+from app.presentation.figures import number_words
 from saif_core.records.evaluation import (
     WORST_DISORDER,
     Cell,
@@ -244,7 +244,8 @@ def _panel(
         "x:Q",
         title="strength",
         scale=alt.Scale(domain=[ends[0] - 2 * margin, ends[1] + margin], nice=False),
-        axis=alt.Axis(values=strengths, format="~g", grid=False, labelOverlap=True),
+        # Left without a precision, Vega would take that of the ticks and write 0.8 for 0.75.
+        axis=alt.Axis(values=strengths, format=".12~g", grid=False, labelOverlap=True),
     )
     curves = [row for row in rows if row["strength"] is not None]
     flat = [row for row in rows if row["strength"] is None]

@@ -126,7 +126,11 @@ def _exported(store: "Store", evaluation: Evaluation, form: Form) -> bytes:
 
     if form == "html":
         return evaluation_page(store, evaluation)
-    return evaluation_csv(evaluation) if form == "csv" else evaluation_json(evaluation)
+    if form == "csv":
+        return evaluation_csv(evaluation)
+    cells = range(len(evaluation.cells))
+    texts = {cell: store.evaluations.texts(evaluation.id, cell) for cell in cells}
+    return evaluation_json(evaluation, texts)
 
 
 add_command(app, "list", list_evaluations)

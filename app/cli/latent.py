@@ -183,7 +183,7 @@ def sae_sha256_of(here: Opened, sae_id: str) -> str:
 
 def _of_corpus(known: Known) -> dict[str, Any]:
     from app.presentation.latents import corpus_data
-    from saif_core.explaining.latent_scores import verdict
+    from saif_core.explaining.latent_scores import verdict_on
 
     profile, index = known.profile, known.index
     s_in, s_out = profile.s_in, profile.s_out
@@ -194,7 +194,7 @@ def _of_corpus(known: Known) -> dict[str, Any]:
         "suppressed": [list(pair) for pair in known.suppressed],
         "s_in": s_in,
         "s_out": s_out,
-        "verdict": "" if s_in is None or s_out is None else verdict(s_in, s_out),
+        "verdict": verdict_on(index.n_tokens, s_in, s_out) or "",
         "corpus": corpus_data(index, profile, known.texts),
         "weights": None,
     }

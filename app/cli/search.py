@@ -89,7 +89,7 @@ def search_words(
         data = {
             **_head(sae_id, chosen),
             "n_found": page.n_total,
-            "latents": [_line(row) for row in page.rows],
+            "latents": [_line(chosen, row) for row in page.rows],
         }
         answer(data, _lines_text(f"{page.n_total:,} of {chosen.d_sae:,} latents", data))
 
@@ -123,7 +123,9 @@ def search_meaning(
         found = nearest_in_meaning(home, chosen.id, query)[:limit]
         rows = summaries_of(here.store, chosen, [one.latent for one in found])
         lines = [
-            {**_line(rows[one.latent]), "cosine": one.cosine} for one in found if one.latent in rows
+            {**_line(chosen, rows[one.latent]), "cosine": one.cosine}
+            for one in found
+            if one.latent in rows
         ]
         data = {**_head(sae_id, chosen), "latents": lines}
         answer(data, _lines_text(f"the {len(lines)} nearest of {chosen.d_sae:,} latents", data))
@@ -235,14 +237,10 @@ def _head(sae_id: str, index: "LatentIndex") -> dict[str, Any]:
     return {"sae": sae_id, "index": index.id, "name": index.name, "n_tokens": index.n_tokens}
 
 
-def _line(row: "LatentSummary") -> dict[str, Any]:
-    from saif_core.explaining.latent_scores import verdict
+def _line(index: "LatentIndex", row: "LatentSummary") -> dict[str, Any]:
+    from saif_core.explaining.latent_scores import verdict_on
 
-    measured = row.s_in is not None and row.s_out is not None
-    return {
-        **to_json(row),
-        "verdict": verdict(row.s_in or 0.0, row.s_out or 0.0) if measured else "",
-    }
+    return {**to_json(row), "verdict": verdict_on(index.n_tokens, row.s_in, row.s_out) or ""}
 
 
 def _lines_text(head: str, data: dict[str, Any]) -> str:

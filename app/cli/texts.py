@@ -84,9 +84,9 @@ def _latent_head(data: dict[str, Any]) -> str:
     if data["weights"]:
         norm, bias = data["weights"]["decoder_norm"], data["weights"]["encoder_bias"]
         lines.append(f"no corpus was read; decoder norm {norm:.3f}, encoder bias {bias:.3f}")
-    if data["verdict"]:
+    if data["s_in"] is not None and data["s_out"] is not None:
         scores = f"S_in {data['s_in']:z.2f}, S_out {data['s_out']:z.3f}"
-        lines.append(f"{data['verdict']}: {scores}")
+        lines.append(f"{data['verdict'] or 'reads or writes: not known, too few tokens'}: {scores}")
     return "\n".join(lines)
 
 

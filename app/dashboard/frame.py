@@ -8,7 +8,7 @@ from app.dashboard.handles import engine, store
 from app.dashboard.messages import shown
 from app.dashboard.work import open_page, work
 from app.presentation.escaping import escape_markdown
-from app.presentation.figures import counted
+from app.presentation.figures import counted, number_words
 from app.store_tasks import EmbedRequest
 from saif_core.records.jobs import JobRecord
 from saif_core.records.questions import DescribeRequest
@@ -100,7 +100,7 @@ def _draw_basket() -> None:
     with st.container(height=240 if n_chosen > 5 else "content", border=False, key="basket"):
         for index, coefficient in list(in_hand.basket.items()):
             with st.container(horizontal=True, vertical_alignment="center", wrap=False):
-                st.markdown(f"`{index}` {coefficient:.3g}", width="stretch")
+                st.markdown(f"`{index}` {number_words(round(coefficient, 6))}", width="stretch")
                 st.button(
                     "",
                     key=f"basket_remove_{index}",

@@ -7,6 +7,7 @@ import streamlit as st
 
 from app.dashboard.frame import draw_engine_status, draw_work_in_hand
 from app.dashboard.messages import shown
+from app.dashboard.style import draw_style
 from app.dashboard.work import begin_url, write_url
 
 INSTRUCTIONS = st.Page(
@@ -43,6 +44,7 @@ ICON = (
 def run() -> None:
     """Draw the frame and the page that was asked for."""
     st.set_page_config(page_title="SAIF", page_icon=ICON, layout="wide")
+    draw_style()
     page = st.navigation(PAGES)
     if "session" in st.query_params and page == INSTRUCTIONS:
         # A share link names no page, so that it stays short and survives renamed pages.

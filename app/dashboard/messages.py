@@ -7,10 +7,11 @@ from contextlib import contextmanager
 import streamlit as st
 
 from app.presentation.escaping import escape_markdown
-from saif_core.errors import SaifError
+from saif_core.errors import SaifError, UnknownNameError
 
 logger = logging.getLogger("saif")
 
+_NOT_LISTED = ("session", "evaluation", "index")
 UNEXPECTED = (
     "Something went wrong that SAIF did not expect; nothing was lost, and the log of the server "
     "says what it was."
@@ -26,6 +27,11 @@ def shown() -> Iterator[None]:
     """
     try:
         yield
+    except UnknownNameError as error:
+        # Whoever knows no id of what others made must not learn one here.
+        known = error.kind in _NOT_LISTED
+        said = f"There is no {error.kind} called {error.name!r} here." if known else str(error)
+        st.error(escape_markdown(said), icon=":material/error:")
     except SaifError as error:
         # Messages quote file names and typed text, which must not act as Markdown.
         st.error(escape_markdown(str(error)), icon=":material/error:")

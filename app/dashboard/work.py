@@ -18,7 +18,7 @@ from app.dashboard.handles import engine
 from saif_core.inputs.latent_lists import MAX_INDEX_DIGITS
 from saif_core.records.prompts import Instruction
 from saif_core.records.ranking import ChosenLatent, LatentScore, Ranking, RankingRequest
-from saif_core.records.steering import MAX_STRENGTH
+from saif_core.records.steering import MAX_COEFFICIENT, MAX_STRENGTH
 
 DEFAULT_INSTRUCTION = "translate-to-french"
 _PUBLISHED = "published_parameters"
@@ -121,13 +121,13 @@ class Work:
 
     def to_query(self) -> dict[str, str]:
         """The URL parameters of this work; those at their default are left out."""
-        basket = ",".join(f"{index}:{value:.6g}" for index, value in self.basket.items())
+        basket = ",".join(f"{index}:{value:.12g}" for index, value in self.basket.items())
         query = {
             "sae": self.sae_id,
             "instruction": "" if self.instruction == DEFAULT_INSTRUCTION else self.instruction,
             "job": self.job_id,
             "basket": basket,
-            "strength": "" if self.strength == 1.0 else f"{self.strength:g}",
+            "strength": "" if self.strength == 1.0 else f"{self.strength:.12g}",
         }
         return {name: value for name, value in query.items() if value}
 
@@ -142,6 +142,8 @@ class Work:
         for part in query.get("basket", "").split(",")[:1000]:
             index, _, value = part.partition(":")
             coefficient = _number(value, math.nan)
+            if abs(coefficient) > MAX_COEFFICIENT:
+                continue
             is_index = index.isascii() and index.isdigit() and len(index) <= MAX_INDEX_DIGITS
             if is_index and not math.isnan(coefficient):
                 work.basket[int(index)] = coefficient

@@ -1,5 +1,6 @@
 """What an arm does, in words: plain text, which pages escape."""
 
+from app.presentation.figures import number_words
 from saif_core.records.evaluation import CONTROLS
 from saif_core.records.ranking import ReadPosition
 from saif_core.records.steering import Arm, ControlKind, Edit, Schedule, SteeringScope
@@ -48,7 +49,7 @@ def describe_arm(arm: Arm) -> str:
         return "nothing is added"
     if arm.kind == "prompted":
         return f"the prompt with “{arm.instruction}” {arm.position} it"
-    facts = [_what(arm), f"strength {arm.strength:g}"]
+    facts = [_what(arm), f"strength {number_words(arm.strength)}"]
     scheduled = arm.schedule != Schedule() or any(edit.keep_norm for edit in arm.edits)
     if arm.kind not in ("logit-bias", "cue-token") and scheduled:
         facts.append(scope_words(arm))
@@ -63,8 +64,8 @@ def scope_words(arm: Arm) -> str:
         count = "token" if schedule.first == 1 else f"{schedule.first} tokens"
         words = [f"the first {count} of the answer"]
     if schedule.decay:
-        power = "" if schedule.decay_power == 1 else f" ^ {schedule.decay_power:g}"
-        words.append(f"strength at token t over (1 + {schedule.decay:g} × t){power}")
+        power = "" if schedule.decay_power == 1 else f" ^ {number_words(schedule.decay_power)}"
+        words.append(f"strength at token t over (1 + {number_words(schedule.decay)} × t){power}")
     if any(edit.keep_norm for edit in arm.edits):
         words.append("norm kept")
     return ", ".join(words)

@@ -5,6 +5,8 @@ import unicodedata
 from collections.abc import Sequence
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&^])")
+# Stands for a token that goes on with the character before it.
+CONTINUED = "←"
 _VISIBLE = {" ": "·", "\n": "↵", "\r": "␍", "\t": "⇥"}
 
 
@@ -15,7 +17,7 @@ def escape_markdown(text: str) -> str:
 
 def visible(token: str) -> str:
     """A token with its white space made visible, for monospace."""
-    return "".join(_VISIBLE.get(sign, sign) for sign in token)
+    return CONTINUED if not token else "".join(_VISIBLE.get(sign, sign) for sign in token)
 
 
 def promotes(tokens: Sequence[str], n: int = 3) -> str:

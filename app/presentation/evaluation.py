@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from app.presentation.arms import arm_words
+from app.presentation.figures import number_words
 from saif_core.records.evaluation import (
     CONTROLS,
     WORST_DISORDER,
@@ -52,11 +53,6 @@ def arm_colours(evaluation: Evaluation) -> dict[str, str]:
         or CANDIDATE_COLOURS[candidates.index(arm) % len(CANDIDATE_COLOURS)]
         for arm in arms
     }
-
-
-def number_words(number: float) -> str:
-    """A number as a person types it: 0.75, 1, 100000."""
-    return f"{number:.12g}"
 
 
 def value_words(value: Any) -> str:

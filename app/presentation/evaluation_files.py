@@ -7,13 +7,14 @@ would run.
 import csv
 import io
 import json
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from app.presentation.arms import arm_words
 from app.presentation.evaluation import (
     arm_label,
-    number_words,
     parameter_columns,
     parameter_names,
     parameter_parts,
@@ -21,6 +22,7 @@ from app.presentation.evaluation import (
     told_parameters,
     value_words,
 )
+from app.presentation.figures import number_words
 from saif_core.records.evaluation import (
     WORST_DISORDER,
     BestCell,
@@ -28,6 +30,7 @@ from saif_core.records.evaluation import (
     CellSetting,
     Evaluation,
     EvaluationRequest,
+    EvaluationText,
     Rates,
 )
 
@@ -82,9 +85,45 @@ def evaluation_data(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def evaluation_json(evaluation: Evaluation) -> bytes:
-    """The same data as a JSON file."""
-    return json.dumps(evaluation_data(evaluation), allow_nan=False, indent=1).encode()
+def evaluation_json(
+    evaluation: Evaluation, texts: Mapping[int, Sequence[EvaluationText]] | None = None
+) -> bytes:
+    """The same data as a JSON file, with the texts under the number of their cell.
+
+    Args:
+        texts: by cell; None leaves them out.
+    """
+    data = evaluation_data(evaluation)
+    if texts is not None:
+        data["texts"] = {str(cell): [_text_data(one) for one in of] for cell, of in texts.items()}
+    return json.dumps(data, allow_nan=False, ensure_ascii=False, indent=1).encode()
+
+
+def texts_csv(evaluation: Evaluation, texts: Mapping[int, Sequence[EvaluationText]]) -> bytes:
+    """One row per text: the setting of its cell, then what it answers, says and was judged."""
+    headers = setting_headers(evaluation)
+    file = io.StringIO()
+    writer = csv.writer(file)
+    writer.writerow(("cell", *headers, *_TEXT_COLUMNS))
+    for cell, found in texts.items():
+        setting = setting_row(evaluation, evaluation.cells[cell].setting)
+        for one in found:
+            row = (cell, *setting, *_text_data(one).values())
+            writer.writerow(map(_csv_cell, row))
+    return file.getvalue().encode()
+
+
+def evaluation_stem(evaluation: Evaluation) -> str:
+    """A safe beginning of file names: what was evaluated, and which evaluation it is."""
+    name = re.sub(r"[^a-z0-9]+", "-", evaluation.request.instruction.name.lower())[:60].strip("-")
+    return "-".join(filter(None, ("evaluation", name, evaluation.id[:8])))
+
+
+_TEXT_COLUMNS = ("content", "text", "grade", "reason", "outcome", "perplexity")
+
+
+def _text_data(text: EvaluationText) -> dict[str, Any]:
+    return {name: getattr(text, name) for name in _TEXT_COLUMNS}
 
 
 def evaluation_sentence(evaluation: Evaluation) -> str:

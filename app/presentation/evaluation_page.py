@@ -18,7 +18,6 @@ from app.presentation.evaluation import (
     arm_order,
     describe_setting,
     layer_parts,
-    number_words,
     parameter_parts,
     told_parameters,
     unqualified_sentence,
@@ -31,6 +30,7 @@ from app.presentation.evaluation_files import (
     setting_row,
     share_words,
 )
+from app.presentation.figures import moment_words, number_words
 from saif_core.records.as_json import to_json
 from saif_core.records.evaluation import (
     BASELINES,
@@ -83,7 +83,7 @@ def evaluation_html(evaluation: Evaluation, texts: Mapping[int, Sequence[Evaluat
         f"<h1>Does it work? {_escape(name)}</h1>",
         f"<p class=lead>{_escape(evaluation_sentence(evaluation))}</p>",
         f"<p class=muted>{_escape(evaluation.model)}, {n} test contents, "
-        f"{_escape(evaluation.created_at)}</p>",
+        f"{_escape(moment_words(evaluation.created_at))}</p>",
         "<h2>Accuracy and broken text by strength</h2>",
         _chart_html(evaluation),
         "<h2>Best settings</h2>",
@@ -155,13 +155,16 @@ def _best_row(evaluation: Evaluation, best: BestCell) -> list[str]:
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{_escape(header)}</th>" for header in headers)
-    body = "\n".join(
-        f"<tr>{''.join(f'<td>{_escape(value)}</td>' for value in row)}</tr>" for row in rows
-    )
+    body = "\n".join(f"<tr>{''.join(map(_named_cell, headers, row))}</tr>" for row in rows)
     return (
         f"<div class=wide><table><thead><tr>{head}</tr></thead>\n"
         f"<tbody>{body}</tbody></table></div>"
     )
+
+
+def _named_cell(header: str, value: str) -> str:
+    """A cell with its heading, which a narrow page writes before it."""
+    return f'<td data-name="{_escape(header)}">{_escape(value)}</td>'
 
 
 def _texts_html(words: str, texts: Sequence[EvaluationText]) -> str:
@@ -196,7 +199,7 @@ def _manifest_html(evaluation: Evaluation) -> str:
         "versions": "\n".join(f"{name} {of}" for name, of in evaluation.versions.items()),
         "edits of the best settings": "\n".join(_made_lines(evaluation)),
         "seconds": f"{evaluation.seconds:.0f}",
-        "finished": evaluation.created_at,
+        "finished": moment_words(evaluation.created_at),
         "request": json.dumps(to_json(request), ensure_ascii=False, indent=1),
     }
     listed = "\n".join(
@@ -220,9 +223,9 @@ def _made_lines(evaluation: Evaluation) -> list[str]:
 
 
 def _edit_words(edit: Edit) -> str:
-    latents = ", ".join(f"{one.index}:{one.coefficient:.4g}" for one in edit.latents)
+    latents = ", ".join(f"{one.index}:{number_words(one.coefficient)}" for one in edit.latents)
     vector = f"tensors {edit.tensors[:12]}" if edit.tensors else ""
-    share = "" if edit.share == 1 else f"share {edit.share:.4g}"
+    share = "" if edit.share == 1 else f"share {number_words(edit.share)}"
     return " · ".join(filter(None, [latents, vector, edit.method, share]))
 
 
@@ -248,7 +251,8 @@ class _Panel(NamedTuple):
         return self.top + self.height * (1 - share)
 
 
-_WIDTH, _LEFT, _RIGHT = 760, 46, 744
+# Narrow, so that a phone shows all of it in letters that can be read.
+_WIDTH, _LEFT, _RIGHT = 480, 42, 472
 _PANELS = (
     _Panel("follows strictly", "strict", 24, 250),
     _Panel("broken text", "disorder", 318, 110),
@@ -388,22 +392,25 @@ _STYLE = """
 :root{color-scheme:light dark;--back:#ffffff;--text:#1c2530;--muted:#5b6672;--line:#d3dae1}
 @media (prefers-color-scheme:dark){
 :root{--back:#12171d;--text:#e4e9ee;--muted:#a3afbb;--line:#36414c}}
-body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:0 auto;padding:1rem;
+body{font:15px/1.5 system-ui,sans-serif;max-width:90rem;margin:0 auto;padding:1rem;
  background:var(--back);color:var(--text)}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}
 .lead{font-size:1.1rem;max-width:50rem}.muted{color:var(--muted)}
-figure{margin:0}figure .wide svg{width:100%;min-width:36rem;max-width:60rem;height:auto}
+figure{margin:0}figure .wide svg{width:100%;max-width:46rem;height:auto}
 figure text{font-size:12px;fill:var(--muted)}figure text.title{fill:var(--text);font-weight:600}
 .grid{stroke:var(--line)}.flat path{stroke:currentColor;stroke-dasharray:1 4;stroke-width:2}
 .line{fill:none;stroke:currentColor;stroke-width:2}.line path{stroke-width:1.2}
 .line circle{fill:currentColor;stroke:none}
 .legend{list-style:none;padding:0;display:flex;flex-wrap:wrap;gap:.2rem 1.2rem}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem}
-th,td{text-align:left;padding:.25rem .6rem;border-bottom:1px solid var(--line);white-space:nowrap}
+.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.82rem}p{max-width:60rem}
+th,td{text-align:left;vertical-align:top;padding:.25rem .4rem;border-bottom:1px solid var(--line)}
 .texts td{white-space:pre-wrap;overflow-wrap:anywhere;vertical-align:top;min-width:6rem}
 .texts td:nth-child(-n+2){min-width:14rem}
 details{margin:1rem 0}summary{cursor:pointer}dt{color:var(--muted)}
 dd{margin:0 0 .5rem;white-space:pre-wrap;overflow-wrap:anywhere;font-family:monospace}
+@media (max-width:62rem){thead{display:none}tr{display:block;padding:.4rem 0;
+ border-bottom:1px solid var(--line)}td{display:inline-block;border:0;min-width:0}
+.texts td{display:block}td::before{content:attr(data-name) " ";color:var(--muted)}td:empty{display:none}}
 """
 _PAGE = """<!DOCTYPE html>
 <html lang="en">

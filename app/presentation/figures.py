@@ -1,4 +1,6 @@
-"""Numbers as people read them."""
+"""Numbers and moments as people read them."""
+
+from datetime import UTC, datetime
 
 
 def counted(n: int, noun: str) -> str:
@@ -9,3 +11,22 @@ def counted(n: int, noun: str) -> str:
 def shown_at(value: float, digits: int) -> float:
     """A value for a table of so many digits, which would write -0.000 for a little below zero."""
     return 0.0 if value <= 0 and round(value, digits) == 0 else value
+
+
+def number_words(number: float) -> str:
+    """A number as a person types it: 0.75, 1, 100000; -0 is 0."""
+    return f"{number + 0.0:.12g}"
+
+
+def moment_words(moment: str) -> str:
+    """A moment as people read it: "28 November 2026, 02:25 UTC"; what is none stays as it is.
+
+    Args:
+        moment: ISO 8601, as records hold it.
+    """
+    try:
+        at = datetime.fromisoformat(moment)
+    except ValueError:
+        return moment
+    at = at.astimezone(UTC) if at.tzinfo else at
+    return f"{at.day} {at:%B %Y, %H:%M}{' UTC' if at.tzinfo else ''}"

@@ -8,13 +8,19 @@ from saif_core.explaining.health import DENSE
 from saif_core.records.health import DensityReport, Finding, TextMeasurement
 from saif_core.records.saes import SaeCard
 
-DEAD, SELDOM, OFTEN = "dead", "fires", "dense"
+DEAD, SILENT, SELDOM, OFTEN = "dead", "never fires here", "fires", "dense"
 CARD, HERE = "its card", "here"
 
 
 def density_sentence(report: DensityReport) -> str:
-    """How many latents are dead and how many dense, with n."""
-    dead = f"{report.n_dead:,} {'is' if report.n_dead == 1 else 'are'} dead"
+    """How many latents are dead and how many dense, with n.
+
+    On few tokens, latents that are merely rare do not fire: nobody is called dead there.
+    """
+    if report.dead_fraction is None:
+        dead = f"{report.n_dead:,} never {'fires' if report.n_dead == 1 else 'fire'} here"
+    else:
+        dead = f"{report.n_dead:,} {'is' if report.n_dead == 1 else 'are'} dead"
     dense = "is dense: it fires" if report.n_dense == 1 else "are dense: they fire"
     return (
         f"Of {counted(report.d_sae, 'latent')}, {dead} ({report.n_dead / report.d_sae:.1%}) and "

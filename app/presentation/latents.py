@@ -1,9 +1,12 @@
 """What is known of a latent, gathered from a store and from decoder directions; needs no model."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from app.presentation.figures import counted
+from saif_core.characters import REPLACEMENT, join_tokens, token_with
 from saif_core.errors import StorageError, UnknownNameError
 from saif_core.inputs.shipped import shipped_index
 from saif_core.records.corpus import (
@@ -40,7 +43,7 @@ class ExampleText(NamedTuple):
     @property
     def firing(self) -> str:
         """The token that the example is kept for."""
-        return self.tokens[self.example.position - self.example.start]
+        return token_with(self.tokens, self.example.position - self.example.start)
 
 
 class Relatives(NamedTuple):
@@ -57,7 +60,7 @@ class Relatives(NamedTuple):
 
 
 def indexes_of(store: "Store", sae_id: str) -> list[LatentIndex]:
-    """Finished indexes of an SAE, the newest first; the one that ships with it is taken in.
+    """Finished indexes of an SAE, the largest first; the one that ships with it is taken in.
 
     Raises:
         StorageError: the database refused.
@@ -65,11 +68,25 @@ def indexes_of(store: "Store", sae_id: str) -> list[LatentIndex]:
     shipped = shipped_index(sae_id)
     if shipped is not None:
         store.profiles.import_index(Path(shipped).read_bytes())
-    return [made for made in store.latents.indexes() if made.sae_id == sae_id and made.finished]
+    return usable_indexes(store.latents.indexes(), sae_id)
+
+
+def usable_indexes(indexes: Iterable[LatentIndex], sae_id: str) -> list[LatentIndex]:
+    """Those that tell of an SAE's latents, the largest corpus first, as it tells most.
+
+    So a small corpus that someone reads takes over nobody's figures: it has to be chosen.
+    """
+    mine = [index for index in indexes if index.sae_id == sae_id and index.finished]
+    return sorted(mine, key=lambda index: -index.n_tokens)
+
+
+def corpus_words(index: LatentIndex) -> str:
+    """Which corpus a figure comes from, with its tokens."""
+    return f"{index.name} · {counted(index.n_tokens, 'token')}"
 
 
 def choose_index(indexes: Sequence[LatentIndex], wanted: str) -> LatentIndex | None:
-    """The index of an id or a name, the newest if none is named; None if there is none at all.
+    """The index of an id or a name, the largest if none is named; None if there is none at all.
 
     Raises:
         UnknownNameError: there is none of that name.
@@ -100,7 +117,19 @@ def read_examples(
         if example.context in contexts
     ]
     words = words_of_tokens(token_texts, (token for _, window in windows for token in window))
-    return [ExampleText(one, tuple(words[token] for token in window)) for one, window in windows]
+    return [
+        ExampleText(one, join_tokens([words[token] for token in window])) for one, window in windows
+    ]
+
+
+def with_whole_tokens(
+    store: "Store", index: LatentIndex, row: LatentSummary, token_texts: TokenTexts
+) -> LatentSummary:
+    """A line of a list; where the index holds bytes as "�", what it promotes is read anew."""
+    if REPLACEMENT not in row.promotes:
+        return row
+    promoted = store.profiles.get(index.id, row.latent).promoted
+    return replace(row, promotes=" ".join(token_texts([token for token, _ in promoted])))
 
 
 def summaries_of(

@@ -11,7 +11,7 @@ _BLOCK = (
     "font-family:monospace;font-size:0.9rem;line-height:1.7;overflow-wrap:anywhere;"
     "max-height:22rem;overflow-y:auto"
 )
-_SPECIAL = "border:1px solid currentColor;border-radius:3px;padding:0 2px 2px;opacity:0.6"
+_SPECIAL = "border:1px solid currentColor;border-radius:3px;padding:0 2px 2px;opacity:0.8"
 # Underline besides the tint, so that what was added does not rest on colour alone.
 _ADDED = "background:rgba(128,128,128,0.25);text-decoration:underline;text-decoration-thickness:2px"
 

@@ -6,7 +6,9 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from app.presentation.arms import describe_arm, scope_words
-from app.presentation.escaping import promotes
+from app.presentation.escaping import escape_markdown, promotes
+from app.presentation.figures import counted, moment_words, number_words
+from saif_core.inputs.prompt_pairs import join_instruction
 from saif_core.records.prompts import Instruction
 from saif_core.records.ranking import ChosenLatent, Ranking
 from saif_core.records.sessions import SessionSummary, SteeringSession
@@ -74,12 +76,12 @@ def default_session_name(instruction: str, latents: Sequence[ChosenLatent], stre
     """A name that says what was done, for a person who types none."""
     if not latents:
         return instruction
-    return f"{instruction}: {len(latents)} latents at strength {strength:g}"
+    return f"{instruction}: {counted(len(latents), 'latent')} at strength {number_words(strength)}"
 
 
 def manifest(session: SteeringSession) -> list[tuple[str, str]]:
     """What the session was made with: (what, value), as plain text."""
-    rows = [("session", session.id), ("saved", session.updated_at)]
+    rows = [("session", session.id), ("saved", moment_words(session.updated_at))]
     recipe, ranking = session.recipe, session.ranking
     if recipe is not None:
         rows += [*_recipe_rows(recipe), *_request_rows(recipe.request)]
@@ -115,7 +117,7 @@ def _request_rows(request: GenerationRequest) -> list[tuple[str, str]]:
     rows = [row for arm in request.arms for row in _arm_rows(arm)]
     rows += [("prompts as", "chat" if sampling.chat else "raw text")]
     rows += [("system prompt", sampling.system)] if sampling.system else []
-    rows += [("sampling", _sampling_words(sampling))]
+    rows += [("sampling", sampling_words(sampling))]
     if any(request.histories):
         n_turns = max(len(history) for history in request.histories)
         rows.append(("earlier turns of the chat", str(n_turns)))
@@ -134,9 +136,10 @@ def _arm_rows(arm: Arm) -> list[tuple[str, str]]:
     return rows
 
 
-def _sampling_words(sampling: Sampling) -> str:
-    words = ["greedy" if sampling.temperature == 0 else f"temperature {sampling.temperature:g}"]
-    words += [f"top p {sampling.top_p:g}"] if sampling.top_p < 1 else []
+def sampling_words(sampling: Sampling) -> str:
+    temperature = number_words(sampling.temperature)
+    words = ["greedy" if sampling.temperature == 0 else f"temperature {temperature}"]
+    words += [f"top p {number_words(sampling.top_p)}"] if sampling.top_p < 1 else []
     words += [f"seed {sampling.seed}", f"{sampling.max_new_tokens} tokens at most"]
     words += [f"stop at {', '.join(map(repr, sampling.stop))}"] if sampling.stop else []
     words += [f"{sampling.samples} samples"] if sampling.samples > 1 else []
@@ -152,6 +155,55 @@ def saes_of(request: GenerationRequest) -> list[str]:
     """The SAEs that the arms of a request take latents from, each once."""
     found = [edit.sae_id for arm in request.arms for edit in arm.edits if edit.sae_id]
     return list(dict.fromkeys(found))
+
+
+def writing_words(recipe: SteeringRecipe) -> str:
+    """What wrote the texts of a recipe and how, as one sentence of plain text."""
+    request = recipe.request
+    prompts = "as chat messages" if request.sampling.chat else "as raw text"
+    saes = saes_of(request)
+    through = f", through SAE {' and '.join(saes)}" if saes else ""
+    system = (
+        f" The system prompt was “{request.sampling.system}”." if request.sampling.system else ""
+    )
+    return (
+        f"Written by {recipe.model}{through}; prompts were given {prompts}; "
+        f"{sampling_words(request.sampling)}.{system}"
+    )
+
+
+def pair_of(session: SteeringSession) -> tuple[str, str] | None:
+    """A prompt of a session with its instruction and without; None where either is not known."""
+    request, instruction = session.request, session.instruction
+    if request is None or not request.prompts:
+        return None
+    prompt = request.prompts[0]
+    told = next((arm for arm in request.arms if arm.kind == "prompted" and arm.instruction), None)
+    if told is not None:
+        return join_instruction(prompt, told.instruction, told.position), prompt
+    if instruction is None or not instruction.wordings:
+        return None
+    return join_instruction(prompt, instruction.wordings[0].text, "after"), prompt
+
+
+def selective_sentence(ranking: Ranking) -> str:
+    """How many latents tell the instruction, of what was read, as escaped Markdown."""
+    what = "answer tokens" if ranking.read == "response" else "prompts (at their last token)"
+    return (
+        f"Of {counted(ranking.d_sae, 'latent')} at {escape_markdown(ranking.hook_point)}, "
+        f"**{ranking.n_selective}** {'fires' if ranking.n_selective == 1 else 'fire'} on at least "
+        f"80% of the {what} with the instruction and on at most 5% of those without "
+        f"(n = {counted(ranking.n_pairs, 'pair')})."
+    )
+
+
+def made_words(session: SteeringSession) -> str:
+    """Who made a session and when, as far as it says."""
+    made, saved = moment_words(session.created_at), moment_words(session.updated_at)
+    versions = session.recipe.versions if session.recipe else {}
+    tool = f"SAIF {versions['saif']}" if "saif" in versions else "SAIF"
+    later = f", last saved {saved}" if saved != made else ""
+    return f"Made with {tool} on {made}{later}, by whoever sent this link: no name was recorded."
 
 
 def chosen_table(latents: Sequence[ChosenLatent], ranking: Ranking | None) -> dict[str, list[Any]]:

@@ -94,14 +94,39 @@ def group_texts(arms: Sequence[str], generations: Iterable[Generation]) -> list[
 
 
 def text_facts(text: ArmText) -> str:
-    """Tokens, how the text ended and its perplexity, as one line."""
+    """Tokens, how the text ended, whether it is disorder, and its perplexity, as Markdown.
+
+    A loop is likelier to the model than a sentence, so perplexity never stands alone.
+    """
     facts = [f"{text.n_tokens} token{'' if text.n_tokens == 1 else 's'}"]
     generation = text.generation
     if generation is not None:
         facts.append(_ENDED[generation.stopped])
+        facts.append(disorder_words(generation))
         if generation.perplexity is not None:
             facts.append(f"perplexity {generation.perplexity:,.1f} under the unsteered model")
     return " · ".join(facts)
+
+
+def disorder_words(generation: Generation) -> str:
+    """Whether a text is disorder, as an evaluation counts it, and why."""
+    # Imported when a text is finished: the lists of words take half a second.
+    from saif_core.judging.fluency import disorder_reason
+
+    reason = disorder_reason(generation.text, generation.perplexity)
+    return f"**:material/warning: disorder: {reason}**" if reason else "no disorder"
+
+
+def disorder_sentence(result: GenerationResult) -> str:
+    """How many texts of each arm are disorder, with n, as escaped Markdown."""
+    from saif_core.judging.fluency import is_disordered
+
+    parts = []
+    for arm in result.request.arms:
+        mine = [text for text in result.generations if text.arm == arm.name]
+        n = sum(is_disordered(text.text, text.perplexity) for text in mine)
+        parts.append(f"{escape_markdown(arm.name)} {n} of {len(mine)}")
+    return f"Broken texts (disorder: loops, invented words, no sense): {'; '.join(parts)}."
 
 
 def judgement_line(judgement: Judgement) -> str:

@@ -8,6 +8,9 @@ import html
 from collections.abc import Sequence
 from typing import Literal
 
+from app.presentation.escaping import CONTINUED
+from app.presentation.figures import number_words
+from saif_core.characters import join_tokens
 from saif_core.records.texts import TokenDivergence
 
 Tint = Literal["change", "kl"]
@@ -21,12 +24,15 @@ _LESS, _MORE = "#2b7fc4", "#d55e00"
 _STEERED = "border-top:1px solid currentColor"
 _BLOCK = "white-space:pre-wrap;overflow-wrap:anywhere;min-height:3em;line-height:1.8"
 _LEGEND = "font-size:0.85rem;line-height:1.9;display:flex;flex-wrap:wrap;gap:0.2rem 1rem"
-_MARK = '<span style="user-select:none;opacity:0.5">↵</span>'
+_MARK = '<span style="user-select:none;opacity:0.85">{}</span>'
 
 
 def changes_html(changes: Sequence[TokenDivergence], tint: Tint) -> str:
     """A text token by token as one block; the exact figures show under the pointer."""
-    spans = "".join(_token_html(change, tint) for change in changes)
+    tokens = join_tokens([change.token for change in changes])
+    spans = "".join(
+        _token_html(change, token, tint) for change, token in zip(changes, tokens, strict=True)
+    )
     return f'<div dir="auto" style="{_BLOCK}">{spans}</div>'
 
 
@@ -53,18 +59,19 @@ def change_words(change: TokenDivergence) -> str:
     return (
         f"log-probability {change.log_prob + change.change:.2f} here, {change.log_prob:.2f} "
         f"unsteered (change {change.change:+.2f}) · KL {change.kl:.3f} nats · "
-        f"strength {change.strength:.3g}"
+        f"strength {number_words(round(change.strength, 6))}"
     )
 
 
-def _token_html(change: TokenDivergence, tint: Tint) -> str:
+def _token_html(change: TokenDivergence, text: str, tint: Tint) -> str:
     value = change.change if tint == "change" else change.kl
     share = min(abs(value) / FULL_NATS, 1.0)
     styles = [_style(share, value)] if share >= _LEAST_SHARE else []
     if change.strength:
         styles.append(_STEERED)
     style = f' style="{";".join(styles)}"' if styles else ""
-    token = html.escape(change.token).replace("\n", f"{_MARK}\n")
+    token = html.escape(text).replace("\n", f"{_MARK.format('↵')}\n")
+    token = token or _MARK.format(CONTINUED)
     return f'<span title="{html.escape(change_words(change))}"{style}>{token}</span>'
 
 

@@ -8,6 +8,8 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from app.presentation.escaping import CONTINUED
+
 # One hue mixed into whatever the theme's background is; at the most, text keeps a contrast above 5.
 _HUE = "#2b7fc4"
 _MOST_TINT = 55
@@ -19,9 +21,9 @@ _TEXT = (
 _EXAMPLE = "display:flex;gap:0.75rem;padding:0.35rem 0;border-top:1px solid rgba(128,128,128,0.3)"
 _VALUE = (
     "flex:none;width:4.5em;text-align:right;font-variant-numeric:tabular-nums;line-height:1.9;"
-    "opacity:0.75;user-select:none"
+    "opacity:0.85;user-select:none"
 )
-_MARK = '<span style="user-select:none;opacity:0.5">{}</span>'
+_MARK = '<span style="user-select:none;opacity:0.85">{}</span>'
 _MARKS = {"\n": "↵", "\r": "␍", "\t": "⇥"}
 
 
@@ -86,6 +88,8 @@ def _token_html(token: str, share: float, activation: float, firing: bool) -> st
 
 def _visible(token: str) -> str:
     """An escaped token; a space before a word needs no mark, any other white space has one."""
+    if not token:
+        return _MARK.format(CONTINUED)
     only_space = not token.strip()
     parts = []
     for sign in token:

@@ -22,6 +22,7 @@ from saif_core.explaining.neighbours import DecoderShelf
 from saif_core.models.default_model import DEFAULT_MODEL
 from saif_core.models.language_endpoint import LanguageEndpoint
 from saif_core.models.loaded_model import FOUR_BIT, LoadedModel
+from saif_core.models.prompting import text_of_token
 from saif_core.records.as_json import from_json, to_json
 from saif_core.records.jobs import JobRecord
 from saif_core.records.ports import (
@@ -177,7 +178,7 @@ class Engine:
     def token_texts(self, token_ids: Sequence[int]) -> list[str]:
         """Tokens as texts; needs the tokenizer alone, not the model."""
         tokenizer = self._model.tokenizer if self._model else self._tokenizer
-        return [tokenizer.decode([token_id]) for token_id in token_ids]
+        return [text_of_token(tokenizer, token_id) for token_id in token_ids]
 
     @cached_property
     def _tokenizer(self) -> Any:

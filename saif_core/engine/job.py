@@ -110,14 +110,14 @@ class Job:
             self._events.append(event)
 
     def step(self, done: int, total: int, message: str) -> None:
-        """Report progress.
+        """Report progress; never more than all of it.
 
         Raises:
             JobCancelled: someone asked the job to stop.
         """
         if self._cancelled.is_set():
             raise JobCancelled(f"{self.title} was stopped.")
-        self._update(done=done, total=total, message=message)
+        self._update(done=min(done, total), total=total, message=message)
 
     def beat(self) -> None:
         """Tell the log that this job is still known, though nothing has happened to it."""

@@ -5,6 +5,7 @@ so an index that was stopped goes on where it was, and ends the same to the last
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -58,10 +59,15 @@ def index_corpus(
     if unread:
         n_done = min(mine[sae.id].n_contexts for sae in unread)
         _read_text(model, unread, files, mine, n_done, contexts, step)
-    for sae in unread:
-        _describe(model, sae, mine[sae.id].id, contexts, profiles, step)
+    for number, sae in enumerate(unread, start=1):
+        of = f" of SAE {number} of {len(unread)}" if len(unread) > 1 else ""
+        _describe(model, sae, mine[sae.id].id, contexts, profiles, partial(_step_of, step, of))
     done = {index.id: index for index in contexts.indexes()}
     return [done[mine[sae.id].id] for sae in saes]
+
+
+def _step_of(step: Step, of: str, done: int, total: int, message: str) -> None:
+    step(done, total, message + of)
 
 
 def _find_or_create(
@@ -158,6 +164,8 @@ def _describe(
     profiles: ProfileWriter,
     step: Step,
 ) -> None:
+    # Counting afresh: reading is done, and gathering what was read takes its time.
+    step(0, sae.d_sae, "gathering what was read")
     contexts.checkpoint(index_id)
 
     def blocks() -> Iterable[CorpusBlock]:

@@ -5,6 +5,7 @@ itself. None of them was trained on.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from saif_core.saes.loaded_sae import LoadedSae
 HEALTH_TEXTS = Path(saif_core.__file__).parent / "defaults" / "health_texts"
 CHAT = "chat"
 ANSWER_TOKENS = 32
+# Times that a token takes to write, and to be measured on, against one that is measured on.
+WRITING_COST = 2
 LEAST_CE_RECOVERED = 0.9
 MOST_FVU = 0.3
 MOST_DEAD = 0.1
@@ -51,17 +54,35 @@ def measure_health(
     texts = shipped_texts()
     if not model.has_chat_template:
         del texts[CHAT]
-    for done, (kind, lines) in enumerate(texts.items()):
-        if step:
-            step(done, len(texts), f"measuring on {kind}")
-        sequences = [model.encode_prompt(line, chat=kind == CHAT) for line in lines]
+    encoded = {
+        kind: [model.encode_prompt(line, chat=kind == CHAT) for line in lines]
+        for kind, lines in texts.items()
+    }
+    # Writing answers counts as what it takes: beside it, reading a kind of text is short.
+    sizes = {kind: sum(map(len, sequences)) for kind, sequences in encoded.items()}
+    writing = WRITING_COST * ANSWER_TOKENS * len(encoded.get(CHAT, ()))
+    total = sum(sizes.values()) + writing
+    done = 0
+    for kind, sequences in encoded.items():
         if kind == CHAT:
-            answers, _ = read_responses(model, sequences, ANSWER_TOKENS, cache, step)
+            on_answer = partial(_scaled, step, done, writing, total) if step else None
+            answers, _ = read_responses(model, sequences, ANSWER_TOKENS, cache, on_answer)
             sequences = [[*s, *answer] for s, answer in zip(sequences, answers, strict=True)]
+            done += writing
+        if step:
+            step(done, total, f"measuring on {kind}")
+        done += sizes[kind]
         (card,) = measure_sae(model, sae, {kind: sequences}).cards
         n_after_first = sum(len(sequence) - 1 for sequence in sequences)
         measurements.append(TextMeasurement(card, 1.0 - card.n_tokens / n_after_first))
     return tuple(measurements)
+
+
+def _scaled(
+    step: Step, before: int, size: int, total: int, done: int, of: int, message: str
+) -> None:
+    """Progress of a part as progress of the whole."""
+    step(before + size * done // max(of, 1), total, message)
 
 
 def judge_health(cards: Sequence[SaeCard], dead_fraction: float | None) -> tuple[Finding, ...]:

@@ -21,6 +21,7 @@ from torch import Tensor
 from saif_core.models.hook_points import edit_resid
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.models.prompting import NEUTRAL_PROMPT
+from saif_core.records.health import LEAST_DEAD_TOKENS
 from saif_core.saes.loaded_sae import LoadedSae
 from saif_core.saes.logit_lens import read_logits
 
@@ -35,6 +36,8 @@ AMPLIFICATION = 2.0
 READS_FROM = 0.1
 # The paper drops latents below this: about 60% of them, and steering succeeds far more often.
 WRITES_FROM = 0.01
+# On a smaller corpus the tokens a latent fires on, and its maximum, are those of a few sentences.
+LEAST_VERDICT_TOKENS = LEAST_DEAD_TOKENS
 # Probabilities that are in memory at once: 64 MB.
 _BATCH_PROBABILITIES = 1 << 24
 
@@ -108,6 +111,19 @@ def verdict(input_score: float, output_score: float) -> Verdict:
     if reads and writes:
         return "both"
     return "reads" if reads else "writes" if writes else "neither"
+
+
+def verdict_on(
+    n_tokens: int, input_score: float | None, output_score: float | None
+) -> Verdict | None:
+    """The verdict of scores from a corpus; None where they or enough tokens are missing.
+
+    Args:
+        n_tokens: of the corpus.
+    """
+    if input_score is None or output_score is None or n_tokens < LEAST_VERDICT_TOKENS:
+        return None
+    return verdict(input_score, output_score)
 
 
 def _next_token(

@@ -16,6 +16,9 @@ from saif_core.records.texts import Judgement
 LEAST_DISTINCT = 0.6
 RUN = 5
 MIN_RUNS = 20
+# A loop too short for that: "la la la la".
+LEAST_LOOP = 4
+LOOP_SHARE = 0.25
 # A text in invented words: under three fifths of its letters are in listed ones. Of the same
 # sentences, 0 to 6 of 600 fall below, most of them German compounds.
 LEAST_KNOWN = 0.6
@@ -54,6 +57,9 @@ def distinct_share(text: str, n: int) -> float:
 def repeats_itself(text: str) -> bool:
     """Whether a text goes round in circles, be it in words or within one."""
     plain = " ".join(clean(text).casefold().split())
+    found = words(plain)
+    if LEAST_LOOP <= len(found) and len(set(found)) <= LOOP_SHARE * len(found):
+        return True
     runs = [plain[start : start + RUN] for start in range(len(plain) - RUN + 1)]
     return len(runs) >= MIN_RUNS and len(set(runs)) < LEAST_DISTINCT * len(runs)
 
@@ -79,9 +85,21 @@ def is_disordered(text: str, perplexity: float | None) -> bool:
         text: what was written.
         perplexity: under the unsteered model, None for a text without tokens.
     """
-    if not words(clean(text)) or repeats_itself(text) or known_share(text) < LEAST_KNOWN:
-        return True
-    return perplexity is not None and perplexity > WORST_PERPLEXITY
+    return bool(disorder_reason(text, perplexity))
+
+
+@lru_cache(maxsize=4096)
+def disorder_reason(text: str, perplexity: float | None) -> str:
+    """What breaks a text, in a few words; "" for one that is whole."""
+    if not words(clean(text)):
+        return "it has no words"
+    if repeats_itself(text):
+        return "it repeats itself"
+    if known_share(text) < LEAST_KNOWN:
+        return "most of it is in no known words"
+    if perplexity is not None and perplexity > WORST_PERPLEXITY:
+        return "it makes no sense to the unsteered model"
+    return ""
 
 
 def outcome(judgement: Judgement, text: str, perplexity: float | None) -> Outcome:

@@ -1,16 +1,21 @@
 """Prompts and texts as token ids, and back; it knows a tokenizer and no model."""
 
 import hashlib
+import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from jinja2 import TemplateError
 
+from saif_core.characters import REPLACEMENT, byte_words, join_tokens
 from saif_core.errors import PromptPairError
 from saif_core.records.prompts import PromptView, Turn
 
 # Where something is measured that no prompt of a person's should decide.
 NEUTRAL_PROMPT = "In my experience,"
+_SPACE = "\u2581"
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class Prompting:
@@ -93,14 +98,43 @@ class Prompting:
         return text.rstrip("\ufffd")
 
     def token_text(self, token_id: int) -> str:
-        """One token as text, its leading space kept."""
-        text: str = self.tokenizer.decode([token_id])
-        return text
+        """One token as text: its leading space kept, a byte that is no character as ``<C3>``."""
+        return text_of_token(self.tokenizer, token_id)
 
     def view_prompt(self, text: str, *, chat: bool, system: str = "") -> PromptView:
         """The prompt as the model sees it, token by token."""
         ids = self.encode_prompt(text, chat=chat, system=system)
         special = set(self.tokenizer.all_special_ids)
-        return PromptView(
-            tuple(self.token_text(i) for i in ids), tuple(i in special for i in ids), tuple(ids)
-        )
+        tokens = join_tokens([self.token_text(i) for i in ids])
+        return PromptView(tokens, tuple(i in special for i in ids), tuple(ids))
+
+
+def text_of_token(tokenizer: Any, token_id: int) -> str:
+    """One token as text: its leading space kept, a byte that is no character as ``<C3>``."""
+    # Cleaning up would take the space before a full stop away.
+    text: str = tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
+    token = tokenizer.convert_ids_to_tokens(token_id) or ""
+    if REPLACEMENT in text:
+        return _with_bytes(token, text)
+    # Tokenizers in the manner of Llama 2 leave it out at the beginning of a text.
+    n_spaces = len(token) - len(token.lstrip(_SPACE))
+    return text if text.startswith(" " * n_spaces) else " " * n_spaces + text.lstrip(" ")
+
+
+def _with_bytes(token: str, text: str) -> str:
+    """A token with its bytes, as its tokenizer keeps them: ``<0xC3>``, or letter by letter."""
+    if found := _BYTE_TOKEN.fullmatch(token):
+        return byte_words(bytes([int(found[1], 16)]))
+    known = _byte_letters()
+    if token and all(letter in known for letter in token):
+        return byte_words(bytes(known[letter] for letter in token))
+    return text
+
+
+@cache
+def _byte_letters() -> dict[str, int]:
+    """The letters that byte-level tokenizers write bytes as: visible ones as they are."""
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in visible]
+    letters = {chr(byte): byte for byte in visible}
+    return letters | {chr(0x100 + n): byte for n, byte in enumerate(others)}

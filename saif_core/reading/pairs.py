@@ -153,6 +153,9 @@ def _read_cached(
     }
     n_computed = 0
     if missing:
+        if step:
+            # What was counted before is done.
+            step(0, len(missing), "reading")
         wanted = [list(range(r.start, len(r.token_ids))) for r in missing.values()]
         found, n_computed = read_resid(
             model,

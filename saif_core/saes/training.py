@@ -259,6 +259,8 @@ def train_sae(
         scale = float(np.sqrt(d_model) / sample.norm(dim=-1).mean())
         sae.b_dec.copy_(sample.mean(0) * scale)
     trainer: Any = SAETrainer(config, sae, data_provider=batches)
+    # Some batches are read to estimate norms alone: what was given is not what was trained on.
+    batches.n_trained = lambda: int(trainer.n_training_samples)
     latest = _latest_checkpoint(checkpoints)
     if latest is not None:
         from safetensors.torch import load_file
@@ -297,7 +299,8 @@ class _shuffled_batches:
         total: int,
     ) -> None:
         self._acts, self._plan, self._progress = acts, plan, progress
-        self._layer, self._total, self._n_given = layer, total, 0
+        self._layer, self._total = layer, total
+        self.n_trained: Callable[[], int] = lambda: 0
         self._order = np.empty(0, dtype=np.int64)
         self._epoch = 0
 
@@ -306,9 +309,8 @@ class _shuffled_batches:
 
     def __next__(self) -> Tensor:
         batch = np.sort(self._take())
-        self._n_given += len(batch)
         if self._progress:
-            self._progress(f"training layer {self._layer}", self._n_given, self._total)
+            self._progress(f"training layer {self._layer}", self.n_trained(), self._total)
         return torch.from_numpy(self._acts[batch].astype(np.float32))
 
     def _take(self) -> np.ndarray:
@@ -323,7 +325,7 @@ class _shuffled_batches:
     def skip(self, n_tokens: int) -> None:
         """Pass over what a checkpoint has already seen."""
         for _ in range(n_tokens // self._plan.batch_tokens):
-            self._n_given += len(self._take())
+            self._take()
 
 
 def _latest_checkpoint(folder: Path) -> Path | None:

@@ -13,8 +13,8 @@ from app.dashboard.handles import engine, store
 from app.dashboard.work import Work
 from app.presentation.arms import arm_words
 from app.presentation.escaping import escape_markdown
-from app.presentation.evaluation import CANDIDATE_COLOURS, number_words
-from app.presentation.figures import counted
+from app.presentation.evaluation import CANDIDATE_COLOURS
+from app.presentation.figures import counted, number_words
 from saif_core.records.evaluation import WORST_DISORDER, Cell, Evaluation, MadeEdits
 from saif_core.records.ranking import ChosenLatent
 from saif_core.records.saes import layers_of

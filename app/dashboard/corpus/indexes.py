@@ -1,22 +1,46 @@
 """Which corpus index tells of the latents of an SAE; the shipped ones are taken in when needed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import streamlit as st
 
+from app.dashboard.fields.url_fields import publish, seed_choice
 from app.dashboard.handles import store
+from app.presentation.latents import corpus_words, usable_indexes
 from saif_core.inputs.shipped import shipped_index
 from saif_core.records.corpus import LatentIndex
 
+_PICKER = "index"
+
 
 def indexes_of(sae_id: str) -> list[LatentIndex]:
-    """Indexes of an SAE that have profiles: the finished ones, the newest first.
+    """Indexes of an SAE that have profiles: the finished ones, the largest corpus first.
 
     Raises:
         StorageError: the database refused.
     """
     take_in_shipped(sae_id)
-    return [made for made in store().latents.indexes() if made.sae_id == sae_id and made.finished]
+    return usable_indexes(store().latents.indexes(), sae_id)
+
+
+def choose_index(indexes: Sequence[LatentIndex]) -> LatentIndex:
+    """The index to read from, on any page; with several, a choice that stands in the URL."""
+    if len(indexes) == 1:
+        return indexes[0]
+    by_id = {index.id: index for index in indexes}
+    seed_choice(_PICKER, indexes[0].id, list(by_id))
+    chosen = st.selectbox(
+        "Corpus",
+        list(by_id),
+        format_func=lambda id: corpus_words(by_id[id]),
+        key=_PICKER,
+        persist_state="session",
+        width=320,
+        help="Text that the latents were seen to fire on; the largest is the default.",
+    )
+    publish(_PICKER, indexes[0].id)
+    return by_id[chosen]
 
 
 def take_in_shipped(sae_id: str) -> None:

@@ -34,7 +34,13 @@ from app.presentation.evaluation import (
     table_parameters,
     unqualified_sentence,
 )
-from app.presentation.evaluation_files import evaluation_csv, evaluation_json, evaluation_sentence
+from app.presentation.evaluation_files import (
+    evaluation_csv,
+    evaluation_json,
+    evaluation_sentence,
+    evaluation_stem,
+    texts_csv,
+)
 from app.presentation.evaluation_page import evaluation_html
 from app.presentation.text_diff import plain_html
 from saif_core.inputs.shipped import shipped_instructions
@@ -81,7 +87,7 @@ def draw_evaluation(evaluation: Evaluation) -> None:
 
 
 def _draw_downloads(evaluation: Evaluation) -> None:
-    stem = f"evaluation-{evaluation.id[:8]}"
+    stem = evaluation_stem(evaluation)
     with st.container(horizontal=True):
         st.download_button(
             "CSV",
@@ -93,8 +99,17 @@ def _draw_downloads(evaluation: Evaluation) -> None:
             on_click="ignore",
         )
         st.download_button(
+            "Texts (CSV)",
+            lambda: texts_csv(evaluation, _texts(evaluation)),
+            f"{stem}-texts.csv",
+            "text/csv",
+            key="evaluation_texts_csv",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+        st.download_button(
             "JSON",
-            evaluation_json(evaluation),
+            lambda: evaluation_json(evaluation, _texts(evaluation)),
             f"{stem}.json",
             "application/json",
             key="evaluation_json",
@@ -111,6 +126,12 @@ def _draw_downloads(evaluation: Evaluation) -> None:
             icon=":material/download:",
             on_click="ignore",
         )
+
+
+def _texts(evaluation: Evaluation) -> dict[int, list[EvaluationText]]:
+    """The texts of every cell."""
+    kept, cells = store().evaluations, range(len(evaluation.cells))
+    return {cell: kept.texts(evaluation.id, cell) for cell in cells}
 
 
 def _html(evaluation: Evaluation) -> bytes:

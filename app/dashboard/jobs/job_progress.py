@@ -9,11 +9,13 @@ from app.dashboard.handles import engine
 from app.dashboard.messages import shown
 from app.presentation.escaping import escape_markdown
 from saif_core.errors import JobCancelled, SaifError
+from saif_core.records.jobs import JobRecord
 
 if TYPE_CHECKING:
     from saif_core.engine.job import Job
 
 POLL_SECONDS = 1.0
+MOST_SHOWN = 0.99
 
 
 def submit_once(request: Any, is_same: Callable[[Any], bool]) -> "Job":
@@ -43,15 +45,27 @@ def _draw_progress(job: "Job", key: str, facts: Callable[[], str], stops: str) -
         if job.finished():
             st.rerun()
         record = job.record
-        share = min(1.0, record.done / record.total) if record.total else 0.0
-        count = f" · {record.done:,} of {record.total:,}" if record.total else ""
-        doing = f"{job.title}: {record.message or 'waiting for its turn'}{count}"
-        st.progress(share, text=escape_markdown(doing))
+        st.progress(shown_share(record), text=escape_markdown(progress_words(record)))
         if told := facts():
             st.caption(told)
         if st.button("Stop", key=f"{key}_stop", icon=":material/stop_circle:"):
             job.cancel()
             st.caption(stops)
+
+
+def shown_share(record: JobRecord) -> float:
+    """How much of the work is done; never all of it, as it still runs."""
+    return min(record.done / record.total, MOST_SHOWN) if record.total else 0.0
+
+
+def progress_words(record: JobRecord) -> str:
+    """What a job is doing, and what it has counted."""
+    doing = f"{record.title}: {record.message or 'waiting for its turn'}"
+    if not record.total:
+        return doing
+    if record.done >= record.total:
+        return f"{doing} · finishing"
+    return f"{doing} · {record.done:,} of {record.total:,}"
 
 
 def result_of(job: "Job") -> Any:

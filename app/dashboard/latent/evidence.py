@@ -7,10 +7,10 @@ import streamlit as st
 
 from app.charts.latent import logit_histogram, profile_histogram, token_bars
 from app.dashboard.corpus.indexes import indexes_of
-from app.dashboard.fields.url_fields import publish, seed_choice
 from app.dashboard.handles import engine, store
 from app.presentation.escaping import escape_markdown, promotes
 from app.presentation.figures import counted
+from app.presentation.latents import with_whole_tokens
 from saif_core.records.corpus import (
     LatentFilter,
     LatentIndex,
@@ -18,7 +18,6 @@ from saif_core.records.corpus import (
     LatentSummary,
 )
 
-_PICKER = "index"
 _VERDICTS = {
     "reads": "it fires on the tokens that it promotes, and amplifying it does not bring them",
     "writes": "amplifying it brings the tokens that it promotes, and it fires on others",
@@ -52,10 +51,11 @@ def summaries_of(index: LatentIndex | None, latents: Sequence[int]) -> dict[int,
         return {}
     wanted = LatentFilter(latents=tuple(latents))
     rows = store().profiles.page(index.id, filters=wanted, limit=len(latents)).rows
-    return {row.latent: row for row in rows}
+    known, texts = store(), engine().token_texts
+    return {row.latent: with_whole_tokens(known, index, row, texts) for row in rows}
 
 
-def newest_index(sae_id: str) -> LatentIndex | None:
+def default_index(sae_id: str) -> LatentIndex | None:
     """The index that tells of the latents of another SAE."""
     return next(iter(indexes_of(sae_id)), None)
 
@@ -72,29 +72,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f}%" if share >= 0.1 else f"{100 * share:.2g}%"
 
 
-def choose_index(indexes: Sequence[LatentIndex]) -> LatentIndex:
-    """The index to read from; with several, a choice that stands in the URL."""
-    if len(indexes) == 1:
-        return indexes[0]
-    by_id = {index.id: index for index in indexes}
-    seed_choice(_PICKER, indexes[0].id, list(by_id))
-    chosen = st.selectbox(
-        "Corpus",
-        list(by_id),
-        format_func=lambda id: f"{by_id[id].name} · {by_id[id].n_tokens:,} tokens",
-        key=_PICKER,
-        width=320,
-        help="Text that the latent's activations were read on; the newest index is the default.",
-    )
-    publish(_PICKER, indexes[0].id)
-    return by_id[chosen]
-
-
 def draw_chips(known: KnownLatent) -> None:
     """Verdict, density, maximum and where it fires, each with its unit and n."""
     index, profile = known.index, known.profile
     with st.container(horizontal=True, gap="small"):
-        _draw_verdict(profile)
+        _draw_verdict(index, profile)
         share = profile.n_fired / index.n_tokens if index.n_tokens else 0.0
         st.badge(
             f"fires on {percent(share)} of {index.n_tokens:,} tokens",
@@ -123,13 +105,14 @@ def draw_chips(known: KnownLatent) -> None:
         )
 
 
-def _draw_verdict(profile: LatentProfile) -> None:
+def _draw_verdict(index: LatentIndex, profile: LatentProfile) -> None:
     from saif_core.explaining.latent_scores import (
         AMPLIFICATION,
+        LEAST_VERDICT_TOKENS,
         N_PROMOTED,
         READS_FROM,
         WRITES_FROM,
-        verdict,
+        verdict_on,
     )
     from saif_core.models.prompting import NEUTRAL_PROMPT
 
@@ -143,9 +126,19 @@ def _draw_verdict(profile: LatentProfile) -> None:
             else "This index holds no S_in or S_out; index the corpus anew.",
         )
         return
-    found = verdict(profile.s_in, profile.s_out)
+    found = verdict_on(index.n_tokens, profile.s_in, profile.s_out)
+    scores = f"S\\_in {profile.s_in:z.2f} · S\\_out {profile.s_out:z.3f}"
+    if found is None:
+        st.badge(
+            f"reads or writes: not known · {scores}",
+            icon=":material/help:",
+            color="gray",
+            help=f"{counted(index.n_tokens, 'token')} of {escape_markdown(index.name)} are too few "
+            f"to tell; a corpus of {LEAST_VERDICT_TOKENS:,} tokens is enough.",
+        )
+        return
     st.badge(
-        f"{found} · S\\_in {profile.s_in:z.2f} · S\\_out {profile.s_out:z.3f}",
+        f"{found} · {scores}",
         icon=":material/swap_horiz:",
         help=f"**{found}**: {_VERDICTS[found]}. S\\_in is the share of the tokens it fires on most "
         f"that are among the {N_PROMOTED} it promotes; it reads from {READS_FROM:g}. S\\_out is "

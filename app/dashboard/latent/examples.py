@@ -9,6 +9,7 @@ from app.dashboard.handles import engine, store
 from app.dashboard.latent.evidence import KnownLatent, token_words
 from app.presentation.figures import counted
 from app.presentation.token_html import TintedText, examples_html, text_html
+from saif_core.characters import join_tokens, token_with
 from saif_core.records.corpus import N_KINDS, ProfileExample
 from saif_core.records.questions import LatentOnText, LatentOnTextsQuestion
 
@@ -34,14 +35,17 @@ def read_examples(known: KnownLatent) -> list[ExampleText]:
     ]
     words = token_words([token for _, window in windows for token in window])
     return [
-        ExampleText(example, tuple(words[token] for token in window)) for example, window in windows
+        ExampleText(example, join_tokens([words[token] for token in window]))
+        for example, window in windows
     ]
 
 
 def firing_words(texts: Sequence[ExampleText]) -> list[str]:
     """The tokens of the strongest examples, the strongest first."""
     strongest = [text for text in texts if text.example.kind == 0]
-    return [text.tokens[text.example.position - text.example.start] for text in strongest]
+    return [
+        token_with(text.tokens, text.example.position - text.example.start) for text in strongest
+    ]
 
 
 def draw_examples(known: KnownLatent, texts: list[ExampleText]) -> None:

@@ -10,7 +10,7 @@ from app.dashboard.latent.evidence import KnownLatent
 from app.dashboard.latent.examples import ExampleText
 from app.dashboard.messages import shown
 from app.presentation.escaping import escape_markdown
-from app.presentation.figures import counted
+from app.presentation.figures import counted, moment_words
 from app.settings import load_settings
 from saif_core.records.corpus import LatentFilter
 from saif_core.records.descriptions import ActivatingExample, Evidence
@@ -176,7 +176,7 @@ def _draw_description(description: LatentDescription) -> None:
     facts = [escape_markdown(description.method)]
     if description.model:
         facts.append(escape_markdown(description.model))
-    facts.append(escape_markdown(description.created_at))
+    facts.append(escape_markdown(moment_words(description.created_at)))
     if description.input_score is not None:
         facts.append(
             f"input score {description.input_score:.2f} (AUC over sentences; chance is 0.5)"
@@ -249,7 +249,9 @@ def _draw_note(note: LatentNote, author: str) -> None:
                 st.text(note.text)
             by = escape_markdown(note.author or "anonymous")
             source = f" · from {escape_markdown(note.source)}" if note.source else ""
-            st.caption(f"{note.kind} · {by}{source} · {escape_markdown(note.created_at)}")
+            st.caption(
+                f"{note.kind} · {by}{source} · {escape_markdown(moment_words(note.created_at))}"
+            )
         if note.author == author and not note.source:
             st.button(
                 "Remove",

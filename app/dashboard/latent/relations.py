@@ -9,7 +9,13 @@ import streamlit as st
 
 from app.charts.latent import FLOW_CLICK, flow_chart
 from app.dashboard.handles import engine, store
-from app.dashboard.latent.evidence import KnownLatent, newest_index, percent, summaries_of, words_of
+from app.dashboard.latent.evidence import (
+    KnownLatent,
+    default_index,
+    percent,
+    summaries_of,
+    words_of,
+)
 from app.dashboard.work import VIA_LINK, Work, open_page
 from app.presentation.escaping import escape_markdown
 from app.presentation.figures import counted
@@ -266,7 +272,7 @@ def _coactivations(
             {
                 "from": "/".join(map(str, below)),
                 "to": "/".join(map(str, above)),
-                "cosine": round(edge.cosine, 2),
+                "cosine": round(edge.cosine, 2) + 0.0,
                 "tokens on which both fire": found.n_both,
                 "share of the lower one's": found.b_given_a,
                 "share of the upper one's": found.a_given_b,
@@ -289,7 +295,7 @@ def follow_click(clicked: Any, sae_id: str, asked: tuple[int, int]) -> None:
 def _index_of(other_id: str, sae_id: str, known: KnownLatent | None) -> LatentIndex | None:
     if known is not None and other_id == sae_id:
         return known.index
-    return newest_index(other_id)
+    return default_index(other_id)
 
 
 def _draw_link(sae_id: str, latent: int, label: str, words: str) -> None:

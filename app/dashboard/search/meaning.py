@@ -97,7 +97,7 @@ def _draw_found(index: LatentIndex, query: str) -> None:
         f"The **{len(found)}** nearest of {index.d_sae:,} latents of "
         f"{escape_markdown(index.name)}, by the cosine of their embeddings"
     )
-    columns = summary_columns([rows[one.latent] for one in found])
+    columns = summary_columns(index, [rows[one.latent] for one in found])
     cosines = {"cosine": [one.cosine for one in found]}
     columns = {"latent": columns.pop("latent")} | cosines | columns
     draw_latents("meaning", index, columns, alt="Latents nearest in meaning")

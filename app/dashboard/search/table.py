@@ -8,6 +8,7 @@ import streamlit as st
 from app.dashboard.handles import engine, store
 from app.dashboard.work import open_page, work
 from app.presentation.figures import shown_at
+from app.presentation.latents import with_whole_tokens
 from saif_core.records.corpus import LatentFilter, LatentIndex, LatentSummary
 from saif_core.records.questions import PromotedAnswer, PromotedQuestion
 
@@ -40,7 +41,7 @@ def draw_latents(
     )
 
 
-def summary_columns(rows: Sequence[LatentSummary]) -> dict[str, list[Any]]:
+def summary_columns(index: LatentIndex, rows: Sequence[LatentSummary]) -> dict[str, list[Any]]:
     """Lines of a list of latents as columns of a table."""
     return {
         "latent": [row.latent for row in rows],
@@ -50,7 +51,7 @@ def summary_columns(rows: Sequence[LatentSummary]) -> dict[str, list[Any]]:
         "maximum": [row.maximum for row in rows],
         "S_in": [row.s_in for row in rows],
         "S_out": [None if row.s_out is None else shown_at(row.s_out, 3) for row in rows],
-        "verdict": [_verdict(row) for row in rows],
+        "verdict": [_verdict(index, row) for row in rows],
         "starred": [row.starred for row in rows],
     }
 
@@ -59,7 +60,12 @@ def summaries_of(index: LatentIndex, latents: Sequence[int]) -> dict[int, Latent
     """What an index says of some latents, at most 1,000, by latent."""
     chosen = LatentFilter(latents=tuple(latents))
     page = store().profiles.page(index.id, filters=chosen, limit=len(latents))
-    return {row.latent: row for row in page.rows}
+    return {row.latent: row for row in whole_rows(index, page.rows)}
+
+
+def whole_rows(index: LatentIndex, rows: Sequence[LatentSummary]) -> list[LatentSummary]:
+    """Lines of a list with their promoted tokens as they are, see ``with_whole_tokens``."""
+    return [with_whole_tokens(store(), index, row, engine().token_texts) for row in rows]
 
 
 def meaning_columns(index: LatentIndex | None, latents: Sequence[int]) -> dict[str, list[Any]]:
@@ -80,12 +86,10 @@ def _promoted(sae_id: str, latents: tuple[int, ...]) -> list[str]:
     return [" ".join(tokens) for tokens in found.tokens]
 
 
-def _verdict(row: LatentSummary) -> str:
-    from saif_core.explaining.latent_scores import verdict
+def _verdict(index: LatentIndex, row: LatentSummary) -> str:
+    from saif_core.explaining.latent_scores import verdict_on
 
-    if row.s_in is None or row.s_out is None:
-        return ""
-    return verdict(row.s_in, row.s_out)
+    return verdict_on(index.n_tokens, row.s_in, row.s_out) or ""
 
 
 def _apply_selection(
@@ -140,10 +144,14 @@ _COLUMNS: Any = {
         help="How much amplifying it helps the tokens that it promotes, at a neutral prompt",
     ),
     "verdict": st.column_config.TextColumn(
-        "verdict", help="Reads from S_in 0.1 on, writes from S_out 0.01 on; empty: not measured"
+        "verdict",
+        help="Reads from S_in 0.1 on, writes from S_out 0.01 on; empty: not measured, or on a "
+        "corpus of too few tokens to tell",
     ),
     "starred": st.column_config.CheckboxColumn("starred"),
-    "found in": st.column_config.TextColumn("found in", help="Where the search words stand"),
+    "found in": st.column_config.TextColumn(
+        "found in", help="Where the search words stand, and the tokens that hold them"
+    ),
     "cosine": st.column_config.NumberColumn(
         "cosine", format="%.3f", help="Between the embeddings of the query and of the latent"
     ),

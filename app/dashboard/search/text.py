@@ -11,6 +11,7 @@ from app.dashboard.search.table import draw_latents, meaning_columns
 from app.dashboard.work import publish_parameter, work
 from app.presentation.escaping import escape_markdown, visible
 from app.presentation.figures import counted
+from saif_core.characters import token_with
 from saif_core.records.corpus import LatentIndex
 from saif_core.records.latents import TextReading
 from saif_core.records.questions import TextQuestion
@@ -87,7 +88,7 @@ def _draw_reading(index: LatentIndex | None, reading: TextReading) -> None:
 
 def _draw_token(index: LatentIndex | None, reading: TextReading, token: int) -> None:
     found = reading.latents[token]
-    name = escape_markdown(visible(reading.tokens[token]))
+    name = escape_markdown(visible(token_with(reading.tokens, token)))
     if not found:
         st.markdown(f"On token {token}, “{name}”, no latent fires.")
         return
@@ -121,7 +122,7 @@ def _draw_whole(index: LatentIndex | None, reading: TextReading) -> None:
     columns: dict[str, list[Any]] = {
         "latent": latents,
         "largest activation": [value for _, value, _ in best],
-        "on token": [f"{at} {visible(reading.tokens[at])}" for _, _, at in best],
+        "on token": [f"{at} {visible(token_with(reading.tokens, at))}" for _, _, at in best],
     }
     columns |= meaning_columns(index, latents)
     draw_latents("whole", index, columns, alt="Latents that fire most on the text")
@@ -152,12 +153,12 @@ def ribbon(reading: TextReading) -> str:
     ):
         hover = ", ".join(f"{latent}: {value:.3g}" for latent, value in latents[:3])
         best = str(latents[0][0]) if latents else "–"
-        faint = "opacity:.6;" if special else ""
+        faint = "opacity:.85;" if special else ""
         cells.append(
             f'<span title="{escape(hover or "no latent fires")}" style="display:inline-block;'
             f"vertical-align:top;text-align:center;margin:0 1px 6px;padding:0 2px;{faint}"
             'border-bottom:1px solid color-mix(in srgb, currentColor 35%, transparent)">'
             f'<span style="font-family:monospace;white-space:pre">{escape(visible(token))}</span>'
-            f'<br><span style="font-size:.7rem;opacity:.8">{best}</span></span>'
+            f'<br><span style="font-size:.7rem;opacity:.9">{best}</span></span>'
         )
     return f'<div style="max-height:22rem;overflow-y:auto;line-height:1.2">{"".join(cells)}</div>'

@@ -1,18 +1,27 @@
 """Search by words and figures: every latent of an index, filtered and sorted in the database."""
 
+from collections.abc import Sequence
 from typing import get_args
 
 import streamlit as st
 
 from app.dashboard.fields.url_fields import publish, seed_choice, seed_flag
-from app.dashboard.handles import store
-from app.dashboard.search.table import draw_latents, summary_columns
+from app.dashboard.handles import engine, store
+from app.dashboard.search.table import draw_latents, summary_columns, whole_rows
 from app.dashboard.work import publish_parameter
-from app.presentation.escaping import escape_markdown
-from saif_core.records.corpus import LatentFilter, LatentIndex, LatentPage, LatentSort
+from app.presentation.escaping import escape_markdown, visible
+from saif_core.records.corpus import (
+    LatentFilter,
+    LatentIndex,
+    LatentPage,
+    LatentSort,
+    LatentSummary,
+)
+from storage.note_store import folded_words
 
 PAGE_SIZE = 50
 MAX_QUERY = 200
+MOST_SHOWN = 3
 _BEST = "best match"
 _FIRST = "search_first"
 # These are parameters of the URL too.
@@ -56,11 +65,49 @@ def draw_words(index: LatentIndex) -> None:
         f"{first + len(page.rows) - 1:,} shown · n = {index.n_tokens:,} tokens of "
         f"{escape_markdown(index.name)}"
     )
-    columns = summary_columns(page.rows)
+    columns = summary_columns(index, whole_rows(index, page.rows))
     if filters.text.strip():
-        columns["found in"] = [", ".join(row.found_in) for row in page.rows]
+        columns["found in"] = [_found_words(index, filters.text, row) for row in page.rows]
     draw_latents("words", index, columns, alt="Latents that fit the search")
     st.pagination(n_pages, default=number, key=key, persist_state="session")
+
+
+def _found_words(index: LatentIndex, query: str, row: LatentSummary) -> str:
+    """Where the words of a query were found, with the tokens that hold them."""
+    shown = []
+    for place in row.found_in:
+        tokens = _tokens_with(index, query, row) if place == "tokens" else []
+        shown.append(f"{place}: {', '.join(map(visible, tokens))}" if tokens else place)
+    return ", ".join(shown)
+
+
+def _tokens_with(index: LatentIndex, query: str, row: LatentSummary) -> list[str]:
+    """Tokens that a latent promotes or fires on most which hold a word of the query."""
+    profile = store().profiles.get(index.id, row.latent)
+    promoted = [token for token, _ in profile.promoted]
+    best = [example for example in profile.examples if example.kind == 0]
+    contexts = store().profiles.contexts(index.id, [example.context for example in best])
+    fired = [
+        int(contexts[example.context][example.position])
+        for example in best
+        if example.context in contexts
+    ]
+    return matching_tokens(query, engine().token_texts(list(dict.fromkeys([*promoted, *fired]))))
+
+
+def matching_tokens(query: str, tokens: Sequence[str]) -> list[str]:
+    """Tokens in which a word of a query is found as the search finds it, at most three."""
+    words = folded_words(query).split()
+    found = [
+        token
+        for token in tokens
+        if any(
+            word == mine or (len(word) > 1 and mine.startswith(word))
+            for mine in folded_words(token).split()
+            for word in words
+        )
+    ]
+    return found[:MOST_SHOWN]
 
 
 def _draw_form() -> None:

@@ -170,7 +170,10 @@ def _draw_earlier(evaluation: Evaluation | None) -> None:
     st.subheader("Earlier evaluations", anchor=False)
     summaries = store().evaluations.list()
     if not summaries:
-        st.info("Nothing has been measured yet: measure above.", icon=":material/monitoring:")
+        running = any(job.kind == "evaluate" and not job.finished() for job in engine().jobs())
+        said = "The first measurement is under way." if running else "Nothing has been measured "
+        said += "" if running else "yet: measure above."
+        st.info(said, icon=":material/monitoring:")
         return
     ids = [summary.id for summary in summaries]
     # Rows are known by their number, so another list of rows needs a table of its own.

@@ -11,6 +11,7 @@ from app.dashboard.work import open_page, work, write_url
 from app.presentation.escaping import escape_markdown
 from app.presentation.figures import counted
 from app.presentation.prompt_html import added_tokens, prompt_html
+from app.presentation.ranking import compute_words
 from saif_core.errors import SaifError
 from saif_core.records.prompts import PromptPair, PromptView
 from saif_core.records.questions import EstimateQuestion, LoadRequest, PromptQuestion
@@ -85,10 +86,7 @@ def _draw_estimate(request: RankingRequest) -> None:
         if estimate.cached:
             st.caption(f"{n_pairs} · already computed")
             return
-        st.caption(
-            f"{n_pairs} · {estimate.tokens_to_compute:,} of {estimate.tokens_total:,} tokens to "
-            "compute, as prompts share their beginnings"
-        )
+        st.caption(f"{n_pairs} · {compute_words(estimate)}")
 
 
 def _model_is_ready() -> bool:

@@ -6,11 +6,10 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 import streamlit as st
 
 from app.charts.latent import activation_histogram, activation_sentence, pair_chart
-from app.dashboard.corpus.indexes import indexes_of
+from app.dashboard.corpus.indexes import choose_index, indexes_of
 from app.dashboard.handles import engine, store
 from app.dashboard.latent.evidence import (
     KnownLatent,
-    choose_index,
     draw_chips,
     draw_histograms,
     draw_token_bars,
@@ -24,6 +23,7 @@ from app.dashboard.messages import shown
 from app.dashboard.work import Work, work
 from app.presentation.escaping import escape_markdown
 from app.presentation.figures import counted
+from saif_core.errors import UnknownLatentError
 from saif_core.records.corpus import LatentIndex
 from saif_core.records.latents import LatentDetail, PairActivations
 from saif_core.records.notes import LatentNote
@@ -63,8 +63,15 @@ def draw_page() -> None:
         )
         _draw_choice(in_hand)
         return
+    try:
+        _draw_latent(in_hand, index)
+    except UnknownLatentError as error:
+        st.session_state.pop(_REMEMBERED, None)
+        st.title("Which latent?")
+        st.error(escape_markdown(f"{error} Or choose one here."), icon=":material/error:")
+        _draw_choice(in_hand)
+        return
     _remember(index)
-    _draw_latent(in_hand, index)
 
 
 def _follow_sae(in_hand: Work) -> bool:

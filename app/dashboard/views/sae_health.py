@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app.dashboard.corpus.indexes import indexes_of
+from app.dashboard.corpus.indexes import choose_index, indexes_of
 from app.dashboard.handles import engine, store
 from app.dashboard.jobs.job_progress import draw_failure, draw_progress, submit_once
 from app.dashboard.sae_fit import misfit
 from app.dashboard.work import work
 from app.presentation.escaping import escape_markdown
 from app.presentation.figures import counted
+from app.presentation.latents import corpus_words
+from saif_core.records.corpus import LatentIndex
 from saif_core.records.health import DensityReport, TextMeasurement
 from saif_core.records.questions import HealthReport, HealthRequest
 from saif_core.records.saes import SaeInfo
@@ -42,20 +44,25 @@ def draw_page() -> None:
     reason = misfit(sae_id)
     job = engine().newest("health", partial(_measures, sae_id))
     measured = _measured(job)
-    density = _density(sae_id)
+    indexes = indexes_of(sae_id)
+    index = choose_index(indexes) if indexes else None
+    density = _density(index) if index else None
     if reason:
         st.error(escape_markdown(reason), icon=":material/block:")
     else:
         if reason is None:
             st.caption("Whether it fits the model is checked once the model is loaded.")
-        _draw_verdict(info, measured, density)
+        _draw_verdict(info, measured, density, index)
     _draw_figures(info, job, measured, reason)
-    _draw_density(density)
+    _draw_density(density, index)
     _draw_training(info)
 
 
 def _draw_verdict(
-    info: SaeInfo, measured: Sequence[TextMeasurement], density: DensityReport | None
+    info: SaeInfo,
+    measured: Sequence[TextMeasurement],
+    density: DensityReport | None,
+    index: LatentIndex | None,
 ) -> None:
     from app.presentation.health import verdict
     from saif_core.explaining.health import judge_health
@@ -73,8 +80,8 @@ def _draw_verdict(
         )
     )
     facts = [f"CE recovered and FVU: {where}."] if where else []
-    if counted is not None:
-        facts.append("Dead latents: the corpus index.")
+    if counted is not None and index is not None:
+        facts.append(f"Dead latents: counted on {escape_markdown(corpus_words(index))}.")
     elif info.dead_fraction is not None:
         facts.append("Dead latents: its card.")
     if facts:
@@ -155,21 +162,18 @@ def _measured(job: "Job | None") -> Sequence[TextMeasurement]:
     return report.texts
 
 
-def _density(sae_id: str) -> DensityReport | None:
+def _density(index: LatentIndex) -> DensityReport:
     from saif_core.explaining.health import summarize_density
 
-    indexes = indexes_of(sae_id)
-    if not indexes:
-        return None
-    return summarize_density(store().latents.density(indexes[0].id), indexes[0].n_tokens)
+    return summarize_density(store().latents.density(index.id), index.n_tokens)
 
 
-def _draw_density(density: DensityReport | None) -> None:
+def _draw_density(density: DensityReport | None, index: LatentIndex | None) -> None:
     from app.charts.health import density_chart
     from app.presentation.health import density_sentence
 
     st.subheader("How often its latents fire", anchor=False)
-    if density is None:
+    if density is None or index is None:
         st.info(
             "No corpus was indexed with this SAE, so its densities are not known: run saif index "
             "on some text.",
@@ -178,6 +182,7 @@ def _draw_density(density: DensityReport | None) -> None:
         return
     sentence = density_sentence(density)
     st.markdown(sentence)
+    st.caption(f"Read on {escape_markdown(corpus_words(index))}.")
     if density.dead_fraction is None:
         st.caption(
             "The corpus is too small to tell dead latents from rare ones, so this share is not "

@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 import streamlit as st
 
-from app.dashboard.corpus.indexes import indexes_of
+from app.dashboard.corpus.indexes import choose_index, indexes_of
 from app.dashboard.fields.url_fields import publish, seed_choice
 from app.dashboard.messages import shown
 from app.dashboard.search.contrast import draw_contrast
@@ -12,7 +12,6 @@ from app.dashboard.search.meaning import draw_meaning
 from app.dashboard.search.text import draw_text
 from app.dashboard.search.words import draw_words
 from app.dashboard.work import open_page, work
-from saif_core.records.corpus import LatentIndex
 
 By = Literal["words", "meaning", "text", "contrast"]
 _BY: dict[str, str] = {
@@ -44,7 +43,8 @@ def draw_page() -> None:
         persist_state="session",
     )
     publish("by", "words")
-    index = _draw_index_choice(indexes_of(work().sae_id))
+    indexes = indexes_of(work().sae_id)
+    index = choose_index(indexes) if indexes else None
     with shown():
         if by == "text":
             draw_text(index)
@@ -56,25 +56,6 @@ def draw_page() -> None:
             draw_meaning(index)
         else:
             draw_words(index)
-
-
-def _draw_index_choice(indexes: list[LatentIndex]) -> LatentIndex | None:
-    if len(indexes) < 2:
-        return indexes[0] if indexes else None
-    known = {index.id: index for index in indexes}
-    seed_choice("index", indexes[0].id, list(known))
-    chosen = st.selectbox(
-        "Corpus",
-        list(known),
-        format_func=lambda index_id: (
-            f"{known[index_id].name} · {known[index_id].n_tokens:,} tokens"
-        ),
-        key="index",
-        persist_state="session",
-        help="What the latents were seen to fire on.",
-    )
-    publish("index", indexes[0].id)
-    return known[chosen]
 
 
 def _draw_empty() -> None:

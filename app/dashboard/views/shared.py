@@ -7,13 +7,26 @@ from app.dashboard.compare.text_columns import draw_finished
 from app.dashboard.handles import store
 from app.presentation.arms import describe_arm
 from app.presentation.escaping import escape_markdown
-from app.presentation.sessions import chosen_table, manifest
-from app.presentation.texts import arm_size_sentence
+from app.presentation.evaluation_files import evaluation_sentence
+from app.presentation.figures import counted, moment_words
+from app.presentation.sessions import (
+    chosen_table,
+    made_words,
+    manifest,
+    pair_of,
+    selective_sentence,
+    writing_words,
+)
+from app.presentation.texts import arm_size_sentence, disorder_sentence
+from saif_core.records.evaluation import Evaluation
 from saif_core.records.prompts import Instruction
 from saif_core.records.ranking import ChosenLatent, Ranking
 from saif_core.records.sessions import SteeringSession
 from saif_core.records.steering import Edit, GenerationRequest
 from saif_core.records.texts import GenerationResult
+
+# Evaluations that are looked at for one that fits.
+MOST_TRIED = 5
 
 
 def draw_page() -> None:
@@ -42,10 +55,11 @@ def draw_page() -> None:
             help="Makes a session of your own to go on with; this one stays as it is.",
         ):
             open_in_compare(store().sessions.duplicate(session.id))
-    st.caption(f"Saved {escape_markdown(session.updated_at)} · read-only")
-    _draw_instruction(session.instruction, session.request)
+    st.caption(f"{escape_markdown(made_words(session))} Read-only.")
+    _draw_instruction(session)
     _draw_latents(session.request, session.ranking)
     _draw_texts(session)
+    _draw_measurement(session)
     st.subheader("Notes", anchor=False)
     if session.notes:
         st.text(session.notes)
@@ -54,27 +68,42 @@ def draw_page() -> None:
     _draw_manifest(session)
 
 
-def _draw_instruction(instruction: Instruction | None, request: GenerationRequest | None) -> None:
+def _draw_instruction(session: SteeringSession) -> None:
     st.subheader("1. The instruction", anchor=False)
+    instruction, request = session.instruction, session.request
     if instruction is None:
         name = request.instruction if request else ""
         st.text(name or "No instruction was saved with this session.")
+    else:
+        st.text(f"{instruction.name}: {instruction.description}")
+        _draw_wordings(instruction)
+    pair = pair_of(session)
+    if pair is not None:
+        st.caption("A prompt with the instruction, and the same without it:")
+        for column, prompt in zip(st.columns(2), pair, strict=True):
+            column.text(prompt)
+    st.caption(
+        "SAIF compares what goes on inside the model with the instruction and without it, finds "
+        "the directions (latents) that tell the two apart, and adds them while the model answers "
+        "prompts that hold no instruction."
+    )
+
+
+def _draw_wordings(instruction: Instruction) -> None:
+    first, *others = instruction.wordings or (None,)
+    if first is None:
         return
-    st.text(f"{instruction.name}: {instruction.description}")
-    n = len(instruction.wordings)
-    with st.expander(f"{n} wording{'' if n == 1 else 's'}", key="shared_wordings"):
-        for wording in instruction.wordings:
-            st.text(f"{wording.text} ({wording.language})")
+    st.text(f"In words: “{first.text}”")
+    if others:
+        with st.expander(f"{counted(len(others), 'other wording')}", key="shared_wordings"):
+            for wording in others:
+                st.text(f"{wording.text} ({wording.language})")
 
 
 def _draw_latents(request: GenerationRequest | None, ranking: Ranking | None) -> None:
     st.subheader("2. The latents", anchor=False)
     if ranking is not None:
-        st.markdown(
-            f"Of {ranking.d_sae:,} latents at {escape_markdown(ranking.hook_point)}, "
-            f"**{ranking.n_selective}** fire on at least 80% of the instructed prompts and on at "
-            f"most 5% of the others (n = {ranking.n_pairs:,} pairs)."
-        )
+        st.markdown(selective_sentence(ranking))
     chosen = _chosen_latents(request)
     if len(chosen) > 1:
         for number, (name, edit) in enumerate(chosen):
@@ -114,7 +143,7 @@ def _draw_chosen(latents: tuple[ChosenLatent, ...], ranking: Ranking | None, key
         hide_index=True,
         column_config={
             "latent": column.NumberColumn("latent", format="%d"),
-            "coefficient": column.NumberColumn("coefficient", format="%.3f"),
+            "coefficient": column.NumberColumn("coefficient", format="%.6g"),
             "score": column.NumberColumn("score", format="%.3f"),
             "with": column.NumberColumn("fires with", format="percent"),
             "without": column.NumberColumn("fires without", format="percent"),
@@ -125,6 +154,8 @@ def _draw_chosen(latents: tuple[ChosenLatent, ...], ranking: Ranking | None, key
 
 def _draw_texts(session: SteeringSession) -> None:
     st.subheader("3. The texts", anchor=False)
+    if session.recipe is not None:
+        st.markdown(escape_markdown(writing_words(session.recipe)))
     result: GenerationResult | None = session.result
     if result is None:
         st.caption("No texts were generated; these are the prompts.")
@@ -137,7 +168,38 @@ def _draw_texts(session: SteeringSession) -> None:
                 f"**{escape_markdown(arm.name)}**, {escape_markdown(describe_arm(arm))}: "
                 f"{arm_size_sentence(size)}."
             )
+    st.markdown(disorder_sentence(result))
     draw_finished(result, session.instruction)
+
+
+def _draw_measurement(session: SteeringSession) -> None:
+    st.subheader("4. The measurement", anchor=False)
+    evaluation = _measured(session)
+    if evaluation is None:
+        st.caption(
+            "How often it works was not measured here with this instruction and model; the texts "
+            "above are examples."
+        )
+        return
+    st.markdown(escape_markdown(evaluation_sentence(evaluation)))
+    n = counted(len(evaluation.request.test_contents), "test content")
+    st.caption(
+        f"An evaluation of the same instruction on the same model, on {n}, finished "
+        f"{moment_words(evaluation.created_at)}. Its settings need not be those of the texts above."
+    )
+
+
+def _measured(session: SteeringSession) -> Evaluation | None:
+    """The newest evaluation here of the session's own instruction on its own model."""
+    if session.instruction is None or session.recipe is None:
+        return None
+    model = session.recipe.model_sha256
+    for summary in store().evaluations.list(instruction=session.instruction.name, limit=MOST_TRIED):
+        evaluation = store().evaluations.get(summary.id)
+        asked = evaluation.request.instruction
+        if asked == session.instruction and model and evaluation.model_sha256 == model:
+            return evaluation
+    return None
 
 
 def _draw_manifest(session: SteeringSession) -> None:
