@@ -4,6 +4,7 @@ Embeddings of latents are made once for every index, and kept in the home folder
 """
 
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -26,6 +27,8 @@ MAX_LABEL = 200
 AT_ONCE = 64
 N_EXAMPLES = 8
 N_FOUND = 50
+# Latents that are embedded to see how long all of them would take.
+N_TRIED = 32
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,20 @@ def search_meaning(home: Path, index_id: str, query: str) -> list[FoundLatent]:
     rows = np.load(vectors_file(home, index_id), mmap_mode="r")
     found = nearest(vector, rows, N_FOUND)
     return [FoundLatent(one.row, one.cosine) for one in found if one.cosine > 0]
+
+
+def embedding_seconds(
+    store: "Store", index: LatentIndex, token_texts: Callable[[Sequence[int]], list[str]]
+) -> float:
+    """How long embedding an index would take, from a few of its latents embedded now."""
+    n = min(N_TRIED, index.d_sae)
+    embedder().embed(["warm"])
+    started = time.perf_counter()
+    # Spread over the index, as neighbours may be alike.
+    tried = range(0, index.d_sae, max(index.d_sae // n, 1))[:n]
+    if texts := _texts(store, index, tried, token_texts):
+        embedder().embed(list(texts.values()))
+    return (time.perf_counter() - started) * index.d_sae / len(tried)
 
 
 def _embed(store: "Store", home: Path, bench: "Bench", request: EmbedRequest) -> EmbedReport:

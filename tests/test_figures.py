@@ -1,6 +1,6 @@
 import pytest
 
-from app.presentation.figures import counted, moment_words, number_words, shown_at
+from app.presentation.figures import counted, moment_words, number_words, shown_at, too_long
 
 
 def test_a_noun_takes_an_s_unless_there_is_one() -> None:
@@ -39,3 +39,10 @@ def test_a_moment_is_told_in_plain_words(moment: str, words: str) -> None:
 )
 def test_a_number_is_told_as_it_was_typed(number: float, words: str) -> None:
     assert number_words(number) == words
+
+
+def test_a_text_that_is_too_long_is_told_so_with_what_to_do() -> None:
+    assert too_long("The text", "a" * 10, 10) == ""
+    assert too_long("The text", "a" * 1011, 1000) == (
+        "The text has 1,011 characters, but at most 1,000 are taken; shorten it by 11."
+    )

@@ -17,12 +17,12 @@ from app.dashboard.evaluate.form import (
     check_choice,
     cost_of,
     cost_sentence,
-    duration,
 )
 from app.dashboard.fields.grid_fields import read_values
 from app.dashboard.handles import engine, store
 from app.dashboard.work import Work
 from app.presentation.evaluation import describe_setting
+from app.presentation.figures import duration
 from saif_core.engine.job import Job
 from saif_core.errors import EvaluatorError
 from saif_core.evaluating.splitting import split_contents, split_wordings
@@ -506,7 +506,9 @@ def test_a_saved_evaluation_is_shown_with_its_figures() -> None:
     assert len(at.get("vega_lite_chart")) == 5
     cells = next(t.value for t in at.dataframe if "resid_share" in t.value.columns)
     assert cells["strict"].tolist() == [100 * cell.rates.strict for cell in evaluation.cells]
-    assert [button.label for button in at.get("download_button")] == ["CSV", "JSON", "HTML"]
+    assert [button.label for button in at.get("download_button")] == [
+        *("CSV", "Texts (CSV)", "JSON", "HTML")
+    ]
     assert not errors(at)
 
 

@@ -12,9 +12,11 @@ _STYLE = f"""<style>
 button:disabled, button:disabled :is(p, span), label:has(:disabled) p,
 [aria-disabled="true"] :is(p, span),
 [data-testid="stPaginationEllipsis"],
-:is([data-testid="stSidebarNav"], [data-testid="stTextInput"]) [data-testid="stIconMaterial"] {{ color: {_FAINT} !important }}
+:is([data-testid="stSidebarNav"], [data-testid="stTextInput"]) [data-testid="stIconMaterial"] {{
+ color: {_FAINT} !important }}
 button:disabled, button:disabled *, [aria-disabled="true"] * {{ opacity: 1 !important }}
-button[data-variant]:is([aria-checked="true"], [aria-pressed="true"]) :is(p, span) {{ color: {_CHOSEN} !important }}
+button[data-variant]:is([aria-checked="true"], [aria-pressed="true"]) :is(p, span) {{
+ color: {_CHOSEN} !important }}
 </style>"""
 
 

@@ -410,7 +410,8 @@ details{margin:1rem 0}summary{cursor:pointer}dt{color:var(--muted)}
 dd{margin:0 0 .5rem;white-space:pre-wrap;overflow-wrap:anywhere;font-family:monospace}
 @media (max-width:62rem){thead{display:none}tr{display:block;padding:.4rem 0;
  border-bottom:1px solid var(--line)}td{display:inline-block;border:0;min-width:0}
-.texts td{display:block}td::before{content:attr(data-name) " ";color:var(--muted)}td:empty{display:none}}
+.texts td{display:block}td::before{content:attr(data-name) " ";color:var(--muted)}
+td:empty{display:none}}
 """
 _PAGE = """<!DOCTYPE html>
 <html lang="en">

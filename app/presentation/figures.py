@@ -8,6 +8,26 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun if n == 1 else noun + 's'}"
 
 
+def duration(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 100:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def too_long(what: str, text: str, most: int) -> str:
+    """What to say of a text that is longer than is taken; "" for one that is not.
+
+    Fields take longer texts than are used: one that simply refuses them says nothing at all.
+    """
+    if len(text) <= most:
+        return ""
+    return (
+        f"{what} has {counted(len(text), 'character')}, but at most {most:,} are taken; shorten "
+        f"it by {len(text) - most:,}."
+    )
+
+
 def shown_at(value: float, digits: int) -> float:
     """A value for a table of so many digits, which would write -0.000 for a little below zero."""
     return 0.0 if value <= 0 and round(value, digits) == 0 else value

@@ -137,6 +137,7 @@ def _arm_rows(arm: Arm) -> list[tuple[str, str]]:
 
 
 def sampling_words(sampling: Sampling) -> str:
+    """How texts are written, in a few words."""
     temperature = number_words(sampling.temperature)
     words = ["greedy" if sampling.temperature == 0 else f"temperature {temperature}"]
     words += [f"top p {number_words(sampling.top_p)}"] if sampling.top_p < 1 else []

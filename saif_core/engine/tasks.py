@@ -68,6 +68,8 @@ from saif_core.records.questions import (
     SaeQuestion,
     SizeAnswer,
     SizeQuestion,
+    SpeedAnswer,
+    SpeedQuestion,
     TextQuestion,
     TokenChangeQuestion,
     VectorQuestion,
@@ -82,6 +84,7 @@ from saif_core.steering.arms import ArmBuilder, sae_ids
 from saif_core.steering.target import VECTOR
 from saif_core.steering.tensors import Tensors
 from saif_core.writing.run import GenerationRun, check_generation
+from saif_core.writing.speed import measure_speed
 
 MAX_TEXTS = 256
 
@@ -255,6 +258,10 @@ def _size(bench: Bench, request: SizeQuestion) -> SizeAnswer:
     return SizeAnswer(ArmBuilder(bench.model, saes, bench.tensors).size(request.arm))
 
 
+def _speed(bench: Bench, _request: SpeedQuestion) -> SpeedAnswer:
+    return SpeedAnswer(measure_speed(bench.model))
+
+
 def _promoted(bench: Bench, request: PromotedQuestion) -> PromotedAnswer:
     sae = bench.sae(request.sae_id)
     for latent in request.latents:
@@ -421,6 +428,7 @@ TASKS: tuple[Task, ...] = (
     Task("prompt", PromptQuestion, PromptView, _prompt, lambda _: "Show a prompt"),
     Task("estimate", EstimateQuestion, WorkEstimate, _estimate, lambda _: "Estimate a ranking"),
     Task("size", SizeQuestion, SizeAnswer, _size, lambda _: "Measure a steering vector"),
+    Task("speed", SpeedQuestion, SpeedAnswer, _speed, lambda _: "Measure the speed"),
     Task(
         "promoted",
         PromotedQuestion,

@@ -125,6 +125,18 @@ class SizeAnswer(Record):
 
 
 @dataclass(frozen=True)
+class SpeedQuestion(Record):
+    """How fast texts are written; answered by a ``SpeedAnswer``, which takes a second or two."""
+
+
+@dataclass(frozen=True)
+class SpeedAnswer(Record):
+    """Tokens that many texts together gain in a second, measured now."""
+
+    tokens_per_second: float
+
+
+@dataclass(frozen=True)
 class PromotedQuestion(Record):
     """The tokens that latents promote."""
 

@@ -20,6 +20,7 @@ from app.dashboard.instructions.pair_form import draw_instruction_choice, upload
 from app.dashboard.messages import shown
 from app.dashboard.work import work
 from app.presentation.arms import BASELINE_HELP, CONTROL_HELP, CONTROL_WORDS
+from app.presentation.figures import duration
 from saif_core.errors import EvaluatorError
 from saif_core.inputs.shipped import shipped_contents
 from saif_core.parameters import Parameter
@@ -104,25 +105,21 @@ def cost_of(request: EvaluationRequest, layers: Sequence[int]) -> Cost:
     return Cost(n_cells, n_texts, n_texts * request.sampling.max_new_tokens)
 
 
-def cost_sentence(cost: Cost, tokens_per_second: float, *, measured: bool) -> str:
+def cost_sentence(
+    cost: Cost, tokens_per_second: float, *, measured: bool = False, source: str = ""
+) -> str:
     """What an evaluation costs, in one line.
 
     Args:
         measured: the speed is that of the evaluation on the page.
+        source: where the speed comes from, if elsewhere.
     """
-    source = "the speed of the evaluation below" if measured else "usual for a CPU"
+    usual = "the speed of the evaluation below" if measured else "usual for a CPU"
     return (
         f"Up to {cost.n_cells:,} cells · {cost.n_texts:,} texts · {cost.n_tokens:,} tokens · about "
         f"{duration(cost.n_tokens / tokens_per_second)} at {tokens_per_second:,.0f} tokens/s "
-        f"({source})"
+        f"({source or usual})"
     )
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it."""
-    if seconds < 100:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def layers_of_request(request: EvaluationRequest) -> list[int]:

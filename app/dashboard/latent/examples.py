@@ -7,7 +7,7 @@ import streamlit as st
 
 from app.dashboard.handles import engine, store
 from app.dashboard.latent.evidence import KnownLatent, token_words
-from app.presentation.figures import counted
+from app.presentation.figures import counted, too_long
 from app.presentation.token_html import TintedText, examples_html, text_html
 from saif_core.characters import join_tokens, token_with
 from saif_core.records.corpus import N_KINDS, ProfileExample
@@ -96,13 +96,14 @@ def draw_own_text(sae_id: str, latent: int, maximum: float | None) -> None:
     """
     st.subheader("Try your own text", anchor=False)
     with st.form("latent_own_form", border=False):
-        text = st.text_area(
-            "Text", key="latent_own_text", max_chars=MAX_CHARACTERS, persist_state="session"
-        )
+        text = st.text_area("Text", key="latent_own_text", persist_state="session")
         asked = st.form_submit_button("Read it", icon=":material/visibility:")
     if asked:
         if not text.strip():
             st.error("There is no text to read; type some.", icon=":material/error:")
+            return
+        if said := too_long("The text", text, MAX_CHARACTERS):
+            st.error(said, icon=":material/error:")
             return
         with st.spinner("Reading the text; the first time, the model is loaded …"):
             answer = engine().ask(LatentOnTextsQuestion(sae_id, latent, (text,)))

@@ -12,7 +12,8 @@ from app.dashboard.messages import shown
 from app.dashboard.search.table import draw_latents
 from app.dashboard.work import publish_parameter, work
 from app.presentation.escaping import escape_markdown
-from app.presentation.figures import counted, shown_at
+from app.presentation.figures import counted, shown_at, too_long
+from saif_core.errors import PromptPairError
 from saif_core.inputs.prompt_pairs import load_contents
 from saif_core.records.corpus import LatentIndex
 from saif_core.records.questions import ContrastReport, ContrastRequest
@@ -72,7 +73,6 @@ def _draw_set(name: str, place: Any) -> tuple[str, UploadedFile | None]:
             f"The {name} set, one text a line",
             key=f"contrast_{name}",
             persist_state="session",
-            max_chars=MAX_CHARACTERS,
             height=160,
         )
         file = st.file_uploader(
@@ -88,6 +88,8 @@ def _draw_set(name: str, place: Any) -> tuple[str, UploadedFile | None]:
 def _texts(name: str, typed: str, file: UploadedFile | None) -> tuple[str, ...]:
     if file is not None:
         return tuple(load_contents(file.getvalue(), filename=file.name))
+    if said := too_long(f"The {name} set", typed, MAX_CHARACTERS):
+        raise PromptPairError(f"{said} A file may be longer.")
     return tuple(load_contents(typed.encode(), filename=f"the {name} set.txt"))
 
 

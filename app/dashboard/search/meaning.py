@@ -8,14 +8,15 @@ from functools import partial
 import streamlit as st
 
 from app.dashboard.fields.url_fields import publish
-from app.dashboard.handles import engine
+from app.dashboard.handles import engine, store
 from app.dashboard.jobs.job_progress import draw_failure, draw_progress, submit_once
 from app.dashboard.messages import shown
 from app.dashboard.search.table import draw_latents, summaries_of, summary_columns
 from app.dashboard.search.words import MAX_QUERY
 from app.presentation.escaping import escape_markdown
+from app.presentation.figures import duration, too_long
 from app.settings import load_settings
-from app.store_tasks import EmbedRequest, search_meaning, vectors_file
+from app.store_tasks import EmbedRequest, embedding_seconds, search_meaning, vectors_file
 from saif_core.models.text_embeddings import REQUIREMENT, is_installed
 from saif_core.records.corpus import LatentIndex
 
@@ -41,7 +42,8 @@ def draw_meaning(index: LatentIndex) -> None:
     if not vectors_file(load_settings().home, index.id).is_file():
         st.info(
             f"The {index.d_sae:,} latents of {escape_markdown(index.name)} have to be embedded "
-            "once: their labels, and the tokens that they promote and fire on.",
+            "once: their labels, and the tokens that they promote and fire on. That takes about "
+            f"{duration(_seconds(index.id, index))} on this machine.",
             icon=":material/hub:",
         )
         _draw_begin(index, "Embed the latents", running, first=True)
@@ -52,16 +54,23 @@ def draw_meaning(index: LatentIndex) -> None:
             "What does the latent stand for?",
             key=_QUERY,
             persist_state="session",
-            max_chars=MAX_QUERY,
             icon=":material/search:",
             placeholder="words about family",
             help="In English; other languages are understood badly.",
         )
         st.form_submit_button("Search", type="primary", icon=":material/search:")
     publish(_QUERY, "")
-    if query := st.session_state[_QUERY].strip():
+    query = st.session_state[_QUERY].strip()
+    if said := too_long("The search", query, MAX_QUERY):
+        st.error(said, icon=":material/error:")
+    elif query:
         _draw_found(index, query)
     _draw_begin(index, "Embed again", running, first=False)
+
+
+@st.cache_data(max_entries=32, show_spinner="Measuring how long it takes …")
+def _seconds(index_id: str, _index: LatentIndex) -> float:  # noqa: ARG001
+    return embedding_seconds(store(), _index, engine().token_texts)
 
 
 def _embeds(index: LatentIndex, request: EmbedRequest) -> bool:

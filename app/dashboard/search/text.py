@@ -10,7 +10,7 @@ from app.dashboard.handles import engine
 from app.dashboard.search.table import draw_latents, meaning_columns
 from app.dashboard.work import publish_parameter, work
 from app.presentation.escaping import escape_markdown, visible
-from app.presentation.figures import counted
+from app.presentation.figures import counted, too_long
 from saif_core.characters import token_with
 from saif_core.records.corpus import LatentIndex
 from saif_core.records.latents import TextReading
@@ -37,9 +37,8 @@ def draw_text(index: LatentIndex | None) -> None:
             "Text",
             key=_TEXT,
             persist_state="session",
-            max_chars=MAX_CHARACTERS,
             height=120,
-            help="At most 2,048 tokens.",
+            help=f"At most 2,048 tokens, and {MAX_CHARACTERS:,} characters.",
         )
         st.toggle(
             "As a chat message",
@@ -53,6 +52,9 @@ def draw_text(index: LatentIndex | None) -> None:
     publish(_CHAT, False)
     publish_parameter(_TEXT, state[_TEXT] if len(state[_TEXT]) <= MAX_SHARED else "")
     asked = TextQuestion(work().sae_id, state[_TEXT], state[_CHAT])
+    if submitted and (said := too_long("The text", state[_TEXT], MAX_CHARACTERS)):
+        st.error(said, icon=":material/error:")
+        return
     if submitted:
         state.pop(_READ, None)
         state[_READ] = (asked, _read(asked))

@@ -10,6 +10,7 @@ from app.dashboard.handles import engine, store
 from app.dashboard.search.table import draw_latents, summary_columns, whole_rows
 from app.dashboard.work import publish_parameter
 from app.presentation.escaping import escape_markdown, visible
+from app.presentation.figures import too_long
 from saif_core.records.corpus import (
     LatentFilter,
     LatentIndex,
@@ -43,6 +44,9 @@ _SORTS: dict[str, tuple[LatentSort | None, bool]] = {_BEST: (None, False)} | {
 def draw_words(index: LatentIndex) -> None:
     """Form and table; what is asked for stands in the URL."""
     _draw_form()
+    if said := too_long("The search", st.session_state[_WORDS], MAX_QUERY):
+        st.error(said, icon=":material/error:")
+        return
     filters, sort = _filters(), str(st.session_state[_SORT])
     # Another search has another list of pages, which begins at its first.
     key = f"{_PAGE}_{hash((index.id, sort, filters))}"
@@ -124,7 +128,6 @@ def _draw_form() -> None:
             "Words in labels, tokens and examples",
             key=_WORDS,
             persist_state="session",
-            max_chars=MAX_QUERY,
             icon=":material/search:",
             help="All words have to be found; the beginnings of words will do.",
         )

@@ -22,7 +22,7 @@ from app.dashboard.jobs.job_progress import draw_failure, draw_progress, submit_
 from app.dashboard.messages import shown
 from app.dashboard.work import open_page, work
 from app.presentation.escaping import escape_markdown
-from app.presentation.figures import counted
+from app.presentation.figures import counted, too_long
 from app.settings import load_settings
 from app.store_tasks import MAX_LABEL, LabelsReport, LabelsRequest, NewLabel, vectors_file
 from saif_core.engine.job import Job
@@ -230,7 +230,7 @@ def _draw_start() -> None:
             help=f"At most {MAX_UPLOAD_MB} MB each. TXT and MD: a document per paragraph. JSONL: "
             "one a line, with 'text' or 'messages'. Parquet: a column of either name.",
         )
-        name = st.text_input("Name", key="corpus_name", max_chars=MAX_NAME, placeholder="the files")
+        name = st.text_input("Name", key="corpus_name", placeholder="the files")
         chosen = st.multiselect(
             "Read through",
             list(offered),
@@ -251,6 +251,8 @@ def _draw_start() -> None:
                 "A corpus was to be read, but no file or no SAE was chosen; choose at least one "
                 "of each."
             )
+        if said := too_long("The name", (name or "").strip(), MAX_NAME):
+            raise CorpusError(said)
         title = (name or "").strip() or ", ".join(file.name for file in files)
         _begin(title[:MAX_NAME], str(save_uploads(files)), tuple(chosen))
 

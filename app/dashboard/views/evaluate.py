@@ -15,6 +15,7 @@ from app.dashboard.evaluate.form import (
 from app.dashboard.evaluate.results import draw_evaluation
 from app.dashboard.handles import engine, store
 from app.dashboard.jobs.job_progress import draw_progress
+from app.dashboard.jobs.speed import speed_now
 from app.dashboard.messages import shown
 from app.dashboard.work import publish_parameter
 from app.presentation.arms import arm_words
@@ -117,6 +118,8 @@ def _draw_form(job: "Job | None", evaluation: Evaluation | None) -> None:
 def _cost(request: EvaluationRequest, evaluation: Evaluation | None) -> str:
     cost = cost_of(request, layers_of_request(request))
     speed = _speed(evaluation)
+    if speed is None and (now := speed_now()) is not None:
+        return cost_sentence(cost, now, source="measured just now")
     return cost_sentence(cost, speed or CPU_TOKENS_PER_SECOND, measured=speed is not None)
 
 

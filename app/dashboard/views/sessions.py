@@ -9,6 +9,7 @@ from app.dashboard.compare.open_session import OPENED, open_in_compare
 from app.dashboard.handles import store
 from app.dashboard.messages import shown
 from app.presentation.escaping import escape_markdown
+from app.presentation.figures import too_long
 from app.presentation.session_files import (
     MAX_BYTES,
     export_filename,
@@ -133,13 +134,14 @@ def _draw_rename(session: SteeringSession) -> None:
         st.popover("Rename", icon=":material/edit:", key="sessions_rename"),
         st.form(f"sessions_rename_{session.id}", border=False),
     ):
-        name = st.text_input(
-            "Name", session.name, max_chars=MAX_NAME, key=f"sessions_name_{session.id}"
-        )
+        name = st.text_input("Name", session.name, key=f"sessions_name_{session.id}")
         if st.form_submit_button("Rename", icon=":material/check:"):
             cleaned = " ".join((name or "").split())
             if not cleaned:
                 st.error("A session needs a name; write one.", icon=":material/error:")
+                return
+            if said := too_long("The name", cleaned, MAX_NAME):
+                st.error(said, icon=":material/error:")
                 return
             store().sessions.rename(session.id, cleaned)
             st.rerun()
