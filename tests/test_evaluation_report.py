@@ -195,3 +195,24 @@ def test_the_page_says_how_the_evaluation_was_made() -> None:
     ]
     assert json.loads(told["request"])["instruction"]["name"] == "translate-to-french"
     assert json.loads(told["request"])["selector_parameters"] == {"compare": "higher"}
+
+
+def test_a_broken_text_is_called_so_beside_its_grade() -> None:
+    texts = {3: [sample_text(3, "la la la", outcome="disorder"), sample_text(3, "Le chat.")]}
+    cells = Page(evaluation_html(sample_evaluation(), texts)).within("td")
+    for text, outcome in (("la la la", "disorder"), ("Le chat.", "whole")):
+        at = cells.index(text)
+        assert (cells[at + 1], cells[at + 3]) == ("strict", outcome)
+
+
+def test_a_narrow_screen_shows_the_whole_chart_and_every_cell_with_its_heading() -> None:
+    body = evaluation_html(sample_evaluation(), {}).decode()
+    assert "min-width:36rem" not in body
+    assert "white-space:nowrap" not in body
+    assert "@media (max-width:75rem)" in body
+    page = Page(body.encode())
+    (chart,) = [found for found in page.all("svg") if found.get("role") == "img"]
+    # A phone's 360 points show letters of 12 no smaller than 9.
+    width = float((chart["viewbox"] or "").split()[2])
+    assert 12 * 360 / width >= 9
+    assert {found["data-name"] for found in page.all("td")} >= {"strict", "strength", "broken"}

@@ -58,6 +58,7 @@ _CELL_HEADERS = (
     "against unsteered",
     "against random",
 )
+_TEXT_HEADERS = ("content", "text", "grade", "reason", "reads as")
 _BEST_HEADERS = (
     "n",
     "strict",
@@ -169,21 +170,23 @@ def _named_cell(header: str, value: str) -> str:
 
 def _texts_html(words: str, texts: Sequence[EvaluationText]) -> str:
     shown = texts[:SHOWN_TEXTS]
-    rows = "\n".join(
-        "<tr>"
-        + "".join(
-            f"<td dir=auto>{_escape(value)}</td>"
-            for value in (text.content, text.text, text.grade or "not judged", text.reason)
-        )
-        + "</tr>"
-        for text in shown
-    )
+    rows = "\n".join(f"<tr>{''.join(map(_text_cell, _TEXT_HEADERS, _said(t)))}</tr>" for t in shown)
+    head = "".join(f"<th>{header}</th>" for header in _TEXT_HEADERS)
     return (
         f"<details><summary>{_escape(words)}: {len(shown)} of {len(texts)} "
-        "texts</summary>"
-        "<div class=wide><table class=texts><thead><tr><th>content</th><th>text</th><th>grade</th>"
-        f"<th>reason</th></tr></thead>\n<tbody>{rows}</tbody></table></div></details>"
+        f"texts</summary><div class=wide><table class=texts><thead><tr>{head}</tr></thead>\n"
+        f"<tbody>{rows}</tbody></table></div></details>"
     )
+
+
+def _said(text: EvaluationText) -> tuple[str, ...]:
+    """What stands under ``_TEXT_HEADERS``; a grade says nothing of whether a text is whole."""
+    outcome = "disorder" if text.outcome == "disorder" else "whole"
+    return text.content, text.text, text.grade or "not judged", text.reason, outcome
+
+
+def _text_cell(header: str, value: str) -> str:
+    return f'<td dir=auto data-name="{header}">{_escape(value)}</td>'
 
 
 def _manifest_html(evaluation: Evaluation) -> str:
@@ -396,7 +399,7 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:90rem;margin:0 auto;padding:1r
  background:var(--back);color:var(--text)}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}
 .lead{font-size:1.1rem;max-width:50rem}.muted{color:var(--muted)}
-figure{margin:0}figure .wide svg{width:100%;max-width:46rem;height:auto}
+figure{margin:0}figure .wide svg{width:100%;max-width:38rem;height:auto}
 figure text{font-size:12px;fill:var(--muted)}figure text.title{fill:var(--text);font-weight:600}
 .grid{stroke:var(--line)}.flat path{stroke:currentColor;stroke-dasharray:1 4;stroke-width:2}
 .line{fill:none;stroke:currentColor;stroke-width:2}.line path{stroke-width:1.2}
@@ -408,7 +411,7 @@ th,td{text-align:left;vertical-align:top;padding:.25rem .4rem;border-bottom:1px 
 .texts td:nth-child(-n+2){min-width:14rem}
 details{margin:1rem 0}summary{cursor:pointer}dt{color:var(--muted)}
 dd{margin:0 0 .5rem;white-space:pre-wrap;overflow-wrap:anywhere;font-family:monospace}
-@media (max-width:62rem){thead{display:none}tr{display:block;padding:.4rem 0;
+@media (max-width:75rem){thead{display:none}tr{display:block;padding:.4rem 0;
  border-bottom:1px solid var(--line)}td{display:inline-block;border:0;min-width:0}
 .texts td{display:block}td::before{content:attr(data-name) " ";color:var(--muted)}
 td:empty{display:none}}
