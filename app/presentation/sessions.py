@@ -7,7 +7,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from app.presentation.arms import describe_arm, scope_words
 from app.presentation.escaping import escape_markdown, promotes
-from app.presentation.figures import counted, moment_words, number_words
+from app.presentation.figures import counted, moment_words, number_words, shown_at
 from saif_core.inputs.prompt_pairs import join_instruction
 from saif_core.records.prompts import Instruction
 from saif_core.records.ranking import ChosenLatent, Ranking
@@ -218,7 +218,7 @@ def chosen_table(latents: Sequence[ChosenLatent], ranking: Ranking | None) -> di
     known = {score.index: score for score in ranking.latents}
     scores = [known.get(latent.index) for latent in latents]
     return chosen | {
-        "score": [score.score if score else None for score in scores],
+        "score": [shown_at(score.score, 3) if score else None for score in scores],
         "with": [score.rate_positive if score else None for score in scores],
         "without": [score.rate_negative if score else None for score in scores],
         "promotes": [promotes(score.top_tokens) if score else "" for score in scores],

@@ -367,7 +367,7 @@ TASKS: tuple[Task, ...] = (
         GenerationRequest,
         GenerationResult,
         _generate,
-        lambda asked: f"Generate {asked.n_texts} texts",
+        lambda asked: f"Generate {asked.n_texts} text{'' if asked.n_texts == 1 else 's'}",
         "writing",
         _check_texts,
     ),

@@ -184,8 +184,8 @@ def draw_histograms(known: KnownLatent) -> None:
         else:
             low, median, high = (profile.quantiles[at] for at in (1, 3, 5))
             sentence = (
-                f"Of {profile.n_fired:,} tokens, 5% are below {low:.3g}, half below {median:.3g} "
-                f"and 95% below {high:.3g}; the largest is {profile.maximum:.3g}."
+                f"Of {counted(profile.n_fired, 'token')}, 5% are below {low:.3g}, half below "
+                f"{median:.3g} and 95% below {high:.3g}; the largest is {profile.maximum:.3g}."
             )
             st.altair_chart(profile_histogram(profile), key="latent_firing_histogram", alt=sentence)
             st.caption(sentence)
