@@ -239,7 +239,9 @@ def test_latents_are_embedded_once_however_often_that_is_asked_for(
     may_go_on = threading.Event()
     monkeypatch.setattr(search_meaning, "is_installed", lambda: True)
     monkeypatch.setattr(store_tasks, "embedder", SlowEmbedder)
+    monkeypatch.setattr(search_meaning, "embedding_seconds", lambda *_: 70.4)
     pages = [open_page("search", by="meaning") for _ in range(2)]
+    assert all("That takes about 70 s here." in texts(at) for at in pages)
     try:
         for at in pages:
             settle(at.button(key="meaning_embed").click().run())

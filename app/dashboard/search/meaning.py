@@ -40,10 +40,11 @@ def draw_meaning(index: LatentIndex) -> None:
     elif job is not None:
         draw_failure(job)
     if not vectors_file(load_settings().home, index.id).is_file():
+        # Nothing is tried out beside the work itself.
+        takes = "" if running else f" That takes about {duration(_seconds(index.id, index))} here."
         st.info(
             f"The {index.d_sae:,} latents of {escape_markdown(index.name)} have to be embedded "
-            "once: their labels, and the tokens that they promote and fire on. That takes about "
-            f"{duration(_seconds(index.id, index))} on this machine.",
+            f"once: their labels, and the tokens that they promote and fire on.{takes}",
             icon=":material/hub:",
         )
         _draw_begin(index, "Embed the latents", running, first=True)

@@ -21,6 +21,7 @@ from app.dashboard.compare.steering_form import (
 )
 from app.dashboard.compare.text_columns import draw_finished, draw_growing
 from app.dashboard.handles import engine, store
+from app.dashboard.jobs.job_progress import shown_share
 from app.dashboard.messages import shown
 from app.dashboard.sae_fit import misfit
 from app.dashboard.work import Work, resume_ranking, work
@@ -265,7 +266,7 @@ def _stream(job: "Job") -> None:
         if job.finished():
             st.rerun()
         record = job.record
-        share = min(1.0, record.done / record.total) if record.total else 0.0
+        share = shown_share(record)
         count = f" · token {record.done} of {record.total} at most" if record.total else ""
         st.progress(share, text=f"{record.message or 'waiting for its turn'}{count}")
         if st.button("Stop", key="compare_run_stop", icon=":material/stop_circle:"):
