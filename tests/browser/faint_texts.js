@@ -26,8 +26,9 @@
     if (!text || !of || ["SCRIPT", "STYLE", "NOSCRIPT", "TITLE"].includes(of.tagName)) continue;
     const box = of.getBoundingClientRect(), style = getComputedStyle(of);
     if (!box.width || !box.height || style.visibility === "hidden" || !of.checkVisibility({opacityProperty: true})) continue;
-    // Charts are images; the value of a slider stands beside the thumb that it is an element of.
-    if (of.closest("svg, canvas, [data-testid=stSliderThumbValue]")) continue;
+    // Marks of charts are images; the value of a slider stands beside the thumb that it is an element of.
+    const written = of.closest(".role-axis, .role-legend");
+    if (!written && of.closest("svg, canvas, [data-testid=stSliderThumbValue]")) continue;
     const chain = [];
     for (let at = of; at; at = at.parentElement) chain.unshift(at);
     let back = [255, 255, 255, 1], opacity = 1;
@@ -36,7 +37,7 @@
       const fill = rgba(s.backgroundColor); fill[3] *= opacity = opacity * +s.opacity;
       back = over(fill, back);
     }
-    const colour = rgba(style.color); colour[3] *= opacity;
+    const colour = rgba(written ? style.fill : style.color); colour[3] *= opacity;
     const found = ratio(over(colour, back), back);
     if (found < 4.5) shown.push([found.toFixed(2), text.slice(0, 40), of.tagName, (of.closest("[data-testid]")||{dataset:{}}).dataset.testid, style.color, !!of.closest("[disabled],[aria-disabled=true]")]);
   }
