@@ -4,7 +4,6 @@ Every text has a contrast of at least 4.5 to what it stands on, in both themes.
 """
 
 import streamlit as st
-from streamlit import runtime
 
 _FAINT = "light-dark(rgb(28 37 48 / .78), rgb(228 233 238 / .78))"
 _CHOSEN = "light-dark(#0b63a5, #7dbdf0)"
@@ -24,5 +23,5 @@ button[data-variant]:is([aria-checked="true"], [aria-pressed="true"]) :is(p, spa
 
 def draw_style() -> None:
     """Put it on the page; it takes no room. Pages that no browser shows need none."""
-    if runtime.exists():
+    if dict(st.context.headers):
         st.html(_STYLE)
