@@ -20,6 +20,7 @@ from app.dashboard.evaluate.form import (
 )
 from app.dashboard.fields.grid_fields import read_values
 from app.dashboard.handles import engine, store
+from app.dashboard.jobs import speed
 from app.dashboard.work import Work
 from app.presentation.evaluation import describe_setting
 from app.presentation.figures import duration
@@ -106,7 +107,8 @@ def test_before_anything_was_measured_the_page_says_what_to_do() -> None:
     assert not errors(at)
 
 
-def test_the_cost_is_shown_before_anything_runs() -> None:
+def test_the_cost_is_shown_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "speed_now", lambda: None)
     at = open_page("evaluate")
     at.multiselect(key="evaluation_baselines").set_value(["unsteered"])
     at.multiselect(key="evaluation_controls").set_value(["flipped"])
@@ -116,6 +118,9 @@ def test_the_cost_is_shown_before_anything_runs() -> None:
     settle(at.text_input(key="evaluation_strengths").set_value("1, 2").run())
     settle(at.text_input(key="evaluation_source/saif/top").set_value("5 ; 10,15").run())
     assert "Up to 8 cells · 160 texts" in texts(at)
+    # What was measured here goes before what is usual.
+    monkeypatch.setattr(speed, "speed_now", lambda: 80.0)
+    assert "about 80 s at 80 tokens/s (measured just now)" in texts(settle(at.run()))
 
 
 def test_the_cost_has_room_for_every_control() -> None:
