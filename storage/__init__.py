@@ -15,6 +15,7 @@ from storage.database import Database
 from storage.evaluation_store import EvaluationStore
 from storage.job_store import JobStore
 from storage.session_store import SessionStore
+from storage.work_store import WorkStore
 
 if TYPE_CHECKING:  # they import numpy, which most who open a store do not need
     from storage.corpus_store import LatentStore
@@ -34,12 +35,14 @@ class Store:
         jobs: state and progress of jobs.
         sessions: saved steering sessions.
         evaluations: finished evaluations.
+        work: what people have in hand, for a while.
     """
 
     cache: ActivationStore
     jobs: JobStore
     sessions: SessionStore
     evaluations: EvaluationStore
+    work: WorkStore
     _database: Database = field(repr=False)
 
     @cached_property
@@ -108,5 +111,10 @@ def open_store(url: str, *, cache_mb: int = DEFAULT_CACHE_MB) -> Store:
         raise
     cache = ActivationStore(database, max_bytes=cache_mb * BYTES_PER_MB)
     return Store(
-        cache, JobStore(database), SessionStore(database), EvaluationStore(database), database
+        cache,
+        JobStore(database),
+        SessionStore(database),
+        EvaluationStore(database),
+        WorkStore(database),
+        database,
     )

@@ -252,3 +252,17 @@ class EvaluationTextsRow(Base):
     number: Mapped[int] = mapped_column(NUMBER, primary_key=True, autoincrement=False)
     cell: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     texts: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class KeptWorkRow(Base):
+    """What a person was working on: JSON in ASCII, compressed by zlib.
+
+    Attributes:
+        used_at: in seconds since 1970.
+    """
+
+    __tablename__ = "kept_work"
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    used_at: Mapped[int] = mapped_column(BigInteger, index=True)
+    parts: Mapped[bytes] = mapped_column(LargeBinary)

@@ -11,7 +11,7 @@ from typing import Any
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from app.dashboard.handles import engine
+from app.dashboard.handles import end_process, engine
 from app.dashboard.work import Work
 from saif_core.engine.job import Job
 from saif_core.records.corpus import IndexRequest, LatentIndex
@@ -25,13 +25,17 @@ MAIN = Path(__file__).parent.parent / "app" / "dashboard" / "main.py"
 @contextmanager
 def one_process() -> Iterator[None]:
     """What one server process keeps, the engine above all, ends with the test."""
-    st.cache_resource.clear()
-    st.cache_data.clear()
+    _forget_all()
     try:
         yield
     finally:
-        engine().close()
-        st.cache_resource.clear()
+        _forget_all()
+
+
+def _forget_all() -> None:
+    end_process()
+    st.cache_resource.clear()
+    st.cache_data.clear()
 
 
 def open_page(page: str, *, work: Work | None = None, **query: str) -> AppTest:

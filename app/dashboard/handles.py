@@ -1,9 +1,11 @@
-"""Store and engine of this process, as the pages reach them."""
+"""Store and engine of this process, as the pages reach them.
+
+They do not live in Streamlit's caches: any visitor may have those cleared.
+"""
 
 import atexit
+import threading
 from typing import TYPE_CHECKING
-
-import streamlit as st
 
 from app.installation import open_installed_store, start_installed_engine
 from app.settings import Settings, load_settings
@@ -15,6 +17,9 @@ if TYPE_CHECKING:  # importing the engine imports torch, which the first paint n
 
 LOST_AFTER_SECONDS = 60.0
 KEPT_DELETED_DAYS = 30
+_LOCK = threading.RLock()
+_STORES: dict[Settings, Store] = {}
+_ENGINES: dict[Settings, "Engine"] = {}
 
 
 def store() -> Store:
@@ -24,20 +29,32 @@ def store() -> Store:
 
 def engine() -> "Engine":
     """The engine of this process; the model is loaded by its first job, not here."""
-    return _engine(load_settings())
+    settings = load_settings()
+    with _LOCK:
+        if settings not in _ENGINES:
+            _ENGINES[settings] = start_installed_engine(settings, _store(settings))
+        return _ENGINES[settings]
 
 
-@st.cache_resource(show_spinner=False)
+def end_process() -> None:
+    """Close every engine and forget every store: what comes next begins as a new process does."""
+    with _LOCK:
+        ended = list(_ENGINES.values())
+        _ENGINES.clear()
+        _STORES.clear()
+    for one in ended:
+        one.close()
+
+
 def _store(settings: Settings) -> Store:
-    opened = open_installed_store(settings)
-    opened.jobs.mark_lost(LOST_AFTER_SECONDS)
-    opened.purge(KEPT_DELETED_DAYS)
-    return opened
+    with _LOCK:
+        if settings not in _STORES:
+            opened = open_installed_store(settings)
+            opened.jobs.mark_lost(LOST_AFTER_SECONDS)
+            opened.purge(KEPT_DELETED_DAYS)
+            _STORES[settings] = opened
+        return _STORES[settings]
 
 
-@st.cache_resource(show_spinner=False)
-def _engine(settings: Settings) -> "Engine":
-    started = start_installed_engine(settings, _store(settings))
-    # A worker that is still inside the model when the interpreter goes would crash the process.
-    atexit.register(started.close)
-    return started
+# A worker that is still inside the model when the interpreter goes would crash the process.
+atexit.register(end_process)

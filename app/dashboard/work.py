@@ -2,27 +2,30 @@
 
 The work in hand is one `Work` object in ``st.session_state``. It is read from the URL when a
 browser session starts and written back on every run (by ``main.py``), so that a copied address
-opens the same work. Pages read its fields and call its methods; they never touch its URL
-parameters: ``sae``, ``instruction``, ``job``, ``basket``, ``strength``. Every other parameter
-name is free for a page's own use.
+opens the same work; what is too much for an address is kept in the store, see ``kept_work``.
+Pages read its fields and call its methods; they never touch its URL parameters: ``sae``,
+``instruction``, ``job``, ``basket``, ``strength``, ``work``. Every other parameter name is free
+for a page's own use.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import streamlit as st
 
 from app.dashboard.handles import engine
+from app.dashboard.kept_work import PARAMETER, keep, kept_id, read_part, save_kept
 from saif_core.inputs.latent_lists import MAX_INDEX_DIGITS
+from saif_core.records.as_json import from_json, to_json
 from saif_core.records.prompts import Instruction
 from saif_core.records.ranking import ChosenLatent, LatentScore, Ranking, RankingRequest
 from saif_core.records.steering import MAX_COEFFICIENT, MAX_STRENGTH
 
 DEFAULT_INSTRUCTION = "translate-to-french"
 _PUBLISHED = "published_parameters"
-URL_PARAMETERS = ("sae", "instruction", "job", "basket", "strength")
+URL_PARAMETERS = ("sae", "instruction", "job", "basket", "strength", PARAMETER)
 # Links from a page to itself carry it: the browser changes its address only when told to, and
 # taking this away again tells it.
 VIA_LINK = "via"
@@ -35,6 +38,21 @@ class FinishedRanking:
     job_id: str
     request: RankingRequest
     ranking: Ranking
+
+
+@dataclass(frozen=True)
+class EarlierBasket:
+    """A basket that made way for another one.
+
+    Attributes:
+        strength: that it was steered with.
+        settings: how it was written, where that made way too; for who set them.
+    """
+
+    sae_id: str
+    latents: dict[int, float]
+    strength: float
+    settings: Any = None
 
 
 @dataclass
@@ -51,6 +69,7 @@ class Work:
         finished: every ranking finished in this browser session, oldest first.
         baskets: chosen latents (index → coefficient) by SAE id; indices mean nothing elsewhere.
         strength: the steering dial; 1 = as strongly as the latents fire on instructed prompts.
+        earlier: the basket that was emptied or replaced last, so that it can come back.
     """
 
     sae_id: str = ""
@@ -62,6 +81,7 @@ class Work:
     finished: list[FinishedRanking] = field(default_factory=list)
     baskets: dict[str, dict[int, float]] = field(default_factory=dict)
     strength: float = 1.0
+    earlier: EarlierBasket | None = None
 
     @property
     def basket(self) -> dict[int, float]:
@@ -80,9 +100,27 @@ class Work:
         """Take a latent out of the basket; one that is not in it is no error."""
         self.basket.pop(index, None)
 
-    def clear(self) -> None:
-        """Empty the basket of the current SAE."""
+    def clear(self, settings: Any = None) -> None:
+        """Empty the basket of the current SAE; ``undo`` brings it back.
+
+        Args:
+            settings: see ``EarlierBasket``.
+        """
+        if self.basket:
+            self.earlier = EarlierBasket(self.sae_id, dict(self.basket), self.strength, settings)
         self.basket.clear()
+
+    def set_basket(self, latents: Mapping[int, float]) -> None:
+        """Have these latents in the basket of the current SAE, as somebody edits it."""
+        self.baskets[self.sae_id] = dict(latents)
+
+    def undo(self) -> None:
+        """Have the basket that was emptied or replaced last back, with its strength."""
+        if self.earlier is not None:
+            earlier, self.earlier = self.earlier, None
+            self.choose_sae(earlier.sae_id)
+            self.set_basket(earlier.latents)
+            self.strength = earlier.strength
 
     def choose_sae(self, sae_id: str) -> None:
         """Work with another SAE: its basket and its newest ranking of this session come back."""
@@ -149,6 +187,30 @@ class Work:
                 work.basket[int(index)] = coefficient
         return work
 
+    def to_kept(self) -> dict[str, Any]:
+        """What an address has no room for: baskets of other SAEs, and a person's instructions."""
+        others = {
+            sae_id: [[index, value] for index, value in basket.items()]
+            for sae_id, basket in self.baskets.items()
+            if basket and sae_id != self.sae_id
+        }
+        own = {name: to_json(one) for name, one in self.uploaded.items()}
+        return {
+            name: part for name, part in {"baskets": others, "instructions": own}.items() if part
+        }
+
+    def take_kept(self, part: Mapping[str, Any]) -> None:
+        """Take up what ``to_kept`` made; what an address says of a basket goes before it.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        for sae_id, latents in part.get("baskets", {}).items():
+            if not self.baskets.get(sae_id):
+                self.baskets[str(sae_id)] = {int(i): _finite(value) for i, value in latents}
+        for name, one in part.get("instructions", {}).items():
+            self.uploaded.setdefault(name, from_json(Instruction, one))
+
     def _hold(self, done: FinishedRanking) -> None:
         self.job_id, self.ranking_request, self.ranking = done.job_id, done.request, done.ranking
         self.instruction = done.request.instruction
@@ -157,7 +219,9 @@ class Work:
 def work() -> Work:
     """The work in hand of this browser session, read from the URL the first time."""
     if "work" not in st.session_state:
-        st.session_state["work"] = Work.from_query(st.query_params.to_dict())
+        begun = Work.from_query(st.query_params.to_dict())
+        read_part("work", begun.take_kept, None)
+        st.session_state["work"] = begun
     in_hand: Work = st.session_state["work"]
     return in_hand
 
@@ -174,7 +238,7 @@ def resume_ranking() -> None:
 
 def open_page(page: str, **parameters: str) -> NoReturn:
     """Go to a page with the work in hand, and parameters of its own, in the URL."""
-    st.switch_page(page, query_params={**work().to_query(), **parameters})
+    st.switch_page(page, query_params={**_query(), **parameters})
 
 
 def begin_url() -> None:
@@ -196,9 +260,23 @@ def write_url() -> None:
     ours = {*URL_PARAMETERS, *published, VIA_LINK}
     current = st.query_params.to_dict()
     wanted = {name: value for name, value in current.items() if name not in ours}
-    wanted |= {name: value for name, value in published.items() if value} | work().to_query()
+    wanted |= {name: value for name, value in published.items() if value} | _query()
     if wanted != current:
         st.query_params.from_dict(wanted)
+
+
+def _query() -> dict[str, str]:
+    """The address of the work in hand, with the id of what is kept of it."""
+    keep("work", work().to_kept())
+    save_kept()
+    return work().to_query() | ({PARAMETER: kept_id()} if kept_id() else {})
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is no coefficient.")
+    return number
 
 
 def _number(text: str, default: float) -> float:

@@ -37,6 +37,12 @@ def next_request(
     return replace(page, prompts=(message,), histories=histories)
 
 
+def arms_without_texts(page: GenerationRequest, result: GenerationResult) -> list[str]:
+    """Names of arms that are on the page now but wrote none of these texts."""
+    wrote = {generation.arm for generation in result.generations}
+    return [arm.name for arm in page.arms if arm.name not in wrote]
+
+
 def is_shared(histories: Mapping[str, History]) -> bool:
     """Whether all arms go on with one history."""
     return len(set(histories.values())) == 1 and any(histories.values())

@@ -116,13 +116,16 @@ class CompareArm:
 
 
 def prompted_arm(work: Work, taken: Collection[str]) -> CompareArm:
-    """An arm that is told the instruction in hand.
+    """An arm that is told the instruction in hand, or that of the pairs in hand.
 
     Args:
         taken: names of the arms that exist.
     """
     instruction = work.instruction_record()
-    wording = instruction.wordings[0].text if instruction and instruction.wordings else ""
+    pairs = work.ranking_request.pairs if work.ranking_request else ()
+    told = [wording.text for wording in instruction.wordings] if instruction else []
+    told += [pair.instruction for pair in pairs if pair.instruction and instruction is None]
+    wording = told[0][:MAX_INSTRUCTION] if told else ""
     return CompareArm(Arm(free_name("prompted", taken), "prompted", instruction=wording))
 
 

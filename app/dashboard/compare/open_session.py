@@ -58,7 +58,7 @@ def take_up(session: SteeringSession, in_hand: Work, form: SteeringForm) -> None
 def _take_request(
     request: GenerationRequest, main: Arm | None, in_hand: Work, form: SteeringForm
 ) -> None:
-    in_hand.clear()
+    in_hand.clear(form.settings())
     if main is not None:
         for latent in main.edits[0].latents:
             in_hand.add_latent(latent.index, latent.coefficient)

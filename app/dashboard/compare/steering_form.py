@@ -1,8 +1,9 @@
 """The controls of the Compare page: prompts, chosen latents, strength, method and sampling."""
 
+import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 import streamlit as st
@@ -16,12 +17,20 @@ from app.dashboard.compare.compare_arms import (
     take_arm,
 )
 from app.dashboard.compare.method_fields import draw_method
+from app.dashboard.fields.record_fields import write_lines
 from app.dashboard.fields.schedule_fields import draw_keep_norm, draw_sampling, draw_schedule
+from app.dashboard.handles import engine
+from app.dashboard.kept_work import keep, read_part
 from app.dashboard.work import Work
-from app.presentation.sessions import MAX_PROMPTS, chosen_table, split_prompts
+from app.presentation.escaping import escape_markdown, promotes
+from app.presentation.figures import counted
+from app.presentation.sessions import MAX_PROMPTS, split_prompts
 from app.presentation.token_change_html import MAX_TEXTS_WITH_CHANGES
+from saif_core.errors import SaifError
 from saif_core.inputs.shipped import shipped_contents
+from saif_core.records.as_json import from_json, to_json
 from saif_core.records.evaluation import EvaluationRequest
+from saif_core.records.questions import LatentQuestion
 from saif_core.records.steering import (
     UNSTEERED,
     Arm,
@@ -38,6 +47,9 @@ _SOURCES: dict[PromptSource, str] = {
     "shipped": "Shipped contents",
 }
 MAX_DIAL, DIAL_STEP = 3.0, 0.05
+MAX_PROMPT, MAX_LINES = 8000, 64_000
+# Of so many latents is asked what they promote, if no ranking says so.
+_MOST_ASKED = 50
 # Streamlit forgets widgets of a page that is left; the form outlives them under this key.
 _KEY = "compare_form"
 
@@ -81,6 +93,18 @@ class SteeringForm:
         elif prompts:
             self.source = "lines"
             self.lines = "\n".join(" ".join(prompt.split()) for prompt in prompts)
+
+    def length_problem(self) -> str:
+        """Why the prompts are too long to be taken, as a sentence; "" if they are not.
+
+        The fields take any length: one that stops a longer text would swallow it without a word.
+        """
+        longest = max(map(len, self.prompts()), default=0)
+        if self.source == "lines" and len(self.lines) > MAX_LINES:
+            return _too_long("The list of prompts", len(self.lines), MAX_LINES)
+        if longest > MAX_PROMPT:
+            return _too_long("A prompt", longest, MAX_PROMPT)
+        return ""
 
     def arm_names(self) -> list[str]:
         """Names of all arms."""
@@ -142,6 +166,19 @@ class SteeringForm:
             self.arms.append(take_arm(arm, self.arm_names()))
         self.arms = self.arms[-(MAX_ARMS - len(OWN_NAMES)) :]
 
+    def settings(self) -> "SteeringForm":
+        """How the form steers and samples, without prompts and arms."""
+        return replace(self, prompt="", lines="", source="one", arms=[])
+
+    def take_settings(self, other: "SteeringForm") -> None:
+        """Steer and sample as another form does."""
+        self.method, self.method_parameters = other.method, dict(other.method_parameters)
+        self.keep_norm, self.schedule, self.sampling = (
+            other.keep_norm,
+            other.schedule,
+            other.sampling,
+        )
+
     def steer_like(self, request: EvaluationRequest) -> None:
         """Steer and sample as an evaluation did; the prompts, the seed and other arms stay."""
         self.schedule, self.keep_norm = request.schedule, request.keep_norm
@@ -149,12 +186,63 @@ class SteeringForm:
         self.method, self.method_parameters = "addition", {}
 
 
+def _too_long(what: str, length: int, most: int) -> str:
+    return (
+        f"{what} has {length:,} characters, but at most {most:,} are taken; shorten it by "
+        f"{length - most:,}."
+    )
+
+
 def steering_form() -> SteeringForm:
-    """The form of this browser session; its first prompt is a shipped content."""
+    """The form of this browser session, as it was kept; its first prompt is a shipped content."""
     if _KEY not in st.session_state:
-        st.session_state[_KEY] = SteeringForm(prompt=shipped_contents()[0])
+        st.session_state[_KEY] = read_part(
+            "compare", lambda part: from_json(SteeringForm, part), _first_form()
+        )
     form: SteeringForm = st.session_state[_KEY]
     return form
+
+
+def draw_undo(work: Work, form: SteeringForm) -> None:
+    """Draw the button that brings back the basket that was emptied or replaced last."""
+    earlier = work.earlier
+    if earlier is None or (earlier.sae_id == work.sae_id and earlier.latents == work.basket):
+        return
+    st.button(
+        f"Undo: the earlier basket ({counted(len(earlier.latents), 'latent')})",
+        key="compare_undo",
+        icon=":material/undo:",
+        type="tertiary",
+        on_click=_undo,
+        args=(work, form),
+        help="Brings back its latents, its strength, and how they were written.",
+    )
+
+
+def _undo(work: Work, form: SteeringForm) -> None:
+    before: SteeringForm | None = work.earlier.settings if work.earlier else None
+    work.undo()
+    if before is None:
+        return
+    form.take_settings(before)
+    # The fields are drawn already, and show what is put under their keys.
+    shown: dict[str, Any] = {"method": form.method, "keep_norm": form.keep_norm}
+    for record in (form.schedule, form.sampling):
+        shown |= {one.name: getattr(record, one.name) for one in fields(record)}
+    shown["stop"] = write_lines(form.sampling.stop)
+    for name, value in shown.items():
+        st.session_state[f"compare_{name}"] = value
+
+
+def keep_form(form: SteeringForm) -> None:
+    """Have the form survive a reload."""
+    changed = form != _first_form()
+    with contextlib.suppress(ValueError):  # a number that no JSON has is refused elsewhere
+        keep("compare", to_json(form) if changed else None)
+
+
+def _first_form() -> SteeringForm:
+    return SteeringForm(prompt=shipped_contents()[0])
 
 
 def draw_prompts(form: SteeringForm) -> None:
@@ -173,8 +261,7 @@ def draw_prompts(form: SteeringForm) -> None:
             st.text_area(
                 "Prompt, without the instruction",
                 form.prompt,
-                height=100,
-                max_chars=8000,
+                height=68,
                 key="compare_prompt",
             )
             or ""
@@ -185,7 +272,6 @@ def draw_prompts(form: SteeringForm) -> None:
                 f"Prompts, one per line (at most {MAX_PROMPTS})",
                 form.lines,
                 height=160,
-                max_chars=64000,
                 key="compare_lines",
             )
             or ""
@@ -195,6 +281,8 @@ def draw_prompts(form: SteeringForm) -> None:
             st.caption(f"{n_lines} prompts given; the first {MAX_PROMPTS} are used.")
     else:
         _draw_shipped(form)
+    if problem := form.length_problem():
+        st.error(escape_markdown(problem), icon=":material/error:")
 
 
 def _draw_shipped(form: SteeringForm) -> None:
@@ -222,13 +310,17 @@ def draw_basket(work: Work) -> bool:
     key = f"compare_basket_{state.get('compare_basket_version', 0)}"
     # The editor keeps edits relative to the table it was first given, so it gets a new identity
     # whenever the basket was changed elsewhere and the same table as long as it was not.
-    if key not in state or state.get("compare_basket_seen") != list(work.basket.items()):
+    seen = list(work.basket.items()), _promoted(work)
+    if key not in state or state.get("compare_basket_seen") != seen:
         state["compare_basket_version"] = state.get("compare_basket_version", 0) + 1
         key = f"compare_basket_{state['compare_basket_version']}"
-        table = chosen_table(work.basket_latents(), work.ranking)
-        state["compare_basket_table"] = {
-            name: table[name] for name in ("latent", "coefficient", "promotes") if name in table
+        table: dict[str, list[Any]] = {
+            "latent": list(work.basket),
+            "coefficient": list(work.basket.values()),
         }
+        if seen[1]:
+            table["promotes"] = [promotes(seen[1].get(index, ())) for index in work.basket]
+        state["compare_basket_table"] = table
     column = st.column_config
     edited = st.data_editor(
         state["compare_basket_table"],
@@ -256,11 +348,28 @@ def draw_basket(work: Work) -> bool:
     }
     edited_now = list(kept.items()) != list(work.basket.items())
     if edited_now:
-        work.clear()
-        for index, coefficient in kept.items():
-            work.add_latent(index, coefficient)
-    state["compare_basket_seen"] = list(work.basket.items())
+        work.set_basket(kept)
+    state["compare_basket_seen"] = list(work.basket.items()), seen[1]
     return edited_now
+
+
+def _promoted(work: Work) -> dict[int, tuple[str, ...]]:
+    """The tokens that the latents of the basket promote, as far as they are known by now."""
+    scores = work.ranking.latents if work.ranking else ()
+    ranked = {score.index: score.top_tokens for score in scores if score.index in work.basket}
+    known: dict[int, tuple[str, ...]] = st.session_state.setdefault(
+        f"compare_promoted_{work.sae_id}", {}
+    )
+    missing = [index for index in work.basket if index not in ranked and index not in known]
+    status = engine().status()
+    if missing and status.model_loaded and not status.running:
+        for index in missing[:_MOST_ASKED]:
+            known[index] = ()
+            with contextlib.suppress(SaifError):
+                found = engine().ask(LatentQuestion(work.sae_id, index))
+                known[index] = tuple(token for token, _ in found.promoted)
+    found = {index: known.get(index, ()) for index in work.basket} | ranked
+    return found if any(found.values()) else {}
 
 
 def dial_range(work: Work) -> tuple[float, float]:

@@ -24,6 +24,7 @@ from app.presentation.texts import (
     text_facts,
 )
 from app.presentation.token_change_html import MAX_TEXTS_WITH_CHANGES, changes_html, legend_html
+from app.presentation.token_figures_html import figures_html
 from saif_core.judging.judgements import judge_generations
 from saif_core.records.as_json import from_json, to_json
 from saif_core.records.prompts import Instruction
@@ -158,7 +159,7 @@ def _draw_text(text: ArmText, plain: ArmText, plain_arm: str, mark: Mark) -> Non
         return
     changes = text.generation.changes if text.generation else ()
     if mark != "words" and changes:
-        st.html(changes_html(changes, mark))
+        st.html(changes_html(changes, mark) + figures_html(changes))
         return
     if text is plain:
         st.html(plain_html(text.text))

@@ -373,11 +373,12 @@ def _use(request: EvaluationRequest, arm: Arm) -> None:
 
     The basket holds latents of one SAE, which are added; all else is an arm of its own.
     """
-    in_hand, latents = work(), basket_of(arm)
-    steering_form().steer_like(request)
+    in_hand, latents, form = work(), basket_of(arm), steering_form()
+    before = form.settings()
+    form.steer_like(request)
     if latents:
         in_hand.choose_sae(arm.edits[0].sae_id)
-        in_hand.clear()
+        in_hand.clear(before)
         for latent in latents:
             in_hand.add_latent(latent.index, latent.coefficient)
         in_hand.strength = arm.strength

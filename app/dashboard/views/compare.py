@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app.dashboard.compare.arm_cards import PlaceOfSize, draw_arms
-from app.dashboard.compare.chat_turns import next_request
+from app.dashboard.compare.chat_turns import arms_without_texts, next_request
 from app.dashboard.compare.compare_arms import missing_sae, request_problem
 from app.dashboard.compare.measured_strength import draw_measured
 from app.dashboard.compare.open_session import OPENED, RUN, hold, take_incoming
@@ -17,18 +17,22 @@ from app.dashboard.compare.steering_form import (
     draw_prompts,
     draw_settings,
     draw_strength,
+    draw_undo,
+    keep_form,
     steering_form,
 )
 from app.dashboard.compare.text_columns import draw_finished, draw_growing
 from app.dashboard.handles import engine, store
 from app.dashboard.jobs.job_progress import shown_share
+from app.dashboard.kept_work import keep, kept
 from app.dashboard.messages import shown
 from app.dashboard.sae_fit import misfit
-from app.dashboard.work import Work, resume_ranking, work
+from app.dashboard.scrolling import scroll_to, want_in_view
+from app.dashboard.work import Work, publish_parameter, resume_ranking, work, write_url
 from app.presentation.escaping import escape_markdown
 from app.presentation.sessions import default_session_name, saes_of, session_of_work
 from app.presentation.texts import arm_size_sentence, sizes_sentence, speed_sentence
-from saif_core.errors import JobCancelled, SaifError
+from saif_core.errors import JobCancelled, PromptPairError, SaifError
 from saif_core.records.as_json import from_json
 from saif_core.records.jobs import JobRecord
 from saif_core.records.prompts import Instruction
@@ -44,6 +48,8 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.3
 MAX_NAME, MAX_NOTES, MAX_MESSAGE = 120, 20_000, 8000
+RESULTS = "compare_results"
+SHORTCUT = "Ctrl+Enter"
 MOST_SIZES = 100
 
 
@@ -75,14 +81,13 @@ def draw_page() -> None:
     if reason:
         _draw_misfit(reason)
     draw_prompts(form)
-    edited = _draw_latents(in_hand)
-    dial, size = st.columns([3, 2], vertical_alignment="center")
-    with dial, st.container(gap=None):
-        draw_strength(in_hand)
-        band_place = st.container()
-    size_place = size.empty()
-    # What stands above the settings tells of them, so it is drawn once they are known.
-    measured_place, arms_place = st.container(), st.container()
+    _draw_refused_prompt(form, run)
+    # Above what may be long, so that nobody has to look for it; drawn once all is known.
+    generate_place = st.container()
+    draw_strength(in_hand)
+    band_place, measured_place = st.container(), st.container()
+    edited = _draw_latents(in_hand, form)
+    size_place, arms_place = st.empty(), st.container()
     with st.expander("Method, scope and sampling", key="compare_settings"):
         draw_settings(form)
     with measured_place, shown():
@@ -91,11 +96,14 @@ def draw_page() -> None:
     with arms_place:
         places = draw_arms(in_hand, form, layer)
     request = form.request(in_hand, layer)
+    keep_form(form)
     with head:
         _draw_save(request, run)
-    with shown():
+    with generate_place, shown():
         _draw_generate(form, request, run, reason)
-    _draw_run(run, request)
+    with st.container(key=RESULTS):
+        _draw_run(run, request)
+    scroll_to(RESULTS)
     # Last, because the engine may take a moment to answer.
     if not reason:
         _draw_sizes([PlaceOfSize(size_place, form.steered(in_hand, layer)), *places])
@@ -111,10 +119,16 @@ def _reopen() -> None:
     opened = st.session_state.get(OPENED)
     if asked and (opened is None or opened.id != asked):
         with shown():
-            hold(store().sessions.get(asked))
+            session = store().sessions.get(asked)
+            if opened is None and kept(OPENED) == asked:
+                # What was changed since it was opened has come back with the work.
+                st.session_state[OPENED] = session
+            else:
+                hold(session)
             st.rerun()
-    elif opened is not None and not asked:
-        st.query_params["open"] = opened.id
+    elif opened is not None:
+        publish_parameter("open", opened.id)
+        keep(OPENED, opened.id)
 
 
 def _draw_opened(in_hand: Work) -> None:
@@ -154,12 +168,13 @@ def _current_run() -> Run:
 
 def _hold_run(run_id: str) -> None:
     st.session_state[RUN] = run_id
-    if st.query_params.get("run") != run_id:
-        st.query_params["run"] = run_id
+    publish_parameter("run", run_id)
 
 
-def _draw_latents(in_hand: Work) -> bool:
-    st.subheader("Steer with", anchor=False)
+def _draw_latents(in_hand: Work, form: SteeringForm) -> bool:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.subheader("Steer with", anchor=False, width="content")
+        draw_undo(in_hand, form)
     if in_hand.basket:
         return draw_basket(in_hand)
     st.info(
@@ -196,20 +211,32 @@ def _draw_misfit(reason: str) -> None:
 def _draw_generate(
     form: SteeringForm, request: GenerationRequest, run: Run, reason: str | None
 ) -> None:
-    problem = reason or request_problem(request, [info.id for info in engine().saes()])
-    names = ", ".join(escape_markdown(arm.name) for arm in request.arms)
-    clicked = st.button(
-        "Generate",
-        key="compare_generate",
-        type="primary",
-        icon=":material/play_arrow:",
-        disabled=bool(problem),
-        help=escape_markdown(problem) or f"Answers every prompt by every arm: {names}.",
+    problem = (
+        reason
+        or form.length_problem()
+        or request_problem(request, [info.id for info in engine().saes()])
     )
-    if form.arms and problem:
-        st.caption(f":material/info: {escape_markdown(problem)}")
+    names = ", ".join(escape_markdown(arm.name) for arm in request.arms)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        clicked = st.button(
+            "Generate",
+            key="compare_generate",
+            type="primary",
+            icon=":material/play_arrow:",
+            disabled=bool(problem),
+            help=escape_markdown(problem) or f"Answers every prompt by every arm: {names}.",
+            shortcut=SHORTCUT,
+        )
+        again_place = st.container(width="content")
+        if problem:
+            st.caption(f":material/info: {escape_markdown(problem)}", width="stretch")
     if clicked and not problem:
         _generate(request, run)
+    with again_place:
+        _draw_again(form, request, run, problem)
+
+
+def _draw_again(form: SteeringForm, request: GenerationRequest, run: Run, problem: str) -> None:
     greedy = request.sampling.temperature == 0
     if run.result is None or greedy or any(run.result.request.histories):
         return
@@ -237,7 +264,19 @@ def _generate(request: GenerationRequest, run: Run) -> None:
     if run.job is not None and not run.job.finished():
         run.job.cancel()
     _hold_run(job.id)
+    want_in_view(RESULTS)
+    # Now, not as the run ends: a page that is loaded anew in between must find its texts.
+    write_url()
     st.rerun()
+
+
+def _draw_refused_prompt(form: SteeringForm, run: Run) -> None:
+    """Say at the prompts, not only at the texts, that the model cannot take them."""
+    job = run.job
+    if job is None or not job.finished() or not isinstance(job.error, PromptPairError):
+        return
+    if job.request.prompts == form.prompts():
+        st.error(escape_markdown(str(job.error)), icon=":material/error:")
 
 
 def _draw_run(run: Run, request: GenerationRequest) -> None:
@@ -327,6 +366,13 @@ def _draw_chat(run: Run, result: GenerationResult, request: GenerationRequest) -
         )
         if result.request.sampling.samples > 1:
             st.caption("Sample 1 of each arm goes on.")
+        if new := arms_without_texts(request, result):
+            named = ", ".join(f"“{name}”" for name in new)
+            st.caption(
+                f":material/info: {escape_markdown(named)} wrote none of the texts above, so the "
+                "history that it goes on with is the unsteered one; to give it one of its own, "
+                "generate again."
+            )
         sent = st.form_submit_button("Send", icon=":material/send:")
     if sent and (message or "").strip():
         asked = next_request(request, result, (message or "").strip(), shared=shared)
@@ -453,7 +499,7 @@ def _save(name: str, notes: str, request: GenerationRequest, run: Run, *, replac
         )
     saved = store().sessions.save(session)
     st.session_state[OPENED] = saved
-    st.query_params["open"] = saved.id
+    publish_parameter("open", saved.id)
     st.success(f"Saved as “{escape_markdown(saved.name)}”.", icon=":material/check:")
     st.page_link("views/sessions.py", label="All sessions", icon=":material/folder_open:")
 

@@ -1,0 +1,133 @@
+"""How much memory the server holds as pages are opened: one browser session after another.
+
+    python -m benchmarks.memory --loads 300
+
+Starts ``saif serve`` with a home of its own and opens its pages in turn over the websocket that
+browsers use, each in a session that ends when the page is drawn. Prints the server's resident
+memory along the way as a Markdown table.
+"""
+
+import argparse
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from websockets.sync.client import connect
+
+from app.settings import load_settings
+
+# {n} is another latent each time, {sae} each of the SAEs in turn.
+PAGES = (
+    "",
+    "latents?sae={sae}",
+    "latent?sae={sae}&latent={n}",
+    "compare?sae={sae}&basket={n}:5,2:5",
+    "evaluate?sae={sae}",
+    "sessions",
+    "search?sae={sae}&query=water&by=words",
+    "vector?sae={sae}",
+    "sae_health?sae={sae}",
+    "corpus?sae={sae}",
+)
+SAES = tuple(f"smollm2-135m-instruct/layer{layer}" for layer in (14, 22, 29))
+LATENTS = 4608
+START_SECONDS, PAGE_SECONDS = 120.0, 120.0
+
+
+def main() -> None:
+    """Open the pages, and print the curve."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--loads", type=int, default=300, help="pages to open")
+    parser.add_argument("--every", type=int, default=25, help="pages between two readings")
+    parser.add_argument("--pages", nargs="*", default=list(PAGES), help="instead of all of them")
+    options = parser.parse_args()
+    models = load_settings().home / "models"
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        (home / "models").symlink_to(models)
+        port = _free_port()
+        server = _serve(home, port)
+        try:
+            _wait(f"http://127.0.0.1:{port}/_stcore/health", server)
+            _walk(port, psutil.Process(server.pid), options.loads, options.every, options.pages)
+        finally:
+            server.terminate()
+            server.wait(60)
+
+
+def _walk(port: int, server: psutil.Process, loads: int, every: int, pages: list[str]) -> None:
+    for number in range(len(pages) * len(SAES)):  # the first visit loads what everybody shares
+        open_page(port, _fill(pages[number // len(SAES)], number))
+    print("| pages opened | resident MiB | threads | seconds a page |\n|---:|---:|---:|---:|")
+    started = time.monotonic()
+    for number in range(loads + 1):
+        if number % every == 0:
+            seconds = (time.monotonic() - started) / every if number else 0.0
+            memory = server.memory_info().rss / 2**20
+            print(f"| {number} | {memory:,.0f} | {server.num_threads()} | {seconds:.2f} |")
+            sys.stdout.flush()
+            started = time.monotonic()
+        if number < loads:
+            open_page(port, _fill(pages[number % len(pages)], number))
+
+
+def _fill(page: str, number: int) -> str:
+    return page.format(n=number * 7 % LATENTS, sae=SAES[number % len(SAES)])
+
+
+def open_page(port: int, page: str) -> int:
+    """Open a page in a session of its own, until it is drawn; the bytes that were sent for it."""
+    name, _, query = page.partition("?")
+    asked = BackMsg()
+    asked.rerun_script.page_name = name
+    asked.rerun_script.query_string = query
+    n_bytes = 0
+    url = f"ws://127.0.0.1:{port}/_stcore/stream"
+    with connect(url, subprotocols=["streamlit"], max_size=None, proxy=None) as socket:  # type: ignore[list-item]
+        socket.send(asked.SerializeToString())
+        while True:
+            data = socket.recv(timeout=PAGE_SECONDS)
+            assert isinstance(data, bytes)
+            n_bytes += len(data)
+            message = ForwardMsg.FromString(data)
+            # A page that is begun anew while it is drawn ends only once.
+            if message.WhichOneof("type") == "script_finished" and message.script_finished == 0:
+                return n_bytes
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _serve(home: Path, port: int) -> "subprocess.Popen[bytes]":
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SAIF_")}
+    command = [sys.executable, "-m", "app.cli.main", "serve", "--port", str(port)]
+    with (home / "log.txt").open("wb") as log:
+        return subprocess.Popen(
+            command, env=environment | {"SAIF_HOME": str(home)}, stdout=log, stderr=log
+        )
+
+
+def _wait(url: str, server: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.25)
+    raise SystemExit("The dashboard did not start.")
+
+
+if __name__ == "__main__":
+    main()
