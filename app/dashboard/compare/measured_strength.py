@@ -1,5 +1,6 @@
 """Which strengths an evaluation found safe and best: painted on the dial, in words, as a button."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -9,8 +10,9 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from app.dashboard.compare.steering_form import SteeringForm, dial_range
+from app.dashboard.evaluate.candidate_fields import measure_basket
 from app.dashboard.handles import engine, store
-from app.dashboard.work import Work
+from app.dashboard.work import Work, open_page
 from app.presentation.arms import arm_words
 from app.presentation.escaping import escape_markdown
 from app.presentation.evaluation import CANDIDATE_COLOURS
@@ -163,8 +165,28 @@ def draw_measured(work: Work, form: SteeringForm, dial: DeltaGenerator) -> None:
                     on_click=setattr,
                     args=(work, "strength", measured.strength),
                 )
-        label = "Measure it" if measured is None else "The whole curve"
-        st.page_link("views/evaluate.py", label=label, icon=":material/query_stats:")
+        if st.button(
+            "Measure it" if measured is None else "The whole curve",
+            key="compare_measure",
+            icon=":material/query_stats:",
+            type="tertiary",
+        ):
+            if is_edited(work):
+                measure_basket()
+            open_page("views/evaluate.py")
+
+
+def is_edited(work: Work) -> bool:
+    """Whether the basket is another one than the ranking in hand would fill."""
+    if work.ranking is None or not work.basket:
+        return bool(work.basket)
+    best = {one.index: one.mean for one in work.ranking.latents if one.mean > 0}
+    chosen = dict(list(best.items())[: len(work.basket)])
+    # An address holds fewer digits.
+    return chosen.keys() != work.basket.keys() or any(
+        not math.isclose(chosen[index], value, rel_tol=1e-4)
+        for index, value in work.basket.items()
+    )
 
 
 def _is_alike(made: MadeEdits, edit: Edit) -> bool:

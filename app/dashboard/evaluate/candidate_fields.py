@@ -1,6 +1,6 @@
 """What an evaluation steers with, as fields drawn from the registries: sources and methods."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import streamlit as st
@@ -10,14 +10,17 @@ from app.dashboard.fields.grid_fields import Grid, draw_grid
 from app.dashboard.messages import shown
 from app.dashboard.work import work
 from app.presentation.escaping import escape_markdown
+from app.presentation.figures import counted
 from saif_core.errors import EvaluatorError
 from saif_core.inputs.latent_lists import format_latents, parse_latents
 from saif_core.records.evaluation import DEFAULT_CANDIDATES, Candidate
+from saif_core.records.ranking import ChosenLatent
 from saif_core.registry import SOURCES, STEERING_METHODS, Registered
 
 # The index of a latent means something in one SAE alone.
 _INDICES = ("latent", LATENTS)
-_OWN = ""
+_OWN, _BASKET = "", "basket"
+SOURCE_KEY = "evaluation_sources"
 
 
 def draw_source_choice() -> list[str]:
@@ -26,18 +29,43 @@ def draw_source_choice() -> list[str]:
     The order of choosing decides nothing.
     """
     offered = _offered()
+    if SOURCE_KEY not in st.session_state:
+        st.session_state[SOURCE_KEY] = _usual(offered)
     chosen = st.multiselect(
         "Sources to steer with",
         list(offered),
-        default=[one.source for one in DEFAULT_CANDIDATES if one.source in offered],
         format_func=_words,
-        key="evaluation_sources",
+        key=SOURCE_KEY,
         persist_state="session",
         help="  \n".join(
             f"**{_words(name)}**: {escape_markdown(one.help)}" for name, one in offered.items()
         ),
     )
+    if _BASKET in offered and _BASKET not in chosen and work().basket:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            n_latents = counted(len(work().basket), "latent")
+            st.caption(f"The basket in hand ({n_latents}) is not measured.", width="content")
+            st.button(
+                "Measure it too",
+                key="evaluation_add_basket",
+                icon=":material/shopping_basket:",
+                type="tertiary",
+                on_click=measure_basket,
+            )
     return [name for name in offered if name in chosen]
+
+
+def measure_basket() -> None:
+    """Have the form measure the basket in hand, beside what is chosen."""
+    chosen = st.session_state.get(SOURCE_KEY)
+    chosen = _usual(_offered()) if chosen is None else chosen
+    st.session_state[SOURCE_KEY] = [*(one for one in chosen if one != _BASKET), _BASKET]
+    key = f"evaluation_source/{_BASKET}/{LATENTS}"
+    st.session_state[key] = st.session_state[f"{key}/filled"] = basket_text(work().sae_id)
+
+
+def _usual(offered: Collection[str]) -> list[str]:
+    return [one.source for one in DEFAULT_CANDIDATES if one.source in offered]
 
 
 def draw_candidates(sources: Sequence[str]) -> tuple[Candidate, ...] | None:
@@ -57,7 +85,6 @@ def check_indices(candidates: Sequence[Candidate], sae_ids: Sequence[str], n_pla
     Raises:
         EvaluatorError: see above, or the basket in hand holds latents of another SAE.
     """
-    in_hand = format_latents(work().basket_latents())
     for candidate in candidates:
         named = [
             name for name in _INDICES if any(v is not None for v in candidate.grid.get(name, ()))
@@ -68,12 +95,26 @@ def check_indices(candidates: Sequence[Candidate], sae_ids: Sequence[str], n_pla
                 f"something in one SAE alone, but there are {n_places} layers; choose one SAE and "
                 "no further layer, or leave the source out."
             )
-        is_basket = bool(in_hand) and candidate.grid.get(LATENTS) == (in_hand,)
-        if is_basket and tuple(sae_ids) != (work().sae_id,):
+        owner = _owner(candidate.grid.get(LATENTS, ()), sae_ids)
+        if owner:
             raise EvaluatorError(
-                f"The basket in hand holds latents of the SAE {work().sae_id}, which is not the "
+                f"The basket in hand holds latents of the SAE {owner}, which is not the "
                 f"one that is chosen; choose it, or other latents for {candidate.source!r}."
             )
+
+
+def _owner(lists: Sequence[Any], sae_ids: Sequence[str]) -> str:
+    """The SAE whose basket these latents are, if it is another one than is chosen; else ""."""
+    baskets = {sae_id: basket_text(sae_id) for sae_id in work().baskets}
+    if len(lists) != 1 or lists[0] in {baskets.get(sae_id) for sae_id in sae_ids}:
+        return ""
+    return next((sae_id for sae_id, text in baskets.items() if text and text == lists[0]), "")
+
+
+def basket_text(sae_id: str) -> str:
+    """The basket of an SAE as a field of latents holds it; "" for an empty one."""
+    basket = work().baskets.get(sae_id, {})
+    return format_latents([ChosenLatent(index, value) for index, value in basket.items()])
 
 
 def _offered() -> dict[str, Registered[Any]]:
@@ -144,13 +185,17 @@ def _draw_methods(source: str) -> dict[str, Grid] | None:
 
 
 def _draw_basket_button(key: str) -> None:
-    """Draw the button that fills in the basket in hand, which a new field begins with."""
-    in_hand = format_latents(work().basket_latents())
-    if in_hand and key not in st.session_state:
-        st.session_state[key] = in_hand
+    """Draw the button that fills in the basket in hand.
+
+    A new field begins with it, and what was filled in from it follows it as it is edited.
+    """
+    state, filled = st.session_state, f"{key}/filled"
+    in_hand = basket_text(work().sae_id)
+    if in_hand and (key not in state or state.get(filled) == state[key] != in_hand):
+        state[key] = state[filled] = in_hand
 
     def fill() -> None:
-        st.session_state[key] = in_hand
+        state[key] = state[filled] = in_hand
 
     st.button(
         "The basket in hand",

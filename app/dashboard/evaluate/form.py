@@ -6,23 +6,23 @@ from typing import Annotated, Any, NamedTuple
 
 import streamlit as st
 from annotated_types import Interval
+from streamlit.delta_generator import DeltaGenerator
 
 from app.dashboard.evaluate.candidate_fields import (
     check_indices,
     draw_candidates,
     draw_source_choice,
 )
+from app.dashboard.evaluate.instruction_field import Asked, draw_instruction, short_hash
+from app.dashboard.evaluate.kept_fields import keep_fields, take_fields
 from app.dashboard.evaluate.run_fields import draw_reading, draw_writing
+from app.dashboard.evaluate.sae_field import draw_saes
 from app.dashboard.fields.grid_fields import draw_values
-from app.dashboard.frame import describe_sae
 from app.dashboard.handles import engine
-from app.dashboard.instructions.pair_form import draw_instruction_choice, uploaded_contents
 from app.dashboard.messages import shown
-from app.dashboard.work import work
 from app.presentation.arms import BASELINE_HELP, CONTROL_HELP, CONTROL_WORDS
 from app.presentation.figures import duration
 from saif_core.errors import EvaluatorError
-from saif_core.inputs.shipped import shipped_contents
 from saif_core.parameters import Parameter
 from saif_core.records.as_json import from_json, to_json
 from saif_core.records.evaluation import BASELINES, CONTROLS, MOST_CANDIDATES, EvaluationRequest
@@ -128,33 +128,43 @@ def layers_of_request(request: EvaluationRequest) -> list[int]:
     return list(dict.fromkeys([*(known[sae_id] for sae_id in request.sae_ids), *request.layers]))
 
 
-def draw_evaluation_form() -> EvaluationRequest | None:
-    """Draw the form; None while what it holds makes no request, which it has then said why."""
+def draw_evaluation_form(first: DeltaGenerator | None = None) -> EvaluationRequest | None:
+    """Draw the form; None while what it holds makes no request, which it has then said why.
+
+    Args:
+        first: where the fields go that everybody reads.
+    """
+    take_fields()
     offered = {info.id: info for info in engine().saes()}
-    drawn = draw_fields(offered)
+    drawn = draw_fields(offered, first)
+    keep_fields()
     if any(value is None for value in drawn.values()):
-        st.caption(":material/info: Nothing can be measured while a field cannot be used.")
         return None
+    contents = drawn.pop("contents")
     request: EvaluationRequest | None = None
     with shown():
-        made = EvaluationRequest(**_split(drawn))
+        made = EvaluationRequest(**_split(drawn, contents))
         check_choice(made, [offered[sae_id] for sae_id in made.sae_ids])
         check_indices(made.candidates, made.sae_ids, len(layers_of_request(made)))
         request = _checked(made)
     return request
 
 
-def draw_fields(offered: dict[str, SaeInfo]) -> dict[str, Any]:
+def draw_fields(
+    offered: dict[str, SaeInfo], first: DeltaGenerator | None = None
+) -> dict[str, Any]:
     """Draw a field for every field of a request; the values by name, None where one is no use.
 
-    Contents come as how many are to be ranked and tested on.
+    Contents come as how many are to be ranked and tested on, and "contents" as those there are.
+
+    Args:
+        first: see ``draw_evaluation_form``.
     """
-    left, right = st.columns(2)
+    with first or st.container():
+        left, right = st.columns(2)
     with left:
-        instruction = draw_instruction_choice(
-            "evaluation_instruction", about="Upload or edit your own on the Instructions page."
-        )
-        sae_ids = _draw_saes(offered)
+        asked = draw_instruction()
+        sae_ids = draw_saes(offered)
     with right:
         sources = draw_source_choice()
         strengths = draw_values(
@@ -165,31 +175,34 @@ def draw_fields(offered: dict[str, SaeInfo]) -> dict[str, Any]:
             about="1 = as strongly as the latents fire on instructed prompts; with commas.",
         )
     candidates = draw_candidates(sources)
+    wordings = _draw_wordings(asked.instruction) if asked.instruction else {}
     return {
-        "instruction": instruction,
+        "instruction": asked.instruction,
         "sae_ids": tuple(sae_ids),
         "candidates": candidates,
         "strengths": strengths,
         **_draw_comparisons(),
-        **_draw_contents(),
+        "contents": asked.contents,
+        **_draw_contents(asked),
         **_draw_layers(len(sae_ids)),
-        **_draw_wordings(instruction),
+        **wordings,
         **draw_reading(),
         **draw_writing(),
     }
 
 
-def _split(drawn: dict[str, Any]) -> dict[str, Any]:
+def _split(drawn: dict[str, Any], contents: Sequence[str]) -> dict[str, Any]:
     """The fields of a request, with the contents themselves.
+
+    Args:
+        contents: all that there are.
 
     Raises:
         EvaluatorError: there are too few contents.
     """
     from saif_core.evaluating.splitting import split_contents
 
-    ranked, tested = split_contents(
-        _known_contents(), drawn["rank_contents"], drawn["test_contents"]
-    )
+    ranked, tested = split_contents(contents, drawn["rank_contents"], drawn["test_contents"])
     return {**drawn, "rank_contents": ranked, "test_contents": tested}
 
 
@@ -203,17 +216,6 @@ def _checked(request: EvaluationRequest) -> EvaluationRequest:
         return from_json(EvaluationRequest, to_json(request))
     except ValueError as error:
         raise EvaluatorError(str(error)) from error
-
-
-def _draw_saes(offered: dict[str, SaeInfo]) -> list[str]:
-    return st.multiselect(
-        "SAEs, one for each layer",
-        list(offered),
-        default=[work().sae_id] if work().sae_id in offered else [],
-        format_func=lambda sae_id: describe_sae(offered[sae_id]),
-        key="evaluation_saes",
-        persist_state="session",
-    )
 
 
 def _draw_comparisons() -> dict[str, Any]:
@@ -253,16 +255,9 @@ def _listed(helps: dict[str, str]) -> str:
     return "  \n".join(f"**{name}**: {words}" for name, words in helps.items())
 
 
-def _known_contents() -> list[str]:
-    """The contents uploaded on the Instructions page, else the shipped ones; each once."""
-    own = uploaded_contents()
-    return list(dict.fromkeys(shipped_contents() if own is None else own))
-
-
-def _draw_contents() -> dict[str, Any]:
+def _draw_contents(asked: Asked) -> dict[str, Any]:
     """Draw how many contents are ranked and tested on."""
-    n_known = len(_known_contents())
-    kind = "your own" if uploaded_contents() is not None else "shipped"
+    n_known, kind = len(asked.contents), asked.kind
     left, right = st.columns(2)
     n_test = left.number_input(
         f"Test contents (of {n_known} {kind})",
@@ -327,7 +322,7 @@ def _draw_wordings(instruction: Instruction) -> dict[str, Any]:
                 known,
                 default=list(default),
                 # Another instruction has other wordings, so it gets fields of its own.
-                key=f"evaluation_{name}_{instruction.name}_{hash(tuple(known))}",
+                key=f"evaluation_{name}_{instruction.name}_{short_hash(known)}",
                 persist_state="session",
                 help=about,
             )

@@ -23,6 +23,7 @@ from app.dashboard.compare.open_session import INCOMING
 from app.dashboard.compare.steering_form import steering_form
 from app.dashboard.handles import engine, store
 from app.dashboard.messages import shown
+from app.dashboard.scrolling import scroll_to, want_in_view
 from app.dashboard.work import open_page, work
 from app.presentation.escaping import escape_markdown
 from app.presentation.evaluation import (
@@ -52,6 +53,7 @@ from saif_core.records.evaluation import (
 )
 from saif_core.records.steering import Arm
 
+TEXTS = "evaluation_texts"
 TEXTS_PER_PAGE = 10
 MAX_TEXTS = 100
 _GRADE_ICONS = {"strict": "check_circle", "loose": "check", "none": "cancel", None: "help"}
@@ -83,7 +85,9 @@ def draw_evaluation(evaluation: Evaluation) -> None:
     with right:
         _draw_heat_map(evaluation)
     _draw_table(evaluation)
-    _draw_texts(evaluation)
+    with st.container(key=TEXTS):
+        _draw_texts(evaluation)
+    scroll_to(TEXTS)
 
 
 def _draw_downloads(evaluation: Evaluation) -> None:
@@ -288,6 +292,8 @@ def _choose(evaluation: Evaluation, key: str, cell: Any) -> None:
     seen[key] = cell
     if isinstance(cell, int | float) and 0 <= cell < len(evaluation.cells):
         st.session_state[_cell_key(evaluation)] = int(cell)
+        # They may stand far below what was clicked.
+        want_in_view(TEXTS)
 
 
 def _cell_key(evaluation: Evaluation) -> str:

@@ -17,7 +17,8 @@ from app.dashboard.handles import engine, store
 from app.dashboard.jobs.job_progress import draw_progress
 from app.dashboard.jobs.speed import speed_now
 from app.dashboard.messages import shown
-from app.dashboard.work import publish_parameter
+from app.dashboard.scrolling import scroll_to, want_in_view
+from app.dashboard.work import publish_parameter, resume_ranking, write_url
 from app.presentation.arms import arm_words
 from app.presentation.escaping import escape_markdown
 from saif_core.errors import JobCancelled, SaifError, UnknownNameError
@@ -28,11 +29,14 @@ if TYPE_CHECKING:  # importing the engine imports torch, which the first paint n
 
 # The job and the evaluation that the page shows; they outlive a visit of another page.
 RUN, SHOWN = "evaluation_run", "evaluation_shown"
+RESULTS = "evaluation_results"
+SHORTCUT = "Ctrl+Enter"
 _RESUME = "Measure again with the same settings: texts that were written are taken from the cache."
 
 
 def draw_page() -> None:
     """Form, then the evaluation in hand or its progress, then the earlier ones."""
+    resume_ranking()
     st.title("Does it work?")
     if not engine().saes():
         st.info(
@@ -45,6 +49,7 @@ def draw_page() -> None:
     if job is not None and job.kind == "evaluate" and job.record.state == "done":
         evaluation_id = job.result().id
         _hold(run="", evaluation=evaluation_id)
+        want_in_view(RESULTS)
         run = ""
     evaluation: Evaluation | None = None
     with shown():
@@ -52,13 +57,15 @@ def draw_page() -> None:
     # The form speaks of its own mistakes, and what is below stays where it is.
     with shown():
         _draw_form(job, evaluation)
-    if run:
-        with shown():
-            _draw_run(run, job)
-    if evaluation is not None:
-        st.divider()
-        with shown():
-            draw_evaluation(evaluation)
+    with st.container(key=RESULTS):
+        if run:
+            with shown():
+                _draw_run(run, job)
+        if evaluation is not None:
+            st.divider()
+            with shown():
+                draw_evaluation(evaluation)
+    scroll_to(RESULTS)
     st.divider()
     with shown():
         _draw_earlier(evaluation)
@@ -73,14 +80,14 @@ def _in_hand(parameter: str, key: str) -> str:
 
 
 def _hold(*, run: str, evaluation: str) -> None:
-    """Have the page show a job or an evaluation, and the address name it."""
+    """Have the page show a job or an evaluation, and the address name it.
+
+    At once, not as the run ends: a page that is loaded anew in between must find it.
+    """
     for parameter, key, value in (("run", RUN, run), ("evaluation", SHOWN, evaluation)):
         st.session_state[key] = value
         publish_parameter(parameter, value)
-        if value:
-            st.query_params[parameter] = value
-        else:
-            st.query_params.pop(parameter, None)
+    write_url()
 
 
 def _evaluation(evaluation_id: str) -> Evaluation | None:
@@ -96,21 +103,29 @@ def _evaluation(evaluation_id: str) -> Evaluation | None:
 
 
 def _draw_form(job: "Job | None", evaluation: Evaluation | None) -> None:
-    request = draw_evaluation_form()
+    first, action = st.container(), st.container()
+    request = draw_evaluation_form(first)
     running = job is not None and job.kind == "evaluate" and not job.finished()
-    if request is not None:
-        st.caption(_cost(request, evaluation))
-    clicked = st.button(
-        "Measure",
-        key="evaluation_measure_button",
-        type="primary",
-        icon=":material/play_arrow:",
-        disabled=request is None or running,
-        help="An evaluation is running; stop it first."
-        if running
-        else "Writes and judges a text for every test content, arm and setting.",
-    )
+    # Between the first fields and what may be long, so that nobody has to look for it.
+    with action, st.container(horizontal=True, vertical_alignment="center"):
+        clicked = st.button(
+            "Measure",
+            key="evaluation_measure_button",
+            type="primary",
+            icon=":material/play_arrow:",
+            disabled=request is None or running,
+            help="Writes and judges a text for every test content, arm and setting.",
+            shortcut=SHORTCUT,
+        )
+        if running:
+            said = "An evaluation is running; stop it first."
+        elif request is None:
+            said = "Nothing can be measured while a field cannot be used; it says below why."
+        else:
+            said = _cost(request, evaluation)
+        st.caption(said, width="stretch")
     if clicked and request is not None:
+        want_in_view(RESULTS)
         _hold(run=engine().submit(request).id, evaluation="")
         st.rerun()
 
@@ -213,6 +228,7 @@ def _draw_choice(summary: EvaluationSummary, evaluation: Evaluation | None) -> N
             disabled=is_open,
             help="It is open above." if is_open else None,
         ):
+            want_in_view(RESULTS)
             _hold(run="", evaluation=summary.id)
             st.rerun()
         with st.popover("Delete", icon=":material/delete:", key="evaluation_delete"):
