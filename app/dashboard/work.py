@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import streamlit as st
 
 from app.dashboard.handles import engine
+from app.dashboard.history_steps import fill_in_place
 from app.dashboard.kept_work import PARAMETER, keep, kept_id, read_part, save_kept
 from saif_core.inputs.latent_lists import MAX_INDEX_DIGITS
 from saif_core.records.as_json import from_json, to_json
@@ -261,6 +262,7 @@ def write_url() -> None:
     current = st.query_params.to_dict()
     wanted = {name: value for name, value in current.items() if name not in ours}
     wanted |= {name: value for name, value in published.items() if value} | _query()
+    fill_in_place()
     if wanted != current:
         st.query_params.from_dict(wanted)
 

@@ -26,7 +26,7 @@ from app.dashboard.handles import engine, store
 from app.dashboard.jobs.job_progress import shown_share
 from app.dashboard.kept_work import keep, kept
 from app.dashboard.messages import shown
-from app.dashboard.sae_fit import misfit
+from app.dashboard.sae_fit import draw_broken_model, misfit
 from app.dashboard.scrolling import scroll_to, want_in_view
 from app.dashboard.work import Work, publish_parameter, resume_ranking, work, write_url
 from app.presentation.escaping import escape_markdown
@@ -77,6 +77,7 @@ def draw_page() -> None:
     head = st.container(horizontal=True, vertical_alignment="center")
     head.title("What does it do to the text?", width="stretch")
     _draw_opened(in_hand)
+    draw_broken_model()
     reason = misfit(in_hand.sae_id)
     if reason:
         _draw_misfit(reason)

@@ -17,6 +17,7 @@ from app.dashboard.handles import engine, store
 from app.dashboard.jobs.job_progress import draw_progress
 from app.dashboard.jobs.speed import speed_now
 from app.dashboard.messages import shown
+from app.dashboard.sae_fit import draw_broken_model
 from app.dashboard.scrolling import scroll_to, want_in_view
 from app.dashboard.work import publish_parameter, resume_ranking, write_url
 from app.presentation.arms import arm_words
@@ -44,6 +45,7 @@ def draw_page() -> None:
             icon=":material/info:",
         )
         return
+    draw_broken_model()
     run, evaluation_id = _in_hand("run", RUN), _in_hand("evaluation", SHOWN)
     job = engine().job(run) if run else None
     if job is not None and job.kind == "evaluate" and job.record.state == "done":
