@@ -7,12 +7,13 @@ from pathlib import Path, PurePath
 from typing import Protocol
 from uuid import uuid4
 
+from app.dashboard.fields.upload_bounds import MOST_UPLOAD_MB
 from app.settings import load_settings
 from saif_core.errors import CorpusError
 from saif_core.records.corpus import LatentIndex
 
 KINDS = ("txt", "md", "jsonl", "parquet")
-MAX_UPLOAD_MB = 200
+MAX_UPLOAD_MB = MOST_UPLOAD_MB
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

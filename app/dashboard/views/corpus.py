@@ -16,6 +16,7 @@ from app.dashboard.corpus.uploads import (
     save_uploads,
     uploads_of,
 )
+from app.dashboard.fields.upload_bounds import BOUNDS, check_files
 from app.dashboard.frame import describe_sae
 from app.dashboard.handles import engine, store
 from app.dashboard.jobs.job_progress import draw_failure, draw_progress, submit_once
@@ -227,8 +228,8 @@ def _draw_start() -> None:
             accept_multiple_files=True,
             key="corpus_files",
             max_upload_size=MAX_UPLOAD_MB,
-            help=f"At most {MAX_UPLOAD_MB} MB each. TXT and MD: a document per paragraph. JSONL: "
-            "one a line, with 'text' or 'messages'. Parquet: a column of either name.",
+            help=f"{BOUNDS} TXT and MD: a document per paragraph. JSONL: one a line, with "
+            "'text' or 'messages'. Parquet: a column of either name.",
         )
         name = st.text_input("Name", key="corpus_name", placeholder="the files")
         chosen = st.multiselect(
@@ -253,6 +254,7 @@ def _draw_start() -> None:
             )
         if said := too_long("The name", (name or "").strip(), MAX_NAME):
             raise CorpusError(said)
+        check_files(files)
         title = (name or "").strip() or ", ".join(file.name for file in files)
         _begin(title[:MAX_NAME], str(save_uploads(files)), tuple(chosen))
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from app.dashboard.compare.open_session import OPENED, open_in_compare
+from app.dashboard.fields.upload_bounds import MOST_UPLOAD_MB
 from app.dashboard.handles import store
 from app.dashboard.messages import shown
 from app.presentation.escaping import escape_markdown
@@ -215,7 +216,7 @@ def _draw_import() -> None:
             "A session file that SAIF exported",
             type=["json"],
             key="sessions_upload",
-            max_upload_size=MAX_BYTES // 2**20,
+            max_upload_size=min(MAX_BYTES // 2**20, MOST_UPLOAD_MB),
         )
         if st.form_submit_button("Import", icon=":material/upload:", type="primary"):
             if upload is None:
