@@ -21,7 +21,13 @@ from app.dashboard.kept_work import PARAMETER, keep, kept_id, read_part, save_ke
 from saif_core.inputs.latent_lists import MAX_INDEX_DIGITS
 from saif_core.records.as_json import from_json, to_json
 from saif_core.records.prompts import Instruction
-from saif_core.records.ranking import ChosenLatent, LatentScore, Ranking, RankingRequest
+from saif_core.records.ranking import (
+    MAX_COEFFICIENT,
+    ChosenLatent,
+    LatentScore,
+    Ranking,
+    RankingRequest,
+)
 from saif_core.records.steering import MAX_COEFFICIENT, MAX_STRENGTH
 
 DEFAULT_INSTRUCTION = "translate-to-french"
@@ -184,7 +190,7 @@ class Work:
             if abs(coefficient) > MAX_COEFFICIENT:
                 continue
             is_index = index.isascii() and index.isdigit() and len(index) <= MAX_INDEX_DIGITS
-            if is_index and not math.isnan(coefficient):
+            if is_index and abs(coefficient) <= MAX_COEFFICIENT:
                 work.basket[int(index)] = coefficient
         return work
 
@@ -276,7 +282,7 @@ def _query() -> dict[str, str]:
 
 def _finite(value: Any) -> float:
     number = float(value)
-    if not math.isfinite(number):
+    if not abs(number) <= MAX_COEFFICIENT:
         raise ValueError(f"{number} is no coefficient.")
     return number
 

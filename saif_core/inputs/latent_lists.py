@@ -4,8 +4,7 @@ import math
 from collections.abc import Iterable
 
 from saif_core.errors import SteeringError
-from saif_core.records.ranking import ChosenLatent
-from saif_core.records.steering import MAX_COEFFICIENT
+from saif_core.records.ranking import MAX_COEFFICIENT, ChosenLatent
 
 MAX_INDEX_DIGITS = 9
 

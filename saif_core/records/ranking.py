@@ -3,12 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from annotated_types import Interval
+from annotated_types import Ge, Interval
 
 from saif_core.records.as_json import Record, new_id
 from saif_core.records.prompts import Instruction, PromptPair
 
 ReadPosition = Literal["last-token", "response"]
+MAX_COEFFICIENT = 1e6
 # A selective latent fires on at least so many of the positions with the instruction, and on at
 # most so many without.
 SELECTIVE_WITH, SELECTIVE_WITHOUT = 0.8, 0.05
@@ -89,8 +90,8 @@ class Ranking(Record):
 class ChosenLatent(Record):
     """A latent to steer with; ``coefficient`` is its activation at strength 1 (SAIF's α)."""
 
-    index: int
-    coefficient: float
+    index: Annotated[int, Ge(0)]
+    coefficient: Annotated[float, Interval(ge=-MAX_COEFFICIENT, le=MAX_COEFFICIENT)]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ ArmKind = Literal[
 ]
 ControlKind = Literal["random", "flipped", "logit-bias", "cue-token"]
 
-MAX_STRENGTH, MAX_COEFFICIENT = 100.0, 1e6
+MAX_STRENGTH = 100.0
 MAX_NEW_TOKENS, MAX_SAMPLES, MAX_PROMPTS = 2048, 64, 256
 
 

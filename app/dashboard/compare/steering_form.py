@@ -1,7 +1,6 @@
 """The controls of the Compare page: prompts, chosen latents, strength, method and sampling."""
 
 import contextlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
@@ -31,6 +30,7 @@ from saif_core.inputs.shipped import shipped_contents
 from saif_core.records.as_json import from_json, to_json
 from saif_core.records.evaluation import EvaluationRequest
 from saif_core.records.questions import LatentQuestion
+from saif_core.records.ranking import MAX_COEFFICIENT
 from saif_core.records.steering import (
     UNSTEERED,
     Arm,
@@ -336,6 +336,8 @@ def draw_basket(work: Work) -> bool:
                 "unless you change it.",
                 format="%.3f",
                 required=True,
+                min_value=-MAX_COEFFICIENT,
+                max_value=MAX_COEFFICIENT,
             ),
             "promotes": column.TextColumn("promotes"),
         },
@@ -344,7 +346,7 @@ def draw_basket(work: Work) -> bool:
     kept = {
         int(latent): float(value)
         for latent, value in zip(edited["latent"], edited["coefficient"], strict=True)
-        if value is not None and math.isfinite(value)
+        if value is not None and abs(value) <= MAX_COEFFICIENT
     }
     edited_now = list(kept.items()) != list(work.basket.items())
     if edited_now:
