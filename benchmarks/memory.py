@@ -3,8 +3,9 @@
     python -m benchmarks.memory --loads 300
 
 Starts ``saif serve`` with a home of its own and opens its pages in turn over the websocket that
-browsers use, each in a session that ends when the page is drawn. Prints the server's resident
-memory along the way as a Markdown table.
+browsers use, each in a session that ends when the page is drawn. With ``--click`` it presses the
+primary button of a page too, so that latents are found and texts are written meanwhile. Prints the
+server's resident memory along the way as a Markdown table.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from pathlib import Path
 import psutil
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 
 from app.settings import load_settings
 
@@ -37,6 +38,7 @@ PAGES = (
     "sae_health?sae={sae}",
     "corpus?sae={sae}",
 )
+BUTTONS = ("Find latents", "Generate")
 SAES = tuple(f"smollm2-135m-instruct/layer{layer}" for layer in (14, 22, 29))
 LATENTS = 4608
 START_SECONDS, PAGE_SECONDS = 120.0, 120.0
@@ -47,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--loads", type=int, default=300, help="pages to open")
     parser.add_argument("--every", type=int, default=25, help="pages between two readings")
+    parser.add_argument("--click", action="store_true", help="press primary buttons too")
     parser.add_argument("--pages", nargs="*", default=list(PAGES), help="instead of all of them")
     options = parser.parse_args()
     models = load_settings().home / "models"
@@ -57,13 +60,14 @@ def main() -> None:
         server = _serve(home, port)
         try:
             _wait(f"http://127.0.0.1:{port}/_stcore/health", server)
-            _walk(port, psutil.Process(server.pid), options.loads, options.every, options.pages)
+            _walk(port, psutil.Process(server.pid), options)
         finally:
             server.terminate()
             server.wait(60)
 
 
-def _walk(port: int, server: psutil.Process, loads: int, every: int, pages: list[str]) -> None:
+def _walk(port: int, server: psutil.Process, options: argparse.Namespace) -> None:
+    loads, every, pages = options.loads, options.every, options.pages
     for number in range(len(pages) * len(SAES)):  # the first visit loads what everybody shares
         open_page(port, _fill(pages[number // len(SAES)], number))
     print("| pages opened | resident MiB | threads | seconds a page |\n|---:|---:|---:|---:|")
@@ -76,31 +80,47 @@ def _walk(port: int, server: psutil.Process, loads: int, every: int, pages: list
             sys.stdout.flush()
             started = time.monotonic()
         if number < loads:
-            open_page(port, _fill(pages[number % len(pages)], number))
+            open_page(port, _fill(pages[number % len(pages)], number), click=options.click)
 
 
 def _fill(page: str, number: int) -> str:
     return page.format(n=number * 7 % LATENTS, sae=SAES[number % len(SAES)])
 
 
-def open_page(port: int, page: str) -> int:
-    """Open a page in a session of its own, until it is drawn; the bytes that were sent for it."""
+def open_page(port: int, page: str, *, click: bool = False) -> None:
+    """Open a page in a session of its own, until it is drawn.
+
+    Args:
+        click: press its primary button then, if it has one of ``BUTTONS``, and wait again.
+    """
     name, _, query = page.partition("?")
     asked = BackMsg()
     asked.rerun_script.page_name = name
     asked.rerun_script.query_string = query
-    n_bytes = 0
     url = f"ws://127.0.0.1:{port}/_stcore/stream"
     with connect(url, subprotocols=["streamlit"], max_size=None, proxy=None) as socket:  # type: ignore[list-item]
         socket.send(asked.SerializeToString())
-        while True:
-            data = socket.recv(timeout=PAGE_SECONDS)
-            assert isinstance(data, bytes)
-            n_bytes += len(data)
-            message = ForwardMsg.FromString(data)
-            # A page that is begun anew while it is drawn ends only once.
-            if message.WhichOneof("type") == "script_finished" and message.script_finished == 0:
-                return n_bytes
+        button = _draw(socket)
+        if click and button:
+            pressed = asked.rerun_script.widget_states.widgets.add()
+            pressed.id, pressed.trigger_value = button, True
+            socket.send(asked.SerializeToString())
+            _draw(socket)
+
+
+def _draw(socket: ClientConnection) -> str:
+    """Wait until a page is drawn; the id of one of ``BUTTONS`` on it that can be pressed."""
+    found = ""
+    while True:
+        data = socket.recv(timeout=PAGE_SECONDS)
+        assert isinstance(data, bytes)
+        message = ForwardMsg.FromString(data)
+        button = message.delta.new_element.button
+        if button.label in BUTTONS and not button.disabled:
+            found = button.id
+        # A page that is begun anew while it is drawn ends only once.
+        if message.WhichOneof("type") == "script_finished" and message.script_finished == 0:
+            return found
 
 
 def _free_port() -> int:

@@ -55,7 +55,7 @@ def open_page(page: str, *, work: Work | None = None, **query: str) -> AppTest:
 
 def settle(at: AppTest) -> AppTest:
     """The page after a run, which must not have failed."""
-    assert not at.exception, at.exception[0].stack_trace
+    assert not at.exception, (at.exception[0].message, at.exception[0].stack_trace)
     return at
 
 
