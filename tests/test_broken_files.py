@@ -58,10 +58,9 @@ def test_a_truncated_model_is_named_and_the_pages_stand(
         assert "can still be read" in texts(at)
 
 
+@pytest.mark.usefixtures("tiny_process")
 @pytest.mark.parametrize("page", ["compare", "evaluate", "sessions"])
-def test_a_damaged_database_is_answered_with_a_sentence(
-    saif_home: Path, tiny_process: None, page: str
-) -> None:
+def test_a_damaged_database_is_answered_with_a_sentence(saif_home: Path, page: str) -> None:
     saif_home.mkdir(parents=True, exist_ok=True)
     (saif_home / "saif.db").write_bytes(b"no database" * 1000)
     at = AppTest.from_file(str(MAIN), default_timeout=60)

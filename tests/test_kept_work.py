@@ -1,4 +1,4 @@
-"""What a person has in hand: kept over a reload, measured as it is, and brought back by one click."""
+"""What a person has in hand: kept over a reload, measured as it is, brought back by one click."""
 
 import time
 from dataclasses import replace

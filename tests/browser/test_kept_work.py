@@ -103,9 +103,7 @@ def test_a_text_that_is_too_long_says_so(chromium: Browser, dashboard: str) -> N
 
 
 @pytest.mark.parametrize("path", ["compare", "evaluate"])
-def test_the_primary_button_is_above_the_fold(
-    chromium: Browser, dashboard: str, path: str
-) -> None:
+def test_the_primary_button_is_above_the_fold(chromium: Browser, dashboard: str, path: str) -> None:
     page = open_page(chromium, f"{dashboard}/{path}?{HAND}")
     page.set_viewport_size({"width": 1440, "height": 900})
     key = {"compare": "compare_generate", "evaluate": "evaluation_measure_button"}[path]

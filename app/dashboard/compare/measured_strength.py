@@ -184,8 +184,7 @@ def is_edited(work: Work) -> bool:
     chosen = dict(list(best.items())[: len(work.basket)])
     # An address holds fewer digits.
     return chosen.keys() != work.basket.keys() or any(
-        not math.isclose(chosen[index], value, rel_tol=1e-4)
-        for index, value in work.basket.items()
+        not math.isclose(chosen[index], value, rel_tol=1e-4) for index, value in work.basket.items()
     )
 
 

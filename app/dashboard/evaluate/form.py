@@ -150,9 +150,7 @@ def draw_evaluation_form(first: DeltaGenerator | None = None) -> EvaluationReque
     return request
 
 
-def draw_fields(
-    offered: dict[str, SaeInfo], first: DeltaGenerator | None = None
-) -> dict[str, Any]:
+def draw_fields(offered: dict[str, SaeInfo], first: DeltaGenerator | None = None) -> dict[str, Any]:
     """Draw a field for every field of a request; the values by name, None where one is no use.
 
     Contents come as how many are to be ranked and tested on, and "contents" as those there are.

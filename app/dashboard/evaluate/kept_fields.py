@@ -31,7 +31,9 @@ _NAMES = {
     "measured",
     *(one.name for record in (Schedule, Sampling) for one in record_parameters(record)),
 }
-_GROUPS = re.compile(r"(n_test_|n_rank_|rank_wordings_|test_wordings_|selector_|own_|methods?/|source/)")
+_GROUPS = re.compile(
+    r"(n_test_|n_rank_|rank_wordings_|test_wordings_|selector_|own_|methods?/|source/)"
+)
 # A button's state cannot be set.
 _BUTTON = "/in_hand"
 _TAKEN = "evaluation_fields_taken"

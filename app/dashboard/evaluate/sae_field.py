@@ -33,9 +33,7 @@ def draw_saes(offered: Mapping[str, SaeInfo]) -> list[str]:
     return chosen
 
 
-def follow(
-    chosen: list[str], before: str, now: str, offered: Mapping[str, SaeInfo]
-) -> list[str]:
+def follow(chosen: list[str], before: str, now: str, offered: Mapping[str, SaeInfo]) -> list[str]:
     """A choice once another SAE is in hand, which takes the place of what it cannot stand beside.
 
     Args:
@@ -44,9 +42,7 @@ def follow(
     if not chosen:
         return []
     layer = offered[now].layer
-    others = [
-        one for one in chosen if one not in (before, now) and offered[one].layer != layer
-    ]
+    others = [one for one in chosen if one not in (before, now) and offered[one].layer != layer]
     return [now, *others]
 
 
