@@ -11,9 +11,11 @@ from streamlit.testing.v1 import AppTest
 from app.dashboard import kept_work
 from app.dashboard.handles import engine, store
 from app.dashboard.work import Work
+from saif_core.engine.job import Job
 from saif_core.errors import PromptPairError, StorageError
 from saif_core.inputs.latent_lists import format_latents
 from saif_core.records.evaluation import Candidate
+from saif_core.records.jobs import JobRecord
 from saif_core.records.prompts import PromptPair, Turn
 from saif_core.records.ranking import RankingRequest
 from saif_core.records.saes import layers_of
@@ -439,3 +441,18 @@ def test_the_engine_does_not_live_in_a_cache_that_visitors_clear(tiny_sae_dir: P
     assert engine() is before
     assert store() is kept
     assert layers_of(before.saes())[str(tiny_sae_dir)] == 1
+
+
+class Log:
+    def save_job(self, job: JobRecord) -> None:
+        self.kept = job
+
+
+def test_the_copy_of_a_result_that_the_log_has_can_be_dropped() -> None:
+    log = Log()
+    job = Job("rank", "a ranking", None, lambda _job: 1, log=log, summarize=lambda _: {"a": 1})
+    job.forget_summary()
+    job.run()
+    assert job.record.result == log.kept.result == {"a": 1}
+    job.forget_summary()
+    assert (job.record.result, job.result()) == (None, 1)

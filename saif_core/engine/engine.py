@@ -40,7 +40,7 @@ from saif_core.registry import load_plugins
 from saif_core.saes.loaded_sae import LoadedSae
 from saif_core.steering.tensors import Tensors
 
-KEPT_JOBS = 200
+KEPT_JOBS, KEPT_SUMMARIES = 64, 2
 KEPT_ANSWERS = 512
 CLOSE_SECONDS = 30.0
 # Results that are wanted after this process is gone; evaluations have a store of their own.
@@ -130,7 +130,11 @@ class Engine:
         job = self._job(task, request, followed=listed)
         if listed:
             self._jobs[job.id] = job
-            for old in [j for j in self._jobs.values() if j.finished()][:-KEPT_JOBS]:
+            finished = [one for one in self._jobs.values() if one.finished()]
+            # A ranking takes megabytes, and once more as the log keeps it.
+            for old in finished[:-KEPT_SUMMARIES]:
+                old.forget_summary()
+            for old in finished[:-KEPT_JOBS]:
                 self._jobs.pop(old.id, None)
         if task.lane == "aside":
             self._run_aside(job)

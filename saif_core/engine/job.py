@@ -148,6 +148,12 @@ class Job:
         self._update(force=True, state="done", result=self._summarize(result))
         self._finished.set()
 
+    def forget_summary(self) -> None:
+        """Drop the copy of the result that was made for the log, which has it by now."""
+        with self._lock:
+            if self._finished.is_set() and self._log is not None:
+                self._record = replace(self._record, result=None)
+
     @contextmanager
     def settling(self) -> Iterator[None]:
         """Whatever is raised inside ends this job as failed or cancelled, and goes no further."""
