@@ -28,7 +28,7 @@ from saif_core.records.ranking import (
     Ranking,
     RankingRequest,
 )
-from saif_core.records.steering import MAX_COEFFICIENT, MAX_STRENGTH
+from saif_core.records.steering import MAX_STRENGTH
 
 DEFAULT_INSTRUCTION = "translate-to-french"
 _PUBLISHED = "published_parameters"
