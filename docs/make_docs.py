@@ -10,12 +10,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from app.cli.reference import command_help
+from app.presentation.glossary import GLOSSARY
 from app.settings import SETTINGS
 from saif_core.registry import REGISTRIES, Registry
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("saif_core", "storage", "app")
-DOCUMENTS = ("README.md", "docs/architecture.md", "docs/extending.md", "docs/commands.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/architecture.md",
+    "docs/extending.md",
+    "docs/commands.md",
+    "docs/glossary.md",
+)
 _PART = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -91,12 +98,18 @@ def commands() -> str:
     )
 
 
+def glossary() -> str:
+    """The words as the dashboard explains them."""
+    return GLOSSARY.read_text(encoding="utf-8").rstrip()
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "tree": tree,
     "rooms": rooms,
     "plugins": plugins,
     "settings": settings,
     "commands": commands,
+    "glossary": glossary,
 }
 
 

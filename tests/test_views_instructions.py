@@ -12,12 +12,18 @@ from tests.pages import MAIN, errors, settle, texts, wait_for
 pytestmark = pytest.mark.usefixtures("tiny_process")
 
 
-def open_first(**query: str) -> AppTest:
-    """The first page once the model is loaded."""
+def start(**query: str) -> AppTest:
+    """The page as a browser opens it at its own address."""
     at = AppTest.from_file(str(MAIN), default_timeout=60)
+    at.switch_page("views/instructions.py")
     for name, value in query.items():
         at.query_params[name] = value
-    settle(at.run())
+    return settle(at.run())
+
+
+def open_first(**query: str) -> AppTest:
+    """The page once the model is loaded."""
+    at = start(**query)
     for job in engine().jobs():
         wait_for(job)
     return settle(at.run())
@@ -29,16 +35,16 @@ def find(at: AppTest) -> AppTest:
     return settle(at.run())
 
 
-def test_the_first_screen_makes_64_pairs_of_all_wordings() -> None:
+def test_the_first_screen_makes_48_pairs_of_the_english_wordings() -> None:
     at = open_first()
     assert not errors(at)
     assert at.selectbox(key="instruction_choice").value == "translate-to-french"
-    assert "Pair 1 of 64" in texts(at)
-    assert re.search(r"64 pairs · [\d,]+ of [\d,]+ tokens to compute", texts(at))
+    assert "Pair 1 of 48" in texts(at)
+    assert re.search(r"48 pairs · [\d,]+ of [\d,]+ tokens to compute", texts(at))
 
 
 def test_the_first_paint_does_not_wait_for_the_model() -> None:
-    at = settle(AppTest.from_file(str(MAIN), default_timeout=60).run())
+    at = start()
     assert "Loading the model" in texts(at) or engine().status().model_loaded
     assert at.button(key="find_latents").label == "Find latents"
 
@@ -53,7 +59,7 @@ def test_prompts_show_special_tokens_and_what_the_instruction_adds() -> None:
 
 def test_all_wordings_multiply_the_pairs() -> None:
     at = open_first(contents_shipped="3", wordings="all")
-    n_wordings = int(re.findall(r"Wordings \((\d+)", at.get("button_group")[1].label)[0])
+    n_wordings = int(re.findall(r"Wordings \((\d+)", at.segmented_control(key="wordings").label)[0])
     assert f"Pair 1 of {3 * n_wordings}" in texts(at)
 
 
@@ -64,7 +70,10 @@ def test_finding_latents_keeps_the_ranking_and_names_its_job_in_the_url() -> Non
     assert work.ranking.n_pairs == 4
     assert work.ranking_request.response_tokens == 3
     assert at.query_params["job"] == work.job_id
-    assert "of 64 latents fire" in at.success[0].value
+    assert "fire on" in at.info[0].value
+    assert "of answer tokens with translate" in at.info[0].value
+    assert "(4 prompt pairs)" in at.info[0].value
+    assert not at.success
     assert "already computed" in texts(at)
 
 

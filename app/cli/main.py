@@ -16,6 +16,7 @@ from app.cli import evaluations, notes, search, sessions, vectors
 from app.cli.corpus import index, write_text
 from app.cli.doctor import doctor, fetch
 from app.cli.evaluate import evaluate
+from app.cli.example import example
 from app.cli.generate import generate
 from app.cli.health import health
 from app.cli.latent import describe, latent
@@ -45,6 +46,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "generate": generate,
     "evaluate": evaluate,
     "replay": replay,
+    "example": example,
     "latent": latent,
     "describe": describe,
     "index": index,

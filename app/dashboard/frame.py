@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from app.dashboard.handles import engine, store
+from app.dashboard.instructions.pair_grid import own_pairs_sentence
 from app.dashboard.messages import shown
 from app.dashboard.work import open_page, work
 from app.presentation.escaping import escape_markdown
 from app.presentation.figures import counted, number_words
+from app.presentation.glossary import meaning, words_on_pages
 from app.store_tasks import EmbedRequest
 from saif_core.records.jobs import JobRecord
-from saif_core.records.questions import DescribeRequest
+from saif_core.records.questions import DescribeRequest, LoadRequest
 from saif_core.records.saes import SaeInfo
 
 if TYPE_CHECKING:  # importing the engine imports torch, which the first paint need not wait for
@@ -45,17 +47,50 @@ def draw_work_in_hand() -> None:
         )
         _draw_refused()
         return
-    if work().sae_id not in {info.id for info in offered}:
-        # Ids come from the URL too: only what this installation offers is ever loaded.
-        work().sae_id = offered[0].id
+    check_sae()
     st.caption(f"Model {escape_markdown(engine().model_id)}")
     sae_picker("sidebar_sae")
     if warning := engine().sae_warning(work().sae_id):
         st.warning(escape_markdown(warning), icon=":material/warning:")
     _draw_refused()
-    # A name may come from the URL or from a file, so it must not act as Markdown.
-    st.caption(f"Instruction {escape_markdown(work().instruction)}")
+    _draw_instruction()
     _draw_basket()
+
+
+def check_sae() -> None:
+    """Have an SAE in hand that this installation offers, where it offers any."""
+    offered = engine().saes()
+    if offered and work().sae_id not in {info.id for info in offered}:
+        # Ids come from the URL too: only what this installation offers is ever loaded.
+        work().sae_id = offered[0].id
+
+
+def load_ahead() -> None:
+    """Have the model loaded while a person reads; one that could not be loaded is left alone."""
+    check_sae()
+    if work().sae_id and not engine().status().model_loaded and engine().newest("load") is None:
+        engine().submit(LoadRequest(work().sae_id))
+
+
+def draw_words() -> None:
+    """What the words on the pages mean."""
+    with (
+        st.popover("Words", icon=":material/dictionary:", type="tertiary", key="words"),
+        st.container(height=420, border=False),
+    ):
+        st.markdown(words_on_pages())
+
+
+def _draw_instruction() -> None:
+    if own := own_pairs_sentence():
+        st.caption(f":material/table_rows: {own}")
+        return
+    # A name may come from the URL or from a file, so it must not act as Markdown.
+    name = escape_markdown(work().instruction)
+    if work().instruction_record() is None:
+        st.caption(f":material/table_rows: Your own pairs: {name}")
+        return
+    st.caption(f"Instruction {name}")
 
 
 def sae_picker(key: str) -> None:
@@ -72,7 +107,7 @@ def sae_picker(key: str) -> None:
         format_func=lambda sae_id: describe_sae(offered[sae_id]),
         key=key,
         on_change=choose,
-        help="Sparse autoencoder and the block whose output it reads; blocks count from 0.",
+        help=f"{meaning('SAE')} Its layer is the block whose output it reads; blocks count from 0.",
     )
 
 
@@ -92,7 +127,10 @@ def _draw_refused() -> None:
 def _draw_basket() -> None:
     in_hand = work()
     n_chosen = len(in_hand.basket)
-    st.markdown(f"**Basket** · {counted(n_chosen, 'latent')}")
+    st.markdown(
+        f"**Basket** · {counted(n_chosen, 'latent')}",
+        help=f"{meaning('basket')}  \n{meaning('latent')}  \n{meaning('coefficient')}",
+    )
     if not n_chosen:
         st.caption("Tick latents on the Latents or the Search page to steer with them.")
         return

@@ -5,21 +5,27 @@ Run with ``streamlit run app/dashboard/main.py``.
 
 import streamlit as st
 
-from app.dashboard.frame import draw_engine_status, draw_work_in_hand
+from app.dashboard.frame import (
+    draw_engine_status,
+    draw_words,
+    draw_work_in_hand,
+    load_ahead,
+)
+from app.dashboard.instructions.pair_grid import publish_pairs
+from app.dashboard.instructions.typed import publish_typed, take_up_typed
 from app.dashboard.messages import shown
 from app.dashboard.style import draw_style
 from app.dashboard.work import begin_url, write_url
 
-INSTRUCTIONS = st.Page(
-    "views/instructions.py", title="Instructions", icon=":material/edit_note:", default=True
-)
+START = st.Page("views/start.py", title="Start", icon=":material/flag:", default=True)
 SHARED = st.Page(
     "views/shared.py", title="Shared session", icon=":material/link:", visibility="hidden"
 )
 # The flow, in its order, and what stands beside it.
 PAGES = {
     "": [
-        INSTRUCTIONS,
+        START,
+        st.Page("views/instructions.py", title="Instructions", icon=":material/edit_note:"),
         st.Page("views/latents.py", title="Latents", icon=":material/scatter_plot:"),
         st.Page("views/latent.py", title="Latent", icon=":material/search_insights:"),
         st.Page("views/compare.py", title="Compare", icon=":material/compare:"),
@@ -46,7 +52,7 @@ def run() -> None:
     st.set_page_config(page_title="SAIF", page_icon=ICON, layout="wide")
     draw_style()
     page = st.navigation(PAGES)
-    if "session" in st.query_params and page == INSTRUCTIONS:
+    if "session" in st.query_params and page == START:
         # A share link names no page, so that it stays short and survives renamed pages.
         st.switch_page(SHARED, query_params={"session": st.query_params["session"]})
     if page == SHARED:
@@ -56,10 +62,20 @@ def run() -> None:
         return
     begin_url()
     with shown():
+        take_up_typed()
+        if page == START:
+            # It is read before the engine is there, which takes seconds to import.
+            page.run()
         with st.sidebar:
             draw_work_in_hand()
             draw_engine_status()
-        page.run()
+            draw_words()
+        if page == START:
+            load_ahead()
+        else:
+            page.run()
+    publish_typed()
+    publish_pairs()
     write_url()
 
 

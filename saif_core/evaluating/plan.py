@@ -37,6 +37,12 @@ def check_request(request: EvaluationRequest) -> None:
         raise EvaluatorError("No arm is chosen; choose at least one.")
     if "prompted" in request.baselines and not request.test_wordings:
         raise EvaluatorError("The prompted arm has no wording to prompt with; give one.")
+    if not request.instruction.evaluator:
+        raise EvaluatorError(
+            f"The instruction {request.instruction.name!r} has no evaluator, so nobody can say "
+            "which texts follow it; choose an evaluator for it, or read its texts on the Compare "
+            "page."
+        )
     _check_candidates(request)
     EVALUATORS.check(request.instruction.evaluator, request.instruction.evaluator_parameters)
 

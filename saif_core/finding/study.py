@@ -408,7 +408,7 @@ class Study:
         temperature: float,
     ) -> list[Answer]:
         instruction = self.request.judged_by
-        if instruction is None:
+        if instruction is None or not instruction.evaluator:
             raise SteeringError(
                 f"Answers to {self.instruction!r} were to be judged, but it names no evaluator; "
                 "choose an instruction that has one."

@@ -28,8 +28,8 @@ def load_instruction(text: str, *, source: str) -> Instruction:
     """The instruction in a user's YAML text.
 
     Args:
-        text: YAML with name, evaluator and wordings, and if wanted description and
-            evaluator_parameters.
+        text: YAML with name and wordings, and if wanted description, evaluator and
+            evaluator_parameters; without an evaluator nobody judges the texts.
         source: what the text is called in messages, such as its file name.
 
     Raises:
@@ -50,7 +50,7 @@ def load_instruction(text: str, *, source: str) -> Instruction:
             f"the name {describe_value(name)} cannot be used; take up to {MAX_NAME_LETTERS} small "
             "letters and digits, with single hyphens between them",
         )
-    evaluator = _text_field(fields, "evaluator", source)
+    evaluator = _evaluator(fields, source)
     return Instruction(
         name=name,
         description=_text_field(fields, "description", source, default=""),
@@ -58,6 +58,27 @@ def load_instruction(text: str, *, source: str) -> Instruction:
         evaluator_parameters=_evaluator_parameters(fields, evaluator, source),
         wordings=_wordings(fields, source),
     )
+
+
+def check_instruction(instruction: Instruction, *, source: str) -> None:
+    """Check an instruction that was made elsewhere by the rules for files.
+
+    Args:
+        source: what it is called in messages.
+
+    Raises:
+        PromptPairError: it breaks one; the message has the reason.
+    """
+    given = {"evaluator": instruction.evaluator} if instruction.evaluator else {}
+    fields = {
+        "name": instruction.name,
+        **given,
+        "evaluator_parameters": dict(instruction.evaluator_parameters),
+        "wordings": [{"text": one.text, "language": one.language} for one in instruction.wordings],
+    }
+    for number, wording in enumerate(instruction.wordings, start=1):
+        check_characters(wording.text, source, number)
+    load_instruction(yaml.safe_dump(fields, allow_unicode=True, width=1000), source=source)
 
 
 class _Field(NamedTuple):
@@ -144,12 +165,25 @@ def _text(value: Any, name: str, source: str, line: int) -> str:
     return value.strip()
 
 
+def _evaluator(fields: dict[str, _Field], source: str) -> str:
+    """The name of the evaluator; "" where none is given, so that nobody judges."""
+    if "evaluator" not in fields or fields["evaluator"].value in (None, ""):
+        return ""
+    return _text_field(fields, "evaluator", source)
+
+
 def _evaluator_parameters(fields: dict[str, _Field], name: str, source: str) -> dict[str, Any]:
     field = fields.get("evaluator_parameters")
     given = {} if field is None or field.value is None else field.value
+    if field is not None and not isinstance(given, dict):
+        raise file_error(source, field.line, "'evaluator_parameters' has to be a mapping of names")
+    if not name:
+        if field is not None and given:
+            raise file_error(
+                source, field.line, "'evaluator_parameters' are given, but no evaluator; name it"
+            )
+        return {}
     line = (field or fields["evaluator"]).line
-    if not isinstance(given, dict):
-        raise file_error(source, line, "'evaluator_parameters' has to be a mapping of names")
     try:
         # An empty text is judged so that the evaluator itself checks the ranges of its parameters.
         EVALUATORS.bind(name, given)(PromptPair("", ""), "")

@@ -101,6 +101,12 @@ def make_pairs(
     return tuple(_join(content, text, position) for content, text in product(chosen, texts))
 
 
+def english_wordings(instruction: Instruction) -> list[str]:
+    """The wordings in English; all of an instruction that has none."""
+    texts = [one.text for one in instruction.wordings if one.language == "en"]
+    return texts or [one.text for one in instruction.wordings]
+
+
 def join_instruction(content: str, instruction: str, position: InstructionPosition) -> str:
     """A content with an instruction after or before it."""
     parts = (content, instruction) if position == "after" else (instruction, content)

@@ -1,5 +1,6 @@
-"""What comes with SAIF: instructions, contents and indexes."""
+"""What comes with SAIF: instructions, contents, indexes and a finished example."""
 
+import json
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -7,9 +8,12 @@ from pathlib import Path
 import saif_core
 from saif_core.inputs.instruction_files import load_instruction
 from saif_core.inputs.prompt_pairs import load_contents
+from saif_core.records.as_json import from_json
 from saif_core.records.prompts import Instruction
+from saif_core.records.sessions import SteeringSession
 
 SHIPPED_INDEXES = Path(saif_core.__file__).parent / "defaults" / "indexes"
+EXAMPLE = Path(saif_core.__file__).parent / "defaults" / "example.json"
 
 
 def shipped_index(sae_id: str) -> Path | None:
@@ -28,6 +32,15 @@ def shipped_instructions() -> dict[str, Instruction]:
 def shipped_contents() -> list[str]:
     """The contents that come with SAIF, in their fixed order."""
     return list(_shipped_contents())
+
+
+@lru_cache(maxsize=1)
+def shipped_example() -> SteeringSession | None:
+    """The finished example that comes with SAIF, which `saif example` makes; None without one."""
+    if not EXAMPLE.is_file():
+        return None
+    document = json.loads(EXAMPLE.read_text(encoding="utf-8"))
+    return from_json(SteeringSession, document["session"])
 
 
 @lru_cache(maxsize=1)

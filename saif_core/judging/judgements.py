@@ -9,6 +9,8 @@ from saif_core.records.steering import Arm
 from saif_core.records.texts import Generation, Judgement
 from saif_core.registry import EVALUATORS
 
+NOBODY_JUDGES = "the instruction has no evaluator, so nobody judges its texts"
+
 
 def pair_for(content: str, wording: str, position: InstructionPosition) -> PromptPair:
     """A content and how it was, or would be, prompted with a wording of the instruction."""
@@ -21,6 +23,8 @@ def judge_text(instruction: Instruction, pair: PromptPair, text: str) -> Judgeme
     Args:
         pair: what the text answers; its instruction is the wording.
     """
+    if not instruction.evaluator:
+        return Judgement(None, NOBODY_JUDGES)
     try:
         judge = EVALUATORS.bind(instruction.evaluator, instruction.evaluator_parameters)
         judgement: Judgement = judge(pair, text)

@@ -18,7 +18,11 @@ class Wording(Record):
 
 @dataclass(frozen=True)
 class Instruction(Record):
-    """An instruction in several wordings, and how an answer to it is judged."""
+    """An instruction in several wordings, and how an answer to it is judged.
+
+    Attributes:
+        evaluator: "" where nobody judges.
+    """
 
     name: str
     description: str

@@ -63,6 +63,8 @@ def draw_finished(result: GenerationResult, instruction: Instruction | None) -> 
         instruction: names the evaluator; None leaves the texts unjudged.
     """
     arms, histories = result.request.arms, histories_of(result.request)
+    if instruction is not None and not instruction.evaluator:
+        instruction = None
     prompts = group_texts([arm.name for arm in arms], result.generations)
     judged = _judge_all(result.generations, arms, instruction) if instruction else {}
     if instruction is None:

@@ -1,4 +1,4 @@
-"""The form that chooses prompt pairs: an instruction with contents, or a person's own file."""
+"""The form that chooses prompt pairs: an instruction, shipped or typed, or a person's own pairs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,31 +8,49 @@ import streamlit as st
 import yaml
 
 from app.dashboard.fields.url_fields import publish, seed_choice, seed_number
+from app.dashboard.instructions.pair_grid import draw_pair_grid
+from app.dashboard.instructions.typed import draw_box, draw_judge, typed
 from app.dashboard.messages import shown
 from app.dashboard.work import work
 from app.presentation.escaping import escape_markdown
+from app.presentation.glossary import meaning
 from saif_core.errors import PromptPairError
 from saif_core.inputs.instruction_files import load_instruction
-from saif_core.inputs.prompt_pairs import load_contents, load_pairs, make_pairs
+from saif_core.inputs.prompt_pairs import english_wordings, load_contents, make_pairs
 from saif_core.inputs.shipped import shipped_contents, shipped_instructions
 from saif_core.records.prompts import Instruction, InstructionPosition, PromptPair
 
 T = TypeVar("T")
-Source = Literal["instruction", "file"]
-Wordings = Literal["first", "all", "chosen"]
-_SOURCES: dict[Source, str] = {"instruction": "An instruction", "file": "My own pairs"}
-_WORDINGS: dict[Wordings, str] = {"first": "First only", "all": "All", "chosen": "Choose"}
+Source = Literal["instruction", "typed", "file"]
+Wordings = Literal["english", "all", "first", "chosen"]
+_SOURCES: dict[Source, str] = {
+    "instruction": "An instruction",
+    "typed": "What I type",
+    "file": "My own pairs",
+}
+_WORDINGS: dict[Wordings, str] = {
+    "english": "English",
+    "all": "All",
+    "first": "First only",
+    "chosen": "Choose",
+}
 DEFAULT_CONTENTS = 8
+_PASTED = "pasted"
 # Uploads are held here, not in their widgets, which forget them when the page is left.
-_PAIRS, _CONTENTS, _INSTRUCTION = "own_pairs", "own_contents", "own_instruction_file"
+_CONTENTS, _INSTRUCTION = "own_contents", "own_instruction_file"
 
 
 @dataclass(frozen=True)
 class PairChoice:
-    """Pairs ready for a ranking, and the name of what they are about."""
+    """Pairs ready for a ranking, and the name of what they are about.
+
+    Attributes:
+        record: the instruction whole; None where the pairs are a person's own.
+    """
 
     instruction: str
     pairs: tuple[PromptPair, ...]
+    record: Instruction | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +74,7 @@ def draw_pair_choice() -> PairChoice | None:
     publish("source", "instruction")
     choice: PairChoice | None = None
     with shown():
-        choice = _draw_own_pairs() if source == "file" else _draw_instruction()
+        choice = _DRAWN[source or "instruction"]()
     return choice
 
 
@@ -67,44 +85,73 @@ def uploaded_contents() -> list[str] | None:
 
 
 def _draw_own_pairs() -> PairChoice | None:
-    pairs = _draw_upload(
-        _PAIRS,
-        "Pairs as CSV or JSONL, one per row",
-        ["csv", "jsonl"],
-        load_pairs,
-        about="Columns content and instruction, or positive (with the instruction) and negative "
-        "(without).",
-    )
-    if pairs is None:
-        st.caption("Upload a file to see its pairs here.")
+    choice = draw_pair_grid()
+    return None if choice is None else PairChoice(*choice)
+
+
+def _draw_typed() -> PairChoice | None:
+    draw_box("page", label="What should the model do?")
+    draw_judge("page")
+    if not typed().wordings:
+        st.caption("Type one wording or several, one a line; the prompts then appear here.")
         return None
-    return PairChoice(pairs.name.rsplit(".", 1)[0] or pairs.name, tuple(pairs.value))
+    instruction = typed().instruction()
+    contents, n_contents, position = _draw_content_choice()
+    pairs = make_pairs(instruction, contents, position=position, n_contents=n_contents)
+    return PairChoice(instruction.name, pairs, instruction)
 
 
 def _draw_instruction() -> PairChoice:
-    instruction = draw_instruction_choice("instruction_choice")
+    instruction = draw_instruction_choice("instruction_choice", about=meaning("instruction"))
     if instruction.description:
         st.caption(escape_markdown(instruction.description))
     wordings = _draw_wordings(instruction)
+    contents, n_contents, position = _draw_content_choice()
     _draw_own_instruction(instruction)
-    contents = shipped_contents()
-    own = None
-    with st.expander("Contents of your own", key="contents_expander", icon=":material/upload:"):
-        own = _draw_upload(
-            _CONTENTS,
-            "Contents as TXT (one per line), CSV or JSONL",
-            ["txt", "csv", "jsonl"],
-            load_contents,
-            about="CSV and JSONL need a column text or content.",
-        )
-    kind = "shipped"
-    if own is not None:
-        contents, kind = own.value, "own"
-    n_contents, position = _draw_contents(len(contents), kind)
     pairs = make_pairs(
         instruction, contents, position=position, n_contents=n_contents, wordings=wordings
     )
-    return PairChoice(instruction.name, pairs)
+    return PairChoice(instruction.name, pairs, instruction)
+
+
+_DRAWN: dict[str, Callable[[], PairChoice | None]] = {
+    "instruction": _draw_instruction,
+    "typed": _draw_typed,
+    "file": _draw_own_pairs,
+}
+
+
+def _draw_content_choice() -> tuple[list[str], int, InstructionPosition]:
+    own: _Upload[str] | None = st.session_state.get(_CONTENTS)
+    contents = shipped_contents() if own is None else own.value
+    n_contents, position = _draw_contents(len(contents), "shipped" if own is None else "own")
+    with st.expander("Contents of your own", key="contents_expander", icon=":material/upload:"):
+        _draw_own_contents()
+    return contents, n_contents, position
+
+
+def _draw_own_contents() -> None:
+    before = st.session_state.get(_CONTENTS)
+    with st.form("paste_contents", border=False):
+        text = st.text_area(
+            "Contents, one a line", height=100, key="contents_text", help=meaning("content")
+        )
+        if st.form_submit_button("Use these", icon=":material/check:"):
+            with shown():
+                found = load_contents((text or "").encode(), filename=f"{_PASTED}.txt")
+                if not found:
+                    raise PromptPairError("There is no content in the box; write one a line.")
+                st.session_state[_CONTENTS] = _Upload("", _PASTED, found)
+    now = _draw_upload(
+        _CONTENTS,
+        "Or a file: TXT (one per line), CSV or JSONL",
+        ["txt", "csv", "jsonl"],
+        load_contents,
+        about="CSV and JSONL need a column text or content.",
+    )
+    if now is not before:
+        # How many contents there are was drawn above.
+        st.rerun()
 
 
 def draw_instruction_choice(key: str, *, about: str | None = None) -> Instruction:
@@ -139,7 +186,7 @@ def _draw_wordings(instruction: Instruction) -> list[str]:
     texts = [wording.text for wording in instruction.wordings]
     n_foreign = sum(wording.language != "en" for wording in instruction.wordings)
     foreign = f", {n_foreign} not English" if n_foreign else ""
-    seed_choice("wordings", "all", get_args(Wordings))
+    seed_choice("wordings", "english", get_args(Wordings))
     how = st.segmented_control(
         f"Wordings ({len(texts)}{foreign})",
         get_args(Wordings),
@@ -147,11 +194,14 @@ def _draw_wordings(instruction: Instruction) -> list[str]:
         format_func=lambda option: _WORDINGS[option],
         key="wordings",
         persist_state="session",
-        help="Every chosen wording is put to every content.",
+        help="Every chosen wording is put to every content. English ones alone do as well as all "
+        "or better on the shipped model, as the contents are English.",
     )
-    publish("wordings", "all")
+    publish("wordings", "english")
     if how == "all":
         return texts
+    if how == "english":
+        return english_wordings(instruction)
     if how == "chosen":
         return st.multiselect(
             "Chosen wordings",
@@ -185,7 +235,7 @@ def _draw_own_instruction(instruction: Instruction) -> None:
             "Instruction as a YAML file",
             ["yaml", "yml"],
             key="instruction_file",
-            help="Fields: name, evaluator, wordings; if wanted description and "
+            help="Fields: name, wordings; if wanted description, evaluator and "
             "evaluator_parameters.",
         )
         if file is not None and st.session_state.get(_INSTRUCTION) != file.file_id:
@@ -284,11 +334,14 @@ def _forget(key: str) -> None:
 def instruction_yaml(instruction: Instruction) -> str:
     """An instruction as ``load_instruction`` reads it, under the name of a copy."""
     shipped = instruction.name in shipped_instructions()
-    fields = {
-        "name": f"my-{instruction.name}"[:64].rstrip("-") if shipped else instruction.name,
-        "description": instruction.description,
+    judged = {
         "evaluator": instruction.evaluator,
         "evaluator_parameters": instruction.evaluator_parameters,
+    }
+    fields = {
+        "name": f"my-{instruction.name}"[:64].rstrip("-") if shipped else instruction.name,
+        **({"description": instruction.description} if instruction.description else {}),
+        **(judged if instruction.evaluator else {}),
         "wordings": [{"text": w.text, "language": w.language} for w in instruction.wordings],
     }
     text: str = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=1000)

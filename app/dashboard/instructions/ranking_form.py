@@ -12,6 +12,7 @@ from app.dashboard.instructions.pair_form import PairChoice
 from app.dashboard.work import work
 from app.presentation.arms import READ_WORDS
 from app.presentation.escaping import escape_markdown
+from app.presentation.glossary import meaning
 from saif_core.records.ranking import RankingRequest, ReadPosition
 from saif_core.registry import SELECTORS
 
@@ -66,7 +67,7 @@ def draw_ranking_choice() -> RankingChoice:
             step=1,
             key="top",
             persist_state="session",
-            help="Can still be changed once the latents are ranked.",
+            help="The best so many of the ranking; can still be changed once latents are ranked.",
         )
         publish("top", DEFAULT_TOP)
     seed_flag("chat", True)
@@ -89,8 +90,8 @@ def _draw_read() -> tuple[ReadPosition, int]:
         format_func=lambda option: READ_WORDS[option],
         key="read",
         persist_state="session",
-        help="The answer: the first tokens that the model itself writes, with and without the "
-        "instruction.",
+        help=f"{meaning('reading position')} The answer: the first tokens that the model itself "
+        "writes, with and without the instruction.",
     )
     publish("read", "response")
     if read == "last-token":
@@ -117,7 +118,10 @@ def _draw_selector() -> tuple[str, dict[str, Any]]:
         names,
         format_func=lambda name: name.replace("_", " "),
         key="selector",
-        help="  \n".join(f"{one.name}: {escape_markdown(one.help)}" for one in SELECTORS),
+        help=f"{meaning('selector')}  \n"
+        + "  \n".join(
+            f"{one.name.replace('_', ' ')}: {escape_markdown(one.help)}" for one in SELECTORS
+        ),
         persist_state="session",
     )
     publish("selector", default)

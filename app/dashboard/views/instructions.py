@@ -5,13 +5,14 @@ import streamlit as st
 from app.dashboard.handles import engine
 from app.dashboard.instructions.pair_form import PairChoice, draw_pair_choice
 from app.dashboard.instructions.ranking_form import RankingChoice, draw_ranking_choice
+from app.dashboard.instructions.typed import choose_instruction
 from app.dashboard.jobs.job_panel import draw_ranking_job, ranking_is_running
 from app.dashboard.messages import shown
 from app.dashboard.work import open_page, work, write_url
-from app.presentation.escaping import escape_markdown
 from app.presentation.figures import counted
 from app.presentation.prompt_html import added_tokens, prompt_html
 from app.presentation.ranking import compute_words
+from app.presentation.rankings import verdict
 from saif_core.errors import SaifError
 from saif_core.records.prompts import PromptPair, PromptView
 from saif_core.records.questions import EstimateQuestion, LoadRequest, PromptQuestion
@@ -21,8 +22,11 @@ POLL_SECONDS = 1.0
 
 
 def draw_page() -> None:
-    """Form on the left, prompts as the model sees them on the right."""
-    st.title("Which instruction?")
+    """Head with the button and what came of it, then the form beside what the model sees."""
+    head = st.container(horizontal=True, vertical_alignment="center")
+    with head:
+        st.title("Which instruction?", width="stretch")
+    outcome = st.container()
     left, right = st.columns([3, 2], gap="large")
     pairs: PairChoice | None = None
     scoring: RankingChoice | None = None
@@ -31,11 +35,13 @@ def draw_page() -> None:
         st.subheader("How latents are scored", anchor=False)
         with shown():
             scoring = draw_ranking_choice()
-        request = scoring.request(pairs) if pairs is not None and scoring is not None else None
-        _draw_start(request)
-        with shown():
-            draw_ranking_job()
-        _draw_found()
+    request = scoring.request(pairs) if pairs is not None and scoring is not None else None
+    with outcome, shown():
+        draw_ranking_job()
+        _draw_found(request)
+    with head:
+        _draw_start(pairs, request)
+    with outcome:
         estimate_slot = st.container()
     with right, shown():
         ready = _model_is_ready()
@@ -49,33 +55,42 @@ def draw_page() -> None:
                     _draw_estimate(request)
 
 
-def _draw_start(request: RankingRequest | None) -> None:
+def _draw_start(pairs: PairChoice | None, request: RankingRequest | None) -> None:
     running = ranking_is_running()
+    missing = None if request is not None else "Choose, type or upload pairs first."
     start = st.button(
         "Find latents",
         key="find_latents",
-        type="primary",
+        # The next step of a finished ranking is to look at it.
+        type="secondary" if _is_found(request) else "primary",
         icon=":material/search:",
         disabled=request is None or running or not work().sae_id,
-        help="A ranking is running; stop it first." if running else None,
+        help="A ranking is running; stop it first." if running else missing,
     )
     if start and request is not None:
+        if pairs is not None and pairs.record is not None:
+            choose_instruction(pairs.record)
         work().attach(engine().submit(request).id)
         # Now, not as the run ends: a page that is loaded anew in between must find its job.
         write_url()
         st.rerun()
 
 
-def _draw_found() -> None:
+def _is_found(request: RankingRequest | None) -> bool:
+    return work().ranking is not None and request in (None, work().ranking_request)
+
+
+def _draw_found(request: RankingRequest | None) -> None:
     ranking = work().ranking
     if ranking is None:
         return
-    st.success(
-        f"{ranking.n_selective:,} of {ranking.d_sae:,} latents fire at 80% or more of the "
-        f"positions with {escape_markdown(ranking.instruction)} and at 5% or fewer without it.",
-        icon=":material/check_circle:",
-    )
-    if st.button("Go to the latents", key="go_latents", icon=":material/scatter_plot:"):
+    st.info(verdict(ranking), icon=":material/scatter_plot:")
+    if st.button(
+        "Go to the latents",
+        key="go_latents",
+        type="primary" if _is_found(request) else "secondary",
+        icon=":material/scatter_plot:",
+    ):
         open_page("views/latents.py")
 
 

@@ -13,6 +13,7 @@ from app.dashboard.messages import shown
 from app.dashboard.work import FinishedRanking, open_page, resume_ranking, work
 from app.presentation.escaping import escape_markdown, promotes
 from app.presentation.figures import counted, shown_at
+from app.presentation.rankings import verdict
 from saif_core.records.ranking import LatentScore, Ranking
 from saif_core.records.saes import layers_of
 
@@ -54,11 +55,7 @@ def _draw_empty() -> None:
 def _draw_sentence(ranking: Ranking) -> None:
     layer = layers_of(engine().saes()).get(work().sae_id)
     place = escape_markdown(ranking.hook_point) if layer is None else f"layer {layer}"
-    fire = "fires" if ranking.n_selective == 1 else "fire"
-    st.markdown(
-        f"Of {ranking.d_sae:,} latents at {place}, **{ranking.n_selective:,}** {fire} at ≥ 80% of "
-        "the positions read with the instruction and at ≤ 5% of those without."
-    )
+    st.markdown(f"Of {ranking.d_sae:,} latents at {place}: {verdict(ranking)}")
     read = "the answer" if ranking.read == "response" else "the last prompt token"
     pairs = counted(ranking.n_pairs, "pair")
     computed = f"{counted(ranking.tokens_computed, 'token')} computed"
