@@ -292,6 +292,12 @@ def test_requests_that_cannot_be_carried_out_are_refused(request_: EvaluationReq
         from_json(EvaluationRequest, {**to_json(request_), "strengths": [1.0] * 21})
 
 
+def test_an_instruction_that_nobody_judges_cannot_be_measured(request_: EvaluationRequest) -> None:
+    silent = replace(request_.instruction, evaluator="", evaluator_parameters={})
+    with pytest.raises(EvaluatorError, match="has no evaluator, so nobody can say"):
+        check_request(replace(request_, instruction=silent))
+
+
 def test_a_layer_without_an_sae_is_for_sources_that_need_none(
     model: LoadedModel, request_: EvaluationRequest
 ) -> None:

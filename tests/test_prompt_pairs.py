@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from saif_core.errors import PromptPairError
-from saif_core.inputs.instruction_files import load_instruction
+from saif_core.inputs.instruction_files import check_instruction, load_instruction
 from saif_core.inputs.prompt_pairs import load_contents, load_pairs, make_pairs
 from saif_core.inputs.shipped import shipped_contents, shipped_instructions
 from saif_core.inputs.text_files import MAX_BYTES, MAX_ROWS
@@ -70,7 +70,7 @@ def test_instruction_of_a_user_is_read() -> None:
         ("to-french", "yes", 1, "double quotes"),
         ("to-french", "[a", 2, "not valid YAML"),
         ("evaluator: language", "evaluator: taste", 2, "no evaluator called 'taste'"),
-        ("evaluator: language\n", "", None, "'evaluator' is missing"),
+        ("evaluator: language\n", "", 2, "are given, but no evaluator"),
         ("language: fr}", "language: it}", 3, "has to be one of fr, de, es, zh, en"),
         ("language: fr}", "tongue: fr}", 3, "no parameter 'tongue'"),
         ("{language: fr}", "[fr]", 3, "mapping"),
@@ -285,3 +285,19 @@ def test_pairs_that_cannot_be_made_are_refused(
 def test_instruction_without_wordings_makes_no_pairs() -> None:
     with pytest.raises(PromptPairError, match="no wording"):
         make_pairs(replace(INSTRUCTION, wordings=()), ["One."])
+
+
+@pytest.mark.parametrize("written", ["", "evaluator: ''\n", "evaluator:\n"])
+def test_an_instruction_may_have_nobody_who_judges_it(written: str) -> None:
+    pirate = load_instruction(f"name: pirate\n{written}wordings: [Arrr.]", source="pirate.yaml")
+    assert pirate.evaluator == ""
+    assert pirate.evaluator_parameters == {}
+
+
+def test_an_instruction_made_elsewhere_is_checked_as_a_file_is() -> None:
+    made = Instruction("pirate", "", "", {}, (Wording("Answer as a pirate."),))
+    check_instruction(made, source="what you typed")
+    with pytest.raises(PromptPairError, match="^what you typed"):
+        check_instruction(replace(made, wordings=()), source="what you typed")
+    with pytest.raises(PromptPairError, match="needs the parameter 'language'"):
+        check_instruction(replace(made, evaluator="language"), source="what you typed")

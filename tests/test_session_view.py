@@ -132,6 +132,13 @@ def test_an_evaluator_that_cannot_judge_says_why(evaluator: str) -> None:
     assert judgement_line(judgement).startswith("**could not judge**: ")
 
 
+def test_texts_of_an_instruction_without_an_evaluator_are_judged_by_nobody() -> None:
+    instruction = replace(saved.INSTRUCTION, evaluator="", evaluator_parameters={})
+    judgement = judge_generations(instruction, (), saved.result().generations[:1])[0]
+    assert judgement.grade is None
+    assert "nobody judges" in judgement.reason
+
+
 def test_texts_that_could_not_be_judged_are_no_failures() -> None:
     grades = [Judgement(grade, "") for grade in ("strict", "loose", "none", None, "strict")]
     count = count_grades(grades)

@@ -5,7 +5,9 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from app.dashboard.handles import engine
+from app.dashboard.handles import engine, store
+from app.dashboard.instructions.pair_grid import EXAMPLE_PAIRS
+from saif_core.inputs.prompt_pairs import load_pairs
 from saif_core.records.ranking import Ranking
 from tests.pages import MAIN, errors, settle, texts, wait_for
 
@@ -203,3 +205,97 @@ def test_a_share_link_goes_to_the_shared_page_without_the_engine() -> None:
     assert "Which instruction?" not in texts(at)
     assert "Work in hand" not in texts(at)
     assert not engine().jobs()
+
+
+def test_what_is_typed_is_ranked_and_kept_as_an_instruction() -> None:
+    at = open_first(source="typed", contents_shipped="3", response_tokens="3")
+    assert at.button(key="find_latents").disabled
+    settle(at.text_area(key="page_say").set_value("PLANT\nPLANT it").run())
+    settle(at.selectbox(key="page_judge").set_value("question").run())
+    assert "Pair 1 of 6" in texts(at)
+    find(at)
+    work = at.session_state["work"]
+    assert work.ranking.instruction == work.instruction == "plant"
+    assert work.uploaded["plant"].evaluator == "question"
+    again = open_first(
+        source="typed", job=work.job_id, instruction="plant", work=at.query_params["work"][0]
+    )
+    assert again.text_area(key="page_say").value == "PLANT\nPLANT it"
+    assert again.session_state["work"].uploaded["plant"] == work.uploaded["plant"]
+
+
+def test_a_typed_instruction_never_takes_the_name_of_a_shipped_one() -> None:
+    at = open_first(source="typed")
+    settle(at.text_area(key="page_say").set_value("Refuse!").run())
+    find(at)
+    assert at.session_state["work"].instruction == "my-refuse"
+
+
+def test_contents_can_be_pasted_and_survive_a_reload() -> None:
+    at = open_first(wordings="first")
+    at.text_area(key="contents_text").set_value("The dog is big.\n\nThe cat is old.\n")
+    button = next(button for button in at.button if button.label == "Use these")
+    settle(button.click().run())
+    assert "Pair 1 of 2" in texts(at)
+    assert "In use: pasted · 2 rows" in texts(at)
+    again = open_first(wordings="first", work=at.query_params["work"][0])
+    assert "Pair 1 of 2" in texts(again)
+    settle(again.button(key="own_contents_forget").click().run())
+    assert "Pair 1 of 8" in texts(again)
+
+
+def test_own_pairs_can_be_edited_survive_a_reload_and_are_told_in_the_sidebar() -> None:
+    at = open_first(source="file", read="last-token")
+    assert "Your own pairs" not in texts(at)
+    rows = "The dog is big,PLANT\nThe cat is old,PLANT it\n"
+    at.file_uploader[0].upload("mine.csv", f"content,instruction\n{rows}".encode(), "text/csv")
+    settle(at.run())
+    assert any("Your own pairs: mine" in one.value for one in at.sidebar.caption)
+    settle(at.text_input(key="own_pairs_name").set_value("plants").run())
+    settle(at.segmented_control(key="own_pairs_kind").set_value("sides").run())
+    assert "Pair 1 of 2" in texts(at)
+    again = open_first(source="file", read="last-token", work=at.query_params["work"][0])
+    assert "Pair 1 of 2" in texts(again)
+    assert again.text_input(key="own_pairs_name").value == "plants"
+    find(again)
+    pairs = again.session_state["work"].ranking_request.pairs
+    assert [pair.positive for pair in pairs] == ["The dog is big PLANT", "The cat is old PLANT it"]
+    settle(again.segmented_control(key="source").set_value("instruction").run())
+    assert any("Your own pairs: plants" in one.value for one in again.sidebar.caption)
+
+
+def test_own_pairs_can_be_forgotten() -> None:
+    at = open_first(source="file", read="last-token")
+    at.file_uploader[0].upload("mine.csv", b"content,instruction\na,b\n", "text/csv")
+    settle(at.run())
+    settle(at.button(key="own_pairs_forget").click().run())
+    assert at.button(key="find_latents").disabled
+    assert "Type or paste pairs" in texts(at)
+
+
+def test_the_example_file_can_be_read() -> None:
+    pairs = load_pairs(EXAMPLE_PAIRS.encode(), filename="pairs.csv")
+    assert len(pairs) == 3
+    assert all(pair.instruction.endswith(".") for pair in pairs)
+
+
+@pytest.mark.parametrize(
+    "part", [None, [], {"kind": "x"}, {"kind": "parts", "name": "a", "rows": [["one"]]}, "text"]
+)
+def test_kept_pairs_that_make_no_sense_are_left_aside(part: object) -> None:
+    at = open_first()
+    store().work.put("A" * 22, {"own_pairs": part, "typed_instruction": part, "own_contents": 3})
+    again = open_first(source="file", work="A" * 22)
+    assert not errors(again)
+    assert again.button(key="find_latents").disabled
+    assert at
+
+
+def test_the_next_step_is_the_one_primary_button() -> None:
+    at = open_first(contents_shipped="4", wordings="first", response_tokens="3")
+    assert at.button(key="find_latents").proto.type == "primary"
+    find(at)
+    assert at.button(key="find_latents").proto.type == "secondary"
+    assert at.button(key="go_latents").proto.type == "primary"
+    settle(at.number_input(key="contents_shipped").set_value(5).run())
+    assert at.button(key="find_latents").proto.type == "primary"

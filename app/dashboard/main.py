@@ -11,8 +11,6 @@ from app.dashboard.frame import (
     draw_work_in_hand,
     load_ahead,
 )
-from app.dashboard.instructions.pair_grid import publish_pairs
-from app.dashboard.instructions.typed import publish_typed, take_up_typed
 from app.dashboard.messages import shown
 from app.dashboard.style import draw_style
 from app.dashboard.work import begin_url, write_url
@@ -62,7 +60,6 @@ def run() -> None:
         return
     begin_url()
     with shown():
-        take_up_typed()
         if page == START:
             # It is read before the engine is there, which takes seconds to import.
             page.run()
@@ -74,8 +71,6 @@ def run() -> None:
             load_ahead()
         else:
             page.run()
-    publish_typed()
-    publish_pairs()
     write_url()
 
 

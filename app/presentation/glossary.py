@@ -50,7 +50,7 @@ _ROW = re.compile(r"^\| \*\*(.+?)\*\* \| (.+?) \|[^|]*\|$", re.M)
 @cache
 def glossary() -> dict[str, str]:
     """Every word with its meaning, as Markdown; "input score, S_in" is found under both."""
-    found = {}
+    found: dict[str, str] = {}
     for words, meaning in _ROW.findall(GLOSSARY.read_text(encoding="utf-8")):
         found |= {word.strip(): meaning for word in words.split(",")}
     return found

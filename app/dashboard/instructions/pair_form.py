@@ -10,6 +10,7 @@ import yaml
 from app.dashboard.fields.url_fields import publish, seed_choice, seed_number
 from app.dashboard.instructions.pair_grid import draw_pair_grid
 from app.dashboard.instructions.typed import draw_box, draw_judge, typed
+from app.dashboard.kept_work import keep, read_part
 from app.dashboard.messages import shown
 from app.dashboard.work import work
 from app.presentation.escaping import escape_markdown
@@ -35,7 +36,7 @@ _WORDINGS: dict[Wordings, str] = {
     "chosen": "Choose",
 }
 DEFAULT_CONTENTS = 8
-_PASTED = "pasted"
+_PASTED, _KEPT = "pasted", "your contents"
 # Uploads are held here, not in their widgets, which forget them when the page is left.
 _CONTENTS, _INSTRUCTION = "own_contents", "own_instruction_file"
 
@@ -80,8 +81,17 @@ def draw_pair_choice() -> PairChoice | None:
 
 def uploaded_contents() -> list[str] | None:
     """The contents uploaded on the Instructions page; None while the shipped ones are used."""
-    own: _Upload[str] | None = st.session_state.get(_CONTENTS)
+    own = _own_contents()
     return None if own is None else own.value
+
+
+def _own_contents() -> "_Upload[str] | None":
+    """Pasted or uploaded contents; at first what was kept."""
+    if _CONTENTS not in st.session_state:
+        found = read_part(_CONTENTS, lambda part: [str(text) for text in part], [])
+        st.session_state[_CONTENTS] = _Upload("", _KEPT, found) if found else None
+    own: _Upload[str] | None = st.session_state[_CONTENTS]
+    return own
 
 
 def _draw_own_pairs() -> PairChoice | None:
@@ -122,7 +132,7 @@ _DRAWN: dict[str, Callable[[], PairChoice | None]] = {
 
 
 def _draw_content_choice() -> tuple[list[str], int, InstructionPosition]:
-    own: _Upload[str] | None = st.session_state.get(_CONTENTS)
+    own = _own_contents()
     contents = shipped_contents() if own is None else own.value
     n_contents, position = _draw_contents(len(contents), "shipped" if own is None else "own")
     with st.expander("Contents of your own", key="contents_expander", icon=":material/upload:"):
@@ -131,7 +141,7 @@ def _draw_content_choice() -> tuple[list[str], int, InstructionPosition]:
 
 
 def _draw_own_contents() -> None:
-    before = st.session_state.get(_CONTENTS)
+    before = _own_contents()
     with st.form("paste_contents", border=False):
         text = st.text_area(
             "Contents, one a line", height=100, key="contents_text", help=meaning("content")
@@ -150,6 +160,7 @@ def _draw_own_contents() -> None:
         about="CSV and JSONL need a column text or content.",
     )
     if now is not before:
+        keep(_CONTENTS, None if now is None else now.value)
         # How many contents there are was drawn above.
         st.rerun()
 
@@ -326,7 +337,8 @@ def _draw_upload(
 
 
 def _forget(key: str) -> None:
-    st.session_state.pop(key, None)
+    st.session_state[key] = None
+    keep(key, None)
     # A new identity empties the field; Streamlit has no other way to do so.
     st.session_state[f"{key}_version"] += 1
 

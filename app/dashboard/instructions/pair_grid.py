@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import streamlit as st
 
+from app.dashboard.kept_work import keep, read_part
 from app.dashboard.messages import shown
-from app.dashboard.work import publish_parameter
 from app.presentation.escaping import escape_markdown
 from app.presentation.figures import counted
 from app.presentation.glossary import meaning
@@ -25,7 +24,7 @@ _COLUMNS: dict[Kind, dict[str, str]] = {
     "parts": {"content": "content", "instruction": "instruction"},
     "sides": {"positive": "with the instruction", "negative": "without it"},
 }
-_EXAMPLE = (
+EXAMPLE_PAIRS = (
     "content,instruction\n"
     '"The mayor thanked the volunteers, one by one.",Answer as a pirate.\n'
     "My neighbour grows tomatoes on her balcony.,Answer as a pirate.\n"
@@ -33,9 +32,9 @@ _EXAMPLE = (
 )
 # A longer list is used as it is, and not drawn.
 MOST_DRAWN, N_BLANK, MAX_NAME = 500, 4, 60
-MAX_IN_ADDRESS = 3000
+DEFAULT_NAME = "my-pairs"
 
-_KEY, _FILE, _GRID = "own_pair_rows", "own_pairs_file", "own_pairs_grid"
+_KEY, _FILE, _GRID = "own_pairs", "own_pairs_file", "own_pairs_grid"
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class OwnPairs:
     """
 
     kind: Kind = "parts"
-    name: str = "my-pairs"
+    name: str = DEFAULT_NAME
     rows: tuple[Mapping[str, str], ...] = field(default=())
 
     @property
@@ -67,9 +66,9 @@ class OwnPairs:
 
 
 def own_pairs() -> OwnPairs:
-    """The pairs of this browser session; at first what the address holds."""
+    """The pairs of this browser session; at first what was kept."""
     if _KEY not in st.session_state:
-        st.session_state[_KEY] = _from_address()
+        st.session_state[_KEY] = read_part(_KEY, _read, OwnPairs())
     found: OwnPairs = st.session_state[_KEY]
     return found
 
@@ -77,10 +76,9 @@ def own_pairs() -> OwnPairs:
 def own_pairs_sentence() -> str:
     """That a person's own pairs are what is ranked, as Markdown; "" while they are not."""
     chosen = st.session_state.get("source", st.query_params.get("source", ""))
-    n = len(own_pairs().filled)
-    if chosen != "file" or not n:
+    if chosen != "file" or not own_pairs().filled:
         return ""
-    return f"Your own pairs: {escape_markdown(own_pairs().name)}, {counted(n, 'pair')}"
+    return f"Your own pairs: {escape_markdown(own_pairs().name)}"
 
 
 def draw_pair_grid() -> tuple[str, tuple[PromptPair, ...]] | None:
@@ -102,16 +100,6 @@ def draw_pair_grid() -> tuple[str, tuple[PromptPair, ...]] | None:
     return own_pairs().name, own_pairs().pairs()
 
 
-def publish_pairs() -> None:
-    """Have the rows in the address, where they fit."""
-    now = own_pairs()
-    text = ""
-    if now.filled:
-        told = [list(row.values()) for row in now.filled]
-        text = json.dumps([now.kind, now.name, told], ensure_ascii=False, separators=(",", ":"))
-    publish_parameter("pairs", text if len(text) <= MAX_IN_ADDRESS else "")
-
-
 def _draw_name() -> None:
     now = own_pairs()
     text = st.text_input(
@@ -121,7 +109,7 @@ def _draw_name() -> None:
         key="own_pairs_name",
         help="Names the ranking, such as pirate.",
     )
-    _keep(replace(now, name=" ".join((text or "").split()) or "my-pairs"))
+    _keep(replace(now, name=" ".join((text or "").split()) or DEFAULT_NAME))
 
 
 def _draw_kind() -> None:
@@ -152,7 +140,7 @@ def _draw_file() -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button(
             "An example file",
-            _EXAMPLE,
+            EXAMPLE_PAIRS,
             "pairs.csv",
             "text/csv",
             key="own_pairs_example",
@@ -176,6 +164,8 @@ def _draw_file() -> None:
             name = (file.name.rsplit(".", 1)[0] or file.name)[:MAX_NAME]
             _keep(rows_of(name, pairs))
             _show_anew()
+            # The sidebar, drawn before, does not tell of them yet.
+            st.rerun()
 
 
 def rows_of(name: str, pairs: Sequence[PromptPair]) -> OwnPairs:
@@ -216,8 +206,8 @@ def _draw_rows() -> None:
         alt="Prompt pairs, one a row",
     )
     names = list(_COLUMNS[now.kind])
-    rows = zip(*(edited[name] for name in names), strict=True)
-    kept = tuple({n: str(text or "") for n, text in zip(names, row, strict=True)} for row in rows)
+    found = zip(*(edited[name] for name in names), strict=True)
+    kept = tuple({n: str(text or "") for n, text in zip(names, row, strict=True)} for row in found)
     _keep(replace(now, rows=kept))
 
 
@@ -232,10 +222,12 @@ def _as_kind(row: Mapping[str, str], kind: Kind) -> Mapping[str, str]:
 
 def _keep(value: OwnPairs) -> None:
     st.session_state[_KEY] = value
+    rows = [list(row.values()) for row in value.filled]
+    keep(_KEY, {"kind": value.kind, "name": value.name, "rows": rows} if rows else None)
 
 
 def _forget() -> None:
-    st.session_state[_KEY] = OwnPairs()
+    _keep(OwnPairs())
     # A new identity empties a field of files; Streamlit has no other way to do so.
     st.session_state[f"{_FILE}_version"] += 1
     _redraw()
@@ -256,15 +248,12 @@ def _show_anew() -> None:
         st.session_state.pop(key, None)
 
 
-def _from_address() -> OwnPairs:
-    """The pairs that the address holds; none where it makes no sense."""
-    found: Any = None
-    with suppress(ValueError, RecursionError):
-        found = json.loads(st.query_params.get("pairs", "")[: 2 * MAX_IN_ADDRESS])
-    with suppress(TypeError, ValueError):
-        kind, name, rows = found
-        columns = list(_COLUMNS[kind]) if kind in get_args(Kind) else []
-        if columns and all(len(row) == len(columns) for row in rows):
-            texts = tuple(dict(zip(columns, map(str, row), strict=True)) for row in rows)
-            return OwnPairs(kind, str(name)[:MAX_NAME] or "my-pairs", texts)
-    return OwnPairs()
+def _read(part: Any) -> OwnPairs:
+    """The pairs that were kept.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    kind, columns = part["kind"], list(_COLUMNS[part["kind"]])
+    texts = tuple(dict(zip(columns, map(str, row), strict=True)) for row in part["rows"])
+    return OwnPairs(kind, str(part["name"])[:MAX_NAME] or DEFAULT_NAME, texts)

@@ -1,23 +1,22 @@
 """An instruction that is typed: its wordings, one a line, and who judges the answers.
 
-What is typed follows a person across the pages and stands in the address, so that it survives a
+What is typed follows a person across the pages, and is kept with the work, so that it survives a
 reload.
 """
 
-import json
 import re
 import unicodedata
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import streamlit as st
 
 from app.dashboard.fields.parameter_fields import draw_parameters
-from app.dashboard.work import publish_parameter, work
+from app.dashboard.kept_work import keep, read_part
+from app.dashboard.work import work
 from app.presentation.escaping import escape_markdown
 from app.presentation.glossary import meaning
-from saif_core.errors import PromptPairError, SaifError
+from saif_core.errors import PromptPairError
 from saif_core.inputs.instruction_files import MAX_NAME_LETTERS, check_instruction
 from saif_core.inputs.prompt_pairs import english_wordings
 from saif_core.inputs.shipped import shipped_instructions
@@ -25,11 +24,8 @@ from saif_core.records.prompts import Instruction, Wording
 from saif_core.registry import EVALUATORS
 
 MAX_TYPED = 4000
-# An address may be longer, but browsers and mail cut it.
-MAX_IN_ADDRESS = 3000
 NOBODY = ""
-SAY, JUDGE, JUDGE_WITH = "say", "judge", "judge_with"
-_KEY = "typed_instruction"
+_KEY, _FIELDS = "typed_instruction", "typed_fields"
 
 
 @dataclass(frozen=True)
@@ -81,25 +77,24 @@ def typed_of(instruction: Instruction) -> Typed:
 
 
 def typed() -> Typed:
-    """What this browser session has typed; at first what the address holds."""
+    """What this browser session has typed; at first what was kept."""
     if _KEY not in st.session_state:
-        st.session_state[_KEY] = _from_address()
+        st.session_state[_KEY] = read_part(_KEY, _read, Typed())
     found: Typed = st.session_state[_KEY]
     return found
 
 
-def keep_typed(value: Typed, key: str = "") -> None:
+def keep_typed(value: Typed, key: str) -> None:
     """Put something into the box.
 
     Args:
         key: of the box that is on the page, which then shows it.
     """
-    st.session_state[_KEY] = value
-    if key:
-        st.session_state[f"{key}_say"] = value.text
-        st.session_state[f"{key}_judge"] = value.evaluator
-        for name, given in value.parameters.items():
-            st.session_state[f"{key}_judge_{value.evaluator}_{name}"] = given
+    _hold(value)
+    st.session_state.pop(f"{key}_say", None)
+    st.session_state.pop(f"{key}_judge", None)
+    # New fields, as those that are drawn keep what was in them.
+    st.session_state[_FIELDS] = st.session_state.get(_FIELDS, 0) + 1
 
 
 def draw_box(key: str, *, label: str, height: int = 100) -> None:
@@ -110,9 +105,9 @@ def draw_box(key: str, *, label: str, height: int = 100) -> None:
         label: of the box.
     """
     now = typed()
+    st.session_state.setdefault(f"{key}_say", now.text)
     text = st.text_area(
         label,
-        now.text,
         height=height,
         key=f"{key}_say",
         placeholder="Answer as a pirate.\nReply the way a pirate would.",
@@ -124,9 +119,7 @@ def draw_box(key: str, *, label: str, height: int = 100) -> None:
             f":material/info: {len(text or ''):,} characters were typed; the first {MAX_TYPED:,} "
             "are used."
         )
-    st.session_state[_KEY] = replace(now, text=(text or "")[:MAX_TYPED])
-    if len(typed().text) > MAX_IN_ADDRESS:
-        st.caption(":material/info: Too long for the address: a reload of the page forgets it.")
+    _hold(replace(now, text=(text or "")[:MAX_TYPED]))
 
 
 def draw_judge(key: str) -> None:
@@ -134,11 +127,11 @@ def draw_judge(key: str) -> None:
     now = typed()
     names = [NOBODY, *EVALUATORS.names()]
     told = "  \n".join(f"{one.name}: {escape_markdown(one.help)}" for one in EVALUATORS)
+    st.session_state.setdefault(f"{key}_judge", now.evaluator if now.evaluator in names else NOBODY)
     chosen = (
         st.selectbox(
             "Who judges the answers?",
             names,
-            names.index(now.evaluator) if now.evaluator in names else 0,
             key=f"{key}_judge",
             format_func=lambda name: name or "no judge: show texts",
             help=f"{meaning('evaluator')}  \n{told}",
@@ -149,9 +142,11 @@ def draw_judge(key: str) -> None:
     if chosen:
         known = now.parameters if chosen == now.evaluator else {}
         given = draw_parameters(
-            EVALUATORS.get(chosen).parameters, key=f"{key}_judge_{chosen}", values=known
+            EVALUATORS.get(chosen).parameters,
+            key=f"{key}_judge_{chosen}_{st.session_state.get(_FIELDS, 0)}",
+            values=known,
         )
-    st.session_state[_KEY] = replace(now, evaluator=chosen, parameters=given)
+    _hold(replace(now, evaluator=chosen, parameters=given))
 
 
 def choose_instruction(instruction: Instruction) -> None:
@@ -161,38 +156,18 @@ def choose_instruction(instruction: Instruction) -> None:
     work().instruction = instruction.name
 
 
-def take_up_typed() -> None:
-    """Offer what the address holds again, if it is what the work in hand is about."""
-    if work().instruction_record() is None and typed().wordings:
-        with suppress(SaifError):
-            made = typed().instruction()
-            if made.name == work().instruction:
-                work().uploaded[made.name] = made
-
-
-def publish_typed() -> None:
-    """Have what is typed in the address."""
-    now = typed()
-    fits = len(now.text) <= MAX_IN_ADDRESS
-    with_values = json.dumps(now.parameters, ensure_ascii=False) if now.parameters else ""
-    publish_parameter(SAY, now.text if fits else "")
-    publish_parameter(JUDGE, now.evaluator)
-    publish_parameter(JUDGE_WITH, with_values if len(with_values) <= MAX_IN_ADDRESS else "")
-
-
-def _from_address() -> Typed:
-    query = st.query_params
-    evaluator = query.get(JUDGE, NOBODY)
-    found = Typed(query.get(SAY, "")[:MAX_TYPED])
+def _read(part: Any) -> Typed:
+    """What was kept; without an evaluator that is not here any more."""
+    found = Typed(str(part["text"])[:MAX_TYPED])
+    evaluator = part["evaluator"]
     if evaluator not in EVALUATORS.names():
         return found
-    parameters: Any = {}
-    with suppress(ValueError, RecursionError):
-        parameters = json.loads(query.get(JUDGE_WITH, "")[:MAX_IN_ADDRESS] or "{}")
-    known = {one.name for one in EVALUATORS.get(evaluator).parameters}
-    given = parameters if isinstance(parameters, dict) else {}
-    kept = {name: value for name, value in given.items() if name in known}
-    return replace(found, evaluator=evaluator, parameters=kept)
+    return replace(found, evaluator=evaluator, parameters=dict(part["parameters"]))
+
+
+def _hold(value: Typed) -> None:
+    st.session_state[_KEY] = value
+    keep(_KEY, asdict(value) if value != Typed() else None)
 
 
 def _slug(wording: str) -> str:

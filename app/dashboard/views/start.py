@@ -6,6 +6,7 @@ from app.dashboard.compare.open_session import OPENED, RUN, open_in_compare, tak
 from app.dashboard.compare.steering_form import steering_form
 from app.dashboard.frame import check_sae
 from app.dashboard.handles import engine, store
+from app.dashboard.instructions.ranking_form import DEFAULT_SELECTOR
 from app.dashboard.instructions.typed import (
     choose_instruction,
     draw_box,
@@ -15,6 +16,7 @@ from app.dashboard.instructions.typed import (
     typed_of,
 )
 from app.dashboard.messages import shown
+from app.dashboard.scrolling import want_in_view
 from app.dashboard.work import open_page, work
 from app.presentation.arms import describe_arm
 from app.presentation.escaping import escape_markdown
@@ -29,6 +31,7 @@ from saif_core.records.saes import layers_of
 from saif_core.records.sessions import SteeringSession
 from saif_core.records.steering import Arm
 from saif_core.records.texts import Generation, Judgement
+from saif_core.registry import SELECTORS
 
 SENTENCE = (
     "SAIF finds what switches on inside a language model when it is given an instruction, and "
@@ -131,7 +134,15 @@ def _find() -> None:
     is_shipped = instruction.name in shipped_instructions()
     # The next page shows what is being ranked, whatever was chosen on it before.
     st.session_state["source"] = "instruction" if is_shipped else "typed"
-    request = RankingRequest(work().sae_id, instruction.name, pairs)
+    # Written out, so that the next page knows its own settings again.
+    values = SELECTORS.check(DEFAULT_SELECTOR, {})
+    request = RankingRequest(
+        work().sae_id,
+        instruction.name,
+        pairs,
+        selector=DEFAULT_SELECTOR,
+        selector_parameters=values,
+    )
     work().attach(engine().submit(request).id)
     open_page("views/instructions.py")
 
@@ -191,6 +202,7 @@ def _draw_actions(example: SteeringSession) -> None:
     st.caption(_made_with(example))
     if opened:
         _keep(example)
+        want_in_view("compare_results")
         open_in_compare(example)
     if tried:
         with shown():
@@ -231,6 +243,7 @@ def _try(example: SteeringSession, prompt: str) -> None:
     st.session_state[OPENED] = None
     job = engine().submit(form.request(work(), offered[sae_id]))
     st.session_state[RUN] = job.id
+    want_in_view("compare_results")
     open_page("views/compare.py", run=job.id)
 
 
