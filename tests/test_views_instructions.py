@@ -218,7 +218,7 @@ def test_what_is_typed_is_ranked_and_kept_as_an_instruction() -> None:
     assert work.ranking.instruction == work.instruction == "plant"
     assert work.uploaded["plant"].evaluator == "question"
     again = open_first(
-        source="typed", job=work.job_id, instruction="plant", work=at.query_params["work"][0]
+        source="typed", job=work.job_id, instruction="plant", work=at.query_params["work"]
     )
     assert again.text_area(key="page_say").value == "PLANT\nPLANT it"
     assert again.session_state["work"].uploaded["plant"] == work.uploaded["plant"]
@@ -238,7 +238,7 @@ def test_contents_can_be_pasted_and_survive_a_reload() -> None:
     settle(button.click().run())
     assert "Pair 1 of 2" in texts(at)
     assert "In use: pasted · 2 rows" in texts(at)
-    again = open_first(wordings="first", work=at.query_params["work"][0])
+    again = open_first(wordings="first", work=at.query_params["work"])
     assert "Pair 1 of 2" in texts(again)
     settle(again.button(key="own_contents_forget").click().run())
     assert "Pair 1 of 8" in texts(again)
@@ -254,7 +254,7 @@ def test_own_pairs_can_be_edited_survive_a_reload_and_are_told_in_the_sidebar() 
     settle(at.text_input(key="own_pairs_name").set_value("plants").run())
     settle(at.segmented_control(key="own_pairs_kind").set_value("sides").run())
     assert "Pair 1 of 2" in texts(at)
-    again = open_first(source="file", read="last-token", work=at.query_params["work"][0])
+    again = open_first(source="file", read="last-token", work=at.query_params["work"])
     assert "Pair 1 of 2" in texts(again)
     assert again.text_input(key="own_pairs_name").value == "plants"
     find(again)

@@ -37,8 +37,8 @@ def test_the_first_screen_says_what_saif_is_and_shows_an_example_with_its_judgem
         assert f"**{arm}**" in shown
     steered = next(text for text in example.result.generations if text.arm == "steered")
     assert steered.text in shown
-    assert shown.count("**strict**") == 2
-    assert shown.count("**none**") == 2
+    assert shown.count("**strict**: Every sentence ends with a question mark") == 2
+    assert shown.count("**none**: No sentence") == 2
     assert "how often it works is what Evaluate measures" in shown
 
 
@@ -90,7 +90,7 @@ def test_what_is_typed_survives_a_reload() -> None:
     settle(at.selectbox(key="start_judge").set_value("keyword").run())
     (field,) = (one for one in at.text_input if (one.key or "").startswith("start_judge_keyword"))
     settle(field.set_value("arrr").run())
-    again = start(work=at.query_params["work"][0])
+    again = start(work=at.query_params["work"])
     assert again.text_area(key="start_say").value == "Answer as a pirate."
     assert again.selectbox(key="start_judge").value == "keyword"
     assert "arrr" in [one.value for one in again.text_input]
@@ -102,8 +102,9 @@ def test_the_example_opens_on_compare_without_the_model_and_can_be_loaded_anew()
     example = shipped_example()
     assert example is not None
     assert at.session_state[OPENED].id == example.id
-    assert "What kind of creature is that?" in texts(at)
-    assert at.query_params["open"] == [example.id]
+    assert "What does it do to the text?" in texts(at)
+    assert "steered: strictly 3, at least loosely 3 of 3" in texts(at)
+    assert at.query_params["open"] == example.id
     assert store().sessions.get(example.id).result == example.result
     assert not [job for job in engine().jobs() if job.kind != "load"]
 

@@ -96,7 +96,12 @@ def _own_contents() -> "_Upload[str] | None":
 
 def _draw_own_pairs() -> PairChoice | None:
     choice = draw_pair_grid()
-    return None if choice is None else PairChoice(*choice)
+    if choice is None:
+        return None
+    name, pairs = choice
+    # By its name a ranking is known to be of an instruction, or of pairs.
+    taken = {**shipped_instructions(), **work().uploaded}
+    return PairChoice(f"{name} (pairs)" if name in taken else name, pairs)
 
 
 def _draw_typed() -> PairChoice | None:
