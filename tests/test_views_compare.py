@@ -282,6 +282,8 @@ def test_samples_stand_under_each_other(steering_work: Work) -> None:
 
 def test_sampled_texts_are_written_again_with_the_next_seed(steering_work: Work) -> None:
     at = open_compare(steering_work)
+    assert at.number_input(key="compare_temperature").value == 0.5
+    at.number_input(key="compare_temperature").set_value(0.0)
     generate_and_wait(at)
     assert "compare_again" not in {button.key for button in at.button}
     at.number_input(key="compare_temperature").set_value(0.7)

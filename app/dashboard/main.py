@@ -64,9 +64,9 @@ def run() -> None:
             # It is read before the engine is there, which takes seconds to import.
             page.run()
         with st.sidebar:
+            draw_words()
             draw_work_in_hand()
             draw_engine_status()
-            draw_words()
         if page == START:
             load_ahead()
         else:

@@ -73,7 +73,8 @@ class SteeringForm:
     method_parameters: dict[str, Any] = field(default_factory=dict)
     keep_norm: bool = False
     schedule: Schedule = field(default_factory=Schedule)
-    sampling: Sampling = field(default_factory=Sampling)
+    # Greedy texts of a small model loop, steered or not; what is measured is sampled like this.
+    sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.5))
     arms: list[CompareArm] = field(default_factory=list)
 
     def prompts(self) -> tuple[str, ...]:

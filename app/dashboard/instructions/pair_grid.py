@@ -18,7 +18,7 @@ from saif_core.records.prompts import PromptPair
 Kind = Literal["parts", "sides"]
 _KINDS: dict[Kind, str] = {
     "parts": "Content and instruction",
-    "sides": "Prompt with and without",
+    "sides": "With and without",
 }
 _COLUMNS: dict[Kind, dict[str, str]] = {
     "parts": {"content": "content", "instruction": "instruction"},

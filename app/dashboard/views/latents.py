@@ -11,6 +11,7 @@ from app.dashboard.handles import engine
 from app.dashboard.jobs.job_panel import draw_ranking_job
 from app.dashboard.messages import shown
 from app.dashboard.work import FinishedRanking, open_page, resume_ranking, work
+from app.presentation.arms import READ_WORDS
 from app.presentation.escaping import escape_markdown, promotes
 from app.presentation.figures import counted, shown_at
 from app.presentation.rankings import verdict
@@ -250,7 +251,8 @@ def _draw_comparison(ranking: Ranking, top: int) -> None:
 
 def _name(ranking: Ranking) -> str:
     pairs = counted(ranking.n_pairs, "pair")
-    return f"{ranking.instruction} · {ranking.read} · {ranking.selector} · {pairs}"
+    read, scored = READ_WORDS[ranking.read].lower(), ranking.selector.replace("_", " ")
+    return f"{ranking.instruction} · {read} · {scored} · {pairs}"
 
 
 def _names(others: Sequence[FinishedRanking]) -> dict[str, Ranking]:

@@ -50,7 +50,7 @@ _ARMS = {
     "unsteered": "the model as it is",
     "steered": "the instruction's latents turned up",
     "prompted": "told the instruction in words",
-    "random": "as much of other latents, for comparison",
+    "random": "as much of other latents",
 }
 _ICONS = {"strict": "check_circle", "loose": "check", "none": "cancel", None: "help"}
 
@@ -72,7 +72,7 @@ def draw_page() -> None:
 def _draw_begin() -> None:
     box, judge = st.columns([3, 2])
     with box:
-        draw_box("start", label="Say it in words, one wording a line", height=110)
+        draw_box("start", label="Say it in words, one wording a line", height=92)
     with judge:
         draw_judge("start")
         clicked = st.button(
@@ -155,9 +155,8 @@ def _draw_example(example: SteeringSession) -> None:
     with st.container(border=True, key="start_example"):
         wording = example.instruction.wordings[0].text if example.instruction else ""
         st.markdown(
-            f"**A finished example**: what “{escape_markdown(wording)}” switches on, turned up "
-            f"while the model answers a prompt that does not say so: "
-            f"“{escape_markdown(texts[0].prompt)}”"
+            f"**A finished example**: what “{escape_markdown(wording)}” switches on, turned up on "
+            f"the bare prompt “{escape_markdown(texts[0].prompt)}”"
         )
         judged = _judged(example)
         arms = {arm.name: arm for arm in request.arms}
