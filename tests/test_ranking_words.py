@@ -34,8 +34,8 @@ RANKING = Ranking(
 
 def test_the_verdict_says_how_often_the_best_fire_with_and_without() -> None:
     assert verdict(RANKING) == (
-        "The two best, latents **1496** and **2398**, fire on 61% and 56% of answer tokens with "
-        r"translate\-to\-french, and on 3% and 2% without (48 prompt pairs)."
+        "The two best, latents 1496 and 2398, fire on 61% and 56% of answer tokens with "
+        "translate-to-french, and on 3% and 2% without (48 prompt pairs)."
     )
 
 
@@ -53,7 +53,7 @@ def test_the_position_that_was_read_is_named() -> None:
 
 def test_one_latent_alone_is_one() -> None:
     alone = replace(RANKING, latents=RANKING.latents[:1], n_pairs=1)
-    assert verdict(alone).startswith("The best latent, **1496**, fires on 61% of")
+    assert verdict(alone).startswith("The best latent, 1496, fires on 61% of")
     assert "(1 prompt pair)" in verdict(alone)
 
 

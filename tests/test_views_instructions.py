@@ -74,7 +74,7 @@ def test_finding_latents_keeps_the_ranking_and_names_its_job_in_the_url() -> Non
     assert at.query_params["job"] == work.job_id
     assert "fire on" in at.info[0].value
     assert "of answer tokens with translate" in at.info[0].value
-    assert "(4 prompt pairs)" in at.info[0].value
+    assert r"\(4 prompt pairs\)" in at.info[0].value
     assert not at.success
     assert "already computed" in texts(at)
 

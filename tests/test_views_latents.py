@@ -43,7 +43,7 @@ def test_the_sentence_counts_what_fires_with_and_not_without(work: Work) -> None
     at = open_page("latents", work=work)
     assert work.ranking is not None
     fire = "latent fires" if work.ranking.n_selective == 1 else "latents fire"
-    assert "Of 64 latents at layer 1: The two best, latents **7** and" in texts(at)
+    assert "Of 64 latents at layer 1: The two best, latents 7 and" in texts(at)
     assert f"Of all 64, {work.ranking.n_selective} {fire} on at least 80% with it" in texts(at)
     assert work.ranking.n_selective >= 1
     assert "6 pairs · read at the last prompt token · scored by sensitivity" in texts(at)

@@ -5,6 +5,7 @@ from typing import Any
 
 from app.cli.output import shown_tokens, table
 from app.presentation.arms import describe_arm
+from app.presentation.ranking import verdict
 from app.presentation.texts import size_sentence
 from saif_core.records.as_json import to_json
 from saif_core.records.evaluation import Evaluation
@@ -35,8 +36,7 @@ def ranking_text(ranking: Ranking) -> str:
         f"{ranking.instruction}: {ranking.n_pairs} pairs, {ranking.selector}, {ranking.read}\n"
         f"{ranking.model}, {ranking.sae} at {ranking.hook_point}\n\n"
         f"{table(headers, rows)}\n\n"
-        f"{ranking.n_selective} latents fire on at least 80% of positions with the instruction and "
-        f"at most 5% without; {ranking.seconds:.1f} s, {origin}"
+        f"{verdict(ranking)}\n{ranking.seconds:.1f} s, {origin}"
     )
 
 

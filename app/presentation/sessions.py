@@ -8,6 +8,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from app.presentation.arms import describe_arm, scope_words
 from app.presentation.escaping import escape_markdown, promotes
 from app.presentation.figures import counted, moment_words, number_words, shown_at
+from app.presentation.ranking import verdict
 from saif_core.inputs.prompt_pairs import join_instruction
 from saif_core.records.prompts import Instruction
 from saif_core.records.ranking import ChosenLatent, Ranking
@@ -188,14 +189,10 @@ def pair_of(session: SteeringSession) -> tuple[str, str] | None:
 
 
 def selective_sentence(ranking: Ranking) -> str:
-    """How many latents tell the instruction, of what was read, as escaped Markdown."""
-    what = "answer tokens" if ranking.read == "response" else "prompts (at their last token)"
-    return (
-        f"Of {counted(ranking.d_sae, 'latent')} at {escape_markdown(ranking.hook_point)}, "
-        f"**{ranking.n_selective}** {'fires' if ranking.n_selective == 1 else 'fire'} on at least "
-        f"80% of the {what} with the instruction and on at most 5% of those without "
-        f"(n = {counted(ranking.n_pairs, 'pair')})."
-    )
+    """What the best latents do, of what was read, as escaped Markdown."""
+    place = escape_markdown(ranking.hook_point)
+    told = escape_markdown(verdict(ranking))
+    return f"Of {counted(ranking.d_sae, 'latent')} at {place}: {told}"
 
 
 def made_words(session: SteeringSession) -> str:

@@ -9,6 +9,7 @@ from app.dashboard.instructions.typed import choose_instruction
 from app.dashboard.jobs.job_panel import draw_ranking_job, ranking_is_running
 from app.dashboard.messages import shown
 from app.dashboard.work import open_page, work, write_url
+from app.presentation.escaping import escape_markdown
 from app.presentation.figures import counted
 from app.presentation.prompt_html import added_tokens, prompt_html
 from app.presentation.ranking import compute_words
@@ -84,7 +85,7 @@ def _draw_found(request: RankingRequest | None) -> None:
     ranking = work().ranking
     if ranking is None:
         return
-    st.info(verdict(ranking), icon=":material/scatter_plot:")
+    st.info(escape_markdown(verdict(ranking)), icon=":material/scatter_plot:")
     if st.button(
         "Go to the latents",
         key="go_latents",

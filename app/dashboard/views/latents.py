@@ -56,7 +56,7 @@ def _draw_empty() -> None:
 def _draw_sentence(ranking: Ranking) -> None:
     layer = layers_of(engine().saes()).get(work().sae_id)
     place = escape_markdown(ranking.hook_point) if layer is None else f"layer {layer}"
-    st.markdown(f"Of {ranking.d_sae:,} latents at {place}: {verdict(ranking)}")
+    st.markdown(f"Of {ranking.d_sae:,} latents at {place}: {escape_markdown(verdict(ranking))}")
     read = "the answer" if ranking.read == "response" else "the last prompt token"
     pairs = counted(ranking.n_pairs, "pair")
     computed = f"{counted(ranking.tokens_computed, 'token')} computed"
