@@ -5,6 +5,7 @@ from streamlit.testing.v1 import AppTest
 
 from app.dashboard.handles import engine
 from app.dashboard.work import FinishedRanking, Work
+from app.presentation.figures import number_words
 from saif_core.records.ranking import RankingRequest
 from tests import tiny
 from tests.pages import MAIN, errors, open_page, planted_work, settle, texts
@@ -64,7 +65,7 @@ def test_ticking_a_row_puts_its_latent_in_the_basket_with_its_mean(work: Work) -
     score = work.latent_score(PLANTED_LATENT)
     assert score is not None
     assert in_hand(at).basket == {PLANTED_LATENT: score.mean}
-    assert f"`{PLANTED_LATENT}` {score.mean:.3g}" in texts(at)
+    assert f"`{PLANTED_LATENT}` {number_words(round(score.mean, 6))}" in texts(at)
     assert at.query_params["basket"] == f"{PLANTED_LATENT}:{score.mean:.6g}"
     assert in_hand(tick(at, [])).basket == {}
 
