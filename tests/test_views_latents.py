@@ -66,7 +66,7 @@ def test_ticking_a_row_puts_its_latent_in_the_basket_with_its_mean(work: Work) -
     assert score is not None
     assert in_hand(at).basket == {PLANTED_LATENT: score.mean}
     assert f"`{PLANTED_LATENT}` {number_words(round(score.mean, 6))}" in texts(at)
-    assert at.query_params["basket"] == f"{PLANTED_LATENT}:{score.mean:.6g}"
+    assert at.query_params["basket"] == f"{PLANTED_LATENT}:{score.mean:.12g}"
     assert in_hand(tick(at, [])).basket == {}
 
 
