@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.presentation.rankings import share, verdict
+from app.presentation.ranking import share, verdict
 from saif_core.records.ranking import LatentScore, Ranking
 
 

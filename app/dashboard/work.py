@@ -187,8 +187,6 @@ class Work:
         for part in query.get("basket", "").split(",")[:1000]:
             index, _, value = part.partition(":")
             coefficient = _number(value, math.nan)
-            if abs(coefficient) > MAX_COEFFICIENT:
-                continue
             is_index = index.isascii() and index.isdigit() and len(index) <= MAX_INDEX_DIGITS
             if is_index and abs(coefficient) <= MAX_COEFFICIENT:
                 work.basket[int(index)] = coefficient

@@ -1,4 +1,4 @@
-"""What a ranking would take, in words."""
+"""What a ranking says and what it would take, in words."""
 
 from app.presentation.figures import counted
 from saif_core.records.ranking import LatentScore, Ranking, ReadPosition, WorkEstimate

@@ -12,8 +12,7 @@ from app.dashboard.work import open_page, work, write_url
 from app.presentation.escaping import escape_markdown
 from app.presentation.figures import counted
 from app.presentation.prompt_html import added_tokens, prompt_html
-from app.presentation.ranking import compute_words
-from app.presentation.rankings import verdict
+from app.presentation.ranking import compute_words, verdict
 from saif_core.errors import SaifError
 from saif_core.records.prompts import PromptPair, PromptView
 from saif_core.records.questions import EstimateQuestion, LoadRequest, PromptQuestion

@@ -14,7 +14,7 @@ from app.dashboard.work import FinishedRanking, open_page, resume_ranking, work
 from app.presentation.arms import READ_WORDS
 from app.presentation.escaping import escape_markdown, promotes
 from app.presentation.figures import counted, shown_at
-from app.presentation.rankings import verdict
+from app.presentation.ranking import verdict
 from saif_core.records.ranking import LatentScore, Ranking
 from saif_core.records.saes import layers_of
 
