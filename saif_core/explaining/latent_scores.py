@@ -38,8 +38,6 @@ READS_FROM = 0.1
 WRITES_FROM = 0.01
 # On a smaller corpus the tokens a latent fires on, and its maximum, are those of a few sentences.
 LEAST_VERDICT_TOKENS = LEAST_DEAD_TOKENS
-# Probabilities that are in memory at once: 64 MB.
-_BATCH_PROBABILITIES = 1 << 24
 
 
 def input_score(firing_tokens: Sequence[int], promoted: Collection[int]) -> float | None:
@@ -93,12 +91,11 @@ def output_scores(
     amounts = AMPLIFICATION * torch.tensor(maxima, device=resid.device)[:, None]
     added = amounts * sae.resid_scale(resid)
     unsteered = _next_token(model, sae.layer, token_ids, torch.zeros_like(resid)[None])
-    n_rows = max(_BATCH_PROBABILITIES // unsteered.shape[-1], 1)
     scores = [torch.zeros(0)]
-    for start in range(0, len(latents), n_rows):
-        batch = list(latents[start : start + n_rows])
+    for rows in model.logit_parts(len(latents)):
+        batch = list(latents[rows])
         promoted = promoted_token_ids(model, sae, batch)
-        directions = added[start : start + n_rows] * sae.W_dec[batch].to(added.device)
+        directions = added[rows] * sae.W_dec[batch].to(added.device)
         steered = _next_token(model, sae.layer, token_ids, directions)
         before = _standing(unsteered.expand(len(batch), -1), promoted)
         scores.append((_standing(steered, promoted) - before).cpu())

@@ -39,7 +39,6 @@ N_SEARCHED_EXAMPLES = 4
 TOKENS_BEFORE, TOKENS_AFTER = 14, 9
 PHRASE_TOKENS = 4
 LATENTS_PER_WRITE = 512
-LENS_LATENTS = 64
 # Latents that met on fewer tokens may have met by chance.
 LEAST_TOGETHER = 3
 
@@ -182,8 +181,8 @@ class _Lens:
 
 
 def _read_lenses(model: LoadedModel, sae: LoadedSae, latents: Sequence[int]) -> Iterator[_Lens]:
-    for start in range(0, len(latents), LENS_LATENTS):
-        logits = read_logits(model, sae.W_dec[list(latents[start : start + LENS_LATENTS])]).cpu()
+    for part in model.logit_parts(len(latents)):
+        logits = read_logits(model, sae.W_dec[list(latents[part])]).cpu()
         best = logits.topk(min(N_PROMOTED, logits.shape[-1]), dim=-1)
         worst = logits.topk(min(N_TOKENS, logits.shape[-1]), dim=-1, largest=False)
         for row, line in enumerate(logits):

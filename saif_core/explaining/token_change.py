@@ -57,15 +57,17 @@ def read_token_change(
         added = missing * direction * sae.resid_scale(steered)
         return torch.stack([resid[0], resid[1] + added.to(resid)])
 
-    total: Tensor | float = 0.0
+    last, n_tokens = model.n_layers - 1, sum(map(len, sequences))
+    total = torch.zeros((), dtype=torch.float64)
     for sequence in sequences:
         # Unsteered and steered in one pass, so that both take the same path.
-        token_ids = torch.tensor([list(sequence)] * 2, device=model.device)
+        token_ids = torch.tensor([list(sequence)] * 2)
         with edit_resid(model.blocks[sae.layer], set_latent):
-            unsteered, steered = model.logits(token_ids).float()
-        total = total + (steered - unsteered).double().sum(dim=0).cpu()
-    n_tokens = sum(map(len, sequences))
-    change = torch.as_tensor(total) / n_tokens
+            both = model.run_sequences(token_ids, [len(sequence)] * 2, [last])[last]
+        for at in model.logit_parts(len(sequence), copies=2):
+            unsteered, steered = model.unembed(both[:, at])
+            total = total + (steered - unsteered).double().sum(dim=0).cpu()
+    change = total / n_tokens
     return TokenChange(
         strongest_tokens(model, change, n, largest=True),
         strongest_tokens(model, change, n, largest=False),

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from saif_core.models.activations import read_resid
 from saif_core.models.loaded_model import LoadedModel
@@ -25,9 +26,17 @@ def read_perplexities(
         if not text:
             perplexities.append(None)
             continue
-        log_probs = torch.log_softmax(model.unembed(resid), dim=-1)
-        targets = torch.tensor(list(text), device=log_probs.device)
-        mean = float(log_probs.gather(1, targets[:, None]).mean())
+        mean = float(read_log_probs(model, resid, text).mean())
         # Beyond e^20 the figure says nothing more, and infinity cannot be stored.
         perplexities.append(float(torch.exp(torch.tensor(min(-mean, 20.0)))))
     return perplexities
+
+
+def read_log_probs(model: LoadedModel, resid: Tensor, token_ids: Sequence[int]) -> Tensor:
+    """Log-probability (n,) of each token after its residual stream (n, d_model), on the CPU."""
+    targets = torch.tensor(list(token_ids), device=model.device)[:, None]
+    found = [
+        torch.log_softmax(logits, dim=-1).gather(1, targets[rows])[:, 0].cpu()
+        for rows, logits in model.unembed_parts(resid)
+    ]
+    return torch.cat(found)

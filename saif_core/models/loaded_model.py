@@ -34,6 +34,8 @@ from saif_core.models.prompting import Prompting
 _EXACT, _ROUNDED = 1e-3, 5e-2
 
 FOUR_BIT = "4bit"
+# Logits that are in memory at once, in float32: with 262,144 tokens, those of 64 positions.
+MOST_LOGIT_BYTES = 64 << 20
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -272,7 +274,10 @@ class LoadedModel(Prompting):
 
     @torch.no_grad()
     def logits(self, token_ids: Tensor) -> Tensor:
-        """Logits (batch, pos, d_vocab) of right-padded sequences; padding comes after, unseen."""
+        """Logits (batch, pos, d_vocab) of right-padded sequences; padding comes after, unseen.
+
+        All of them are in memory at once; ``unembed_parts`` bounds that.
+        """
         with self._precision():
             logits: Tensor = self.hf_model(input_ids=token_ids, use_cache=False).logits
         return logits
@@ -393,6 +398,21 @@ class LoadedModel(Prompting):
         logits = self._head_logits(self.final_norm(rows)).float()
         return logits.reshape(*resid.shape[:-1], logits.shape[-1])
 
+    def unembed_parts(self, resid: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """``unembed`` of (n, d_model), a part at a time: which rows, and their logits."""
+        for rows in self.logit_parts(len(resid)):
+            yield rows, self.unembed(resid[rows])
+
+    def logit_parts(self, n: int, *, copies: int = 1) -> Iterator[slice]:
+        """Parts of ``n`` rows whose logits may be in memory at once.
+
+        Args:
+            n: rows in all.
+            copies: logits of each row.
+        """
+        n_rows = max(MOST_LOGIT_BYTES // (4 * self.d_vocab * copies), 1)
+        return (slice(start, min(start + n_rows, n)) for start in range(0, n, n_rows))
+
     @torch.no_grad()
     def unembed_directions(self, directions: Tensor) -> Tensor:
         """Logits (n, d_vocab) that directions (n, d_model) add, by the final norm's scale alone."""
@@ -405,8 +425,7 @@ class LoadedModel(Prompting):
             if centres:
                 directions = directions - directions.mean(dim=-1, keepdim=True)
             scaled = directions * scale.to(directions.device) * factor
-            logits: Tensor = scaled @ head.weight.float().T
-        return logits.to(self.device)
+            return _times_head(scaled, head.weight).to(self.device)
 
     def _head_logits(self, hidden: Tensor) -> Tensor:
         """What the model makes of hidden states (1, n, d_model) after its final norm.
@@ -463,7 +482,8 @@ class LoadedModel(Prompting):
         # Small, as some models bend large logits.
         rows = torch.stack([probe * 0.01, probe * 0.0])[None]
         with align_module_device(head):
-            plain = head.weight.float() @ rows[0, 0].float().to(head.weight.device)
+            first = rows[0, :1].float().to(head.weight.device)
+            plain = _times_head(first, head.weight)[0]
         made = self._head_logits(rows)[0].float()
         plain = plain.to(made.device)
         added = made[0] - made[1]
@@ -483,6 +503,16 @@ class LoadedModel(Prompting):
         return attention_masks(
             self.config, self.dtype, mask.to(to), positions.to(to), key_positions.to(to)
         )
+
+
+def _times_head(rows: Tensor, weight: Tensor) -> Tensor:
+    """Products (n, d_vocab) of rows with a head's weight (d_vocab, d_model), in float32."""
+    if weight.dtype == torch.float32:
+        return rows @ weight.T
+    # A copy in float32 of a large vocabulary's head would take gigabytes.
+    n = max(MOST_LOGIT_BYTES // (4 * weight.shape[-1]), 1)
+    starts = range(0, len(weight), n)
+    return torch.cat([rows @ weight[start : start + n].float().T for start in starts], dim=-1)
 
 
 class _HiddenStates:

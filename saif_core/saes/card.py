@@ -151,11 +151,14 @@ def _mean_loss(
     for token_ids, scored in batches:
         ids, where = token_ids.to(model.device), scored.to(model.device)
         with edit_resid(model.blocks[layer], partial(_edit_where, edit, where)):
-            logits = model.logits(ids)
+            lengths = [1 + n for n in scored.sum(dim=1).tolist()]
+            last = model.run_sequences(ids, lengths, [model.n_layers - 1])[model.n_layers - 1]
         # Position 0 predicts token 1 from the sink alone, which no edit touches.
         targets = where[:, 2:]
-        log_probs = torch.log_softmax(logits[:, 1:-1][targets].float(), dim=-1)
-        chosen = log_probs.gather(1, ids[:, 2:][targets][:, None])
-        total -= float(chosen.double().sum())
-        n_targets += len(chosen)
+        resid, next_ids = last[:, 1:-1][targets.to(last.device)], ids[:, 2:][targets]
+        for rows, logits in model.unembed_parts(resid):
+            log_probs = torch.log_softmax(logits, dim=-1)
+            chosen = log_probs.gather(1, next_ids[rows][:, None])
+            total -= float(chosen.double().sum())
+        n_targets += len(next_ids)
     return total / n_targets

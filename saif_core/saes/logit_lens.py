@@ -30,8 +30,12 @@ def promoted_tokens(
     """The ``n`` tokens that each latent promotes most."""
     if not indices:
         return []
-    best = read_logits(model, sae.W_dec[list(indices)]).topk(n, dim=-1).indices
-    return [tuple(model.token_text(int(token)) for token in row) for row in best]
+    rows = sae.W_dec[list(indices)]
+    best = [
+        read_logits(model, rows[part]).topk(min(n, model.d_vocab), dim=-1).indices
+        for part in model.logit_parts(len(rows))
+    ]
+    return [tuple(model.token_text(int(token)) for token in row) for row in torch.cat(best)]
 
 
 def strongest_tokens(

@@ -77,21 +77,32 @@ def _changes(
 ) -> tuple[TokenDivergence, ...]:
     if not row.token_ids:
         return ()
+    parts = [
+        _compare(model, row, at, plain[at], steered[at])
+        for at in model.logit_parts(len(row.token_ids), copies=2)
+    ]
+    kl, own, unsteered = (torch.cat(values).tolist() for values in zip(*parts, strict=True))
+    return tuple(
+        TokenDivergence(
+            token=model.token_text(token_id),
+            log_prob=unsteered[step],
+            change=own[step] - unsteered[step],
+            kl=kl[step],
+            strength=max((s.strength_at(step) for s in row.request.steering), key=abs, default=0.0),
+        )
+        for step, token_id in enumerate(row.token_ids)
+    )
+
+
+def _compare(
+    model: LoadedModel, row: Row, at: slice, plain: Tensor, steered: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """KL divergence, and the token's log-probability with and without the arm, of some tokens."""
     before = torch.log_softmax(model.unembed(plain), dim=-1)
     logits = model.unembed(steered)
     if row.request.logit_bias is not None:
         logits = logits + row.request.logit_bias
     after = torch.log_softmax(logits, dim=-1)
     kl = (after.exp() * (after - before)).sum(-1).clamp(min=0)
-    ids = torch.tensor(row.token_ids, device=before.device)[:, None]
-    own, unsteered = after.gather(1, ids)[:, 0], before.gather(1, ids)[:, 0]
-    return tuple(
-        TokenDivergence(
-            token=model.token_text(token_id),
-            log_prob=float(unsteered[step]),
-            change=float(own[step] - unsteered[step]),
-            kl=float(kl[step]),
-            strength=max((s.strength_at(step) for s in row.request.steering), key=abs, default=0.0),
-        )
-        for step, token_id in enumerate(row.token_ids)
-    )
+    ids = torch.tensor(row.token_ids[at], device=before.device)[:, None]
+    return kl, after.gather(1, ids)[:, 0], before.gather(1, ids)[:, 0]
