@@ -32,6 +32,8 @@ from storage.tables import (
 CONTEXTS_PER_READ = 256
 # Ids of contexts and latents: the number of their index, then their own, in 64 bits.
 OWN_BITS = 32
+# Names the lock under which PostgreSQL looks for an index and begins one.
+OPENING_LOCK = 0x494E4458
 COLUMNS = tuple(
     column
     for column in LatentIndexRow.__table__.columns
@@ -63,7 +65,7 @@ class LatentStore:
     An index is filled by ``append``; ``checkpoint`` and ``finish`` write its density. Contexts can
     be read as soon as they are added; the density is that of the last checkpoint. A process that
     stopped loses nothing it added: whoever appends next first counts the contexts since the
-    checkpoint. One process at a time may add to an index.
+    checkpoint.
 
     Args:
         database: a migrated database.
@@ -89,20 +91,44 @@ class LatentStore:
         Raises:
             StorageError: there is no latent, or the database refused.
         """
-        if d_sae < 1:
-            raise StorageError(f"An index of {d_sae} latents was asked for; let it have 1 or more.")
-        index = LatentIndex(
-            valid_text(name),
-            model_sha256,
-            sae_sha256,
-            d_sae,
-            hook_point,
-            valid_text(sae_id),
-            source_sha256,
-        )
+        index = _new_index(name, model_sha256, sae_sha256, d_sae, hook_point, sae_id, source_sha256)
         with self._database.transaction("Creating the latent index", write=True) as db:
             db.add(LatentIndexRow(**asdict(index)))
         return index.id
+
+    def open_index(
+        self,
+        name: str,
+        model_sha256: str,
+        sae_sha256: str,
+        d_sae: int,
+        hook_point: str = "",
+        sae_id: str = "",
+        source_sha256: str = "",
+    ) -> LatentIndex:
+        """The newest index of a text, a model and an SAE; a new, empty one where there is none.
+
+        Two that ask at the same time get the same one. A text without a hash is always new.
+
+        Raises:
+            StorageError: there is no latent, or the database refused.
+        """
+        new = _new_index(name, model_sha256, sae_sha256, d_sae, hook_point, sae_id, source_sha256)
+        same = (
+            select(*COLUMNS)
+            .where(LatentIndexRow.model_sha256 == new.model_sha256)
+            .where(LatentIndexRow.sae_sha256 == new.sae_sha256)
+            .where(LatentIndexRow.source_sha256 == new.source_sha256)
+            .order_by(LatentIndexRow.number.desc())
+            .limit(1)
+        )
+        with self._database.transaction("Opening the latent index", write=True) as db:
+            self._database.take_turns(db, OPENING_LOCK)
+            row = db.execute(same).first() if new.source_sha256 else None
+            if row is not None:
+                return LatentIndex(**row._mapping)
+            db.add(LatentIndexRow(**asdict(new)))
+        return new
 
     def indexes(self) -> list[LatentIndex]:
         """Every index, the newest first.
@@ -114,35 +140,74 @@ class LatentStore:
         with self._database.transaction("Listing the latent indexes") as db:
             return [LatentIndex(**row._mapping) for row in db.execute(newest)]
 
-    def append(self, index_id: str, block: CorpusBlock) -> None:
+    def append(self, index_id: str, block: CorpusBlock, *, first: int | None = None) -> None:
         """Add the contexts of a block in one transaction.
+
+        Args:
+            first: which context of the corpus the block begins with: those that are there already
+                are left out, so that several processes may read one text. Without it everything
+                is added, and only one process may.
 
         Raises:
             UnknownNameError: there is no such index.
             StorageError: the block contradicts itself or the index, the index is finished, another
-                process adds to it, or the database refused.
+                process adds to it, contexts before the block are missing, or the database refused.
         """
+        if first is not None:
+            self._append_missing(index_id, block, first)
+            return
         with self._writing(index_id) as writer:
-            index = writer.index
-            added = _checked(block, index)
-            first = index.n_contexts
-            rows = [
-                _context_row(id_of(writer.number, first + ordinal), context, index.d_sae)
-                for ordinal, context in enumerate(_contexts(added))
-            ]
-            if not rows:
+            added = _contexts(_checked(block, writer.index))
+            if not added:
                 return
-            grown = replace(
-                index,
-                n_contexts=first + len(rows),
-                n_tokens=index.n_tokens + len(added.token_ids),
-                n_nonzero=index.n_nonzero + len(added.values),
-            )
             with self._database.transaction("Adding to the latent index", write=True) as db:
-                _advance(db, index, grown)
-                db.connection().execute(self._database.insert(CorpusContextRow), rows)
-            writer.take(added)
+                grown = self._add(db, writer.number, writer.index, added)
+            writer.take(_joined(added))
             writer.index = grown
+
+    def _append_missing(self, index_id: str, block: CorpusBlock, first: int) -> None:
+        with self._lock:
+            writer = self._writers.pop(index_id, None)
+            with self._database.transaction("Adding to the latent index", write=True) as db:
+                row = find_index(db, index_id)
+                # Nobody else adds before this is committed.
+                db.refresh(row, with_for_update=True)
+                index = _index_of(row)
+                contexts = _contexts(_checked(block, index))
+                if first > index.n_contexts:
+                    raise StorageError(
+                        f"The contexts from {first:,} on were to be added to the latent index "
+                        f"{index.name!r}, but it has only {index.n_contexts:,}; read the text anew."
+                    )
+                added = contexts[index.n_contexts - first :]
+                if not added:
+                    return
+                if index.n_contexts == index.n_listed:
+                    writer = _Writer(row.number, index, _density(row))
+                grown = self._add(db, row.number, index, added)
+            # What others have added meanwhile is counted at the next checkpoint.
+            if writer is not None and writer.index == index:
+                writer.take(_joined(added))
+                writer.index = grown
+                self._writers[index_id] = writer
+
+    def _add(
+        self, db: OrmSession, number: int, index: LatentIndex, added: Sequence[CorpusBlock]
+    ) -> LatentIndex:
+        """The index once it has these contexts, in the order of the corpus."""
+        rows = [
+            _context_row(id_of(number, index.n_contexts + ordinal), context, index.d_sae)
+            for ordinal, context in enumerate(added)
+        ]
+        grown = replace(
+            index,
+            n_contexts=index.n_contexts + len(rows),
+            n_tokens=index.n_tokens + sum(len(context.token_ids) for context in added),
+            n_nonzero=index.n_nonzero + sum(len(context.values) for context in added),
+        )
+        _advance(db, index, grown)
+        db.connection().execute(self._database.insert(CorpusContextRow), rows)
+        return grown
 
     def blocks(self, index_id: str) -> Iterator[CorpusBlock]:
         """All contexts of an index in the order of the corpus, some hundred at a time.
@@ -251,7 +316,7 @@ class LatentStore:
     def _load(self, index_id: str) -> _Writer:
         with self._database.transaction("Reading the latent index") as db:
             row = find_index(db, index_id)
-            index = LatentIndex(**{column.name: getattr(row, column.name) for column in COLUMNS})
+            index = _index_of(row)
             if index.finished:
                 raise StorageError(
                     f"The latent index {index.name!r} was to be changed, but it is finished; "
@@ -300,6 +365,37 @@ def find_index(db: OrmSession, index_id: str) -> LatentIndexRow:
         newest = select(LatentIndexRow.id).order_by(LatentIndexRow.number.desc())
         raise UnknownNameError("latent index", index_id, some_ids(db, newest))
     return row
+
+
+def _new_index(
+    name: str,
+    model_sha256: str,
+    sae_sha256: str,
+    d_sae: int,
+    hook_point: str,
+    sae_id: str,
+    source_sha256: str,
+) -> LatentIndex:
+    """An index without contexts.
+
+    Raises:
+        StorageError: there is no latent.
+    """
+    if d_sae < 1:
+        raise StorageError(f"An index of {d_sae} latents was asked for; let it have 1 or more.")
+    return LatentIndex(
+        valid_text(name),
+        model_sha256,
+        sae_sha256,
+        d_sae,
+        hook_point,
+        valid_text(sae_id),
+        source_sha256,
+    )
+
+
+def _index_of(row: LatentIndexRow) -> LatentIndex:
+    return LatentIndex(**{column.name: getattr(row, column.name) for column in COLUMNS})
 
 
 def _advance(db: OrmSession, index: LatentIndex, new: LatentIndex, **columns: bytes) -> None:

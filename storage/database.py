@@ -103,6 +103,17 @@ class Database:
             with self.transaction("Updating the database schema", write=True) as db:
                 migrations.upgrade(db.connection())
 
+    def take_turns(self, db: OrmSession, lock: int) -> None:
+        """Wait until no other transaction holds the lock, and hold it to this one's end.
+
+        On SQLite a transaction that writes has waited for all others already.
+
+        Args:
+            lock: the same number wherever the same is done.
+        """
+        if not self.is_sqlite:
+            db.execute(select(func.pg_advisory_xact_lock(lock)))
+
     def insert(self, row: type[Base]) -> sqlite.Insert | postgresql.Insert:
         """An INSERT in the database's own dialect, for its ON CONFLICT clauses."""
         return sqlite.insert(row) if self.is_sqlite else postgresql.insert(row)

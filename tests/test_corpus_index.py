@@ -1,22 +1,34 @@
 """A corpus index of the tiny model, recomputed from plain forward passes."""
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from saif_core.errors import CorpusError
 from saif_core.explaining.corpus_index import index_corpus
 from saif_core.explaining.profiles import PHRASE_TOKENS
 from saif_core.inputs.documents import CONTEXT_TOKENS, encode_contexts, read_documents
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.models.loading import load_model
 from saif_core.records.corpus import QUANTILES, IndexRequest, LatentIndex
+from saif_core.records.jobs import Step
 from saif_core.saes.loaded_sae import LoadedSae, load_sae_folder
 from storage import Store, open_store
 from tests import tiny
 
+# As Gemma's: it knows no system turn, and users and assistants have to alternate.
+STRICT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/...') }}{% endif %}"
+    "{{ '[' + message['role'] + ']' + message['content'] }}{% endfor %}"
+)
 WORDS = "the old cat sees a dog in house one two three big red sun".split()
 
 
@@ -56,7 +68,8 @@ def whole(model: LoadedModel, sae: LoadedSae, corpus: Path) -> tuple[Store, Late
     """A finished index."""
     store = open_store("sqlite://")
     request = IndexRequest("words", (str(corpus),), (sae.id,))
-    (index,) = index_corpus(model, [sae], request, store.latents, store.profiles, step=no_step)
+    made = index_corpus(model, [sae], request, store.latents, store.profiles, step=no_step)
+    (index,) = made.indexes
     return store, index
 
 
@@ -173,12 +186,13 @@ def test_an_index_that_was_killed_ends_the_same_to_the_last_byte(
                 raise Killed
 
         try:
-            (again,) = index_corpus(model, [sae], request, store.latents, store.profiles, step=step)
+            made = index_corpus(model, [sae], request, store.latents, store.profiles, step=step)
             break
         except Killed:
             n_kills += 1
             store.close()
     assert n_kills
+    (again,) = made.indexes
     assert (again.n_tokens, again.n_nonzero) == (index.n_tokens, index.n_nonzero)
     assert store.latents.density(again.id).tobytes() == complete.latents.density(index.id).tobytes()
     for latent in range(tiny.D_SAE):
@@ -197,10 +211,131 @@ def test_several_saes_are_read_in_one_pass_and_a_finished_index_is_kept(
     store = open_store("sqlite://")
     request = IndexRequest("words", (str(corpus),), (sae.id, "other"))
     first = index_corpus(model, [sae, other], request, store.latents, store.profiles, step=no_step)
-    assert [index.sae_id for index in first] == [sae.id, "other"]
+    assert [index.sae_id for index in first.indexes] == [sae.id, "other"]
 
     def refuse(_done: int, _total: int, _message: str) -> None:
         raise AssertionError("a finished index was read again")
 
     again = index_corpus(model, [sae, other], request, store.latents, store.profiles, step=refuse)
-    assert [index.id for index in again] == [index.id for index in first]
+    assert again == first
+
+
+@pytest.mark.parametrize("at", [1, 3, 20])
+def test_two_that_read_one_text_at_once_store_every_context_once(
+    model: LoadedModel,
+    sae: LoadedSae,
+    corpus: Path,
+    whole: tuple[Store, LatentIndex],
+    tmp_path: Path,
+    at: int,
+) -> None:
+    complete, index = whole
+    url = f"sqlite:///{tmp_path / 'index.db'}"
+    request = IndexRequest("words", (str(corpus),), (sae.id,))
+    stores = [open_store(url), open_store(url)]
+    seconds: list[LatentIndex] = []
+
+    def read(store: Store, step: Step) -> LatentIndex:
+        found = index_corpus(model, [sae], request, store.latents, store.profiles, step=step)
+        return found.indexes[0]
+
+    n_steps = 0
+
+    def meanwhile(_done: int, _total: int, _message: str) -> None:
+        nonlocal n_steps
+        n_steps += 1
+        # The second begins, and ends, while the first is in the middle of its work.
+        if n_steps == at:
+            seconds.append(read(stores[1], no_step))
+
+    first = read(stores[0], meanwhile) if at < 20 else read(stores[0], no_step)
+    (second,) = seconds or [read(stores[1], no_step)]
+    assert first == second
+    assert [one.id for one in stores[0].latents.indexes()] == [first.id]
+    assert (first.n_contexts, first.n_tokens) == (index.n_contexts, index.n_tokens)
+    density = stores[1].latents.density(first.id)
+    assert density.tobytes() == complete.latents.density(index.id).tobytes()
+    for latent in range(0, tiny.D_SAE, 5):
+        assert repr(stores[0].profiles.get(first.id, latent)) == repr(
+            complete.profiles.get(index.id, latent)
+        )
+    for store in stores:
+        store.close()
+
+
+def test_two_that_take_turns_fill_one_index(
+    model: LoadedModel, sae: LoadedSae, corpus: Path, tiny_sae_dir: Path, tmp_path: Path
+) -> None:
+    # As in two processes, each has a model of its own.
+    other = load_model(model.id, id=model.id)
+    read_with = [(model, sae), (other, load_sae_folder(tiny_sae_dir, id=sae.id, model=other))]
+    url = f"sqlite:///{tmp_path / 'index.db'}"
+    request = IndexRequest("words", (str(corpus),), (sae.id,))
+    stores = [open_store(url), open_store(url)]
+    turn, failed = threading.Condition(), list[BaseException]()
+    whose = 0
+
+    def reader(number: int) -> None:
+        def step(_done: int, _total: int, message: str) -> None:
+            nonlocal whose
+            if message.startswith("reading"):
+                with turn:
+                    whose = 1 - number
+                    turn.notify_all()
+                    turn.wait_for(lambda: whose == number, timeout=0.5)
+
+        (own, own_sae), store = read_with[number], stores[number]
+        try:
+            index_corpus(own, [own_sae], request, store.latents, store.profiles, step=step)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=reader, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    (index,) = stores[0].latents.indexes()
+    contexts, _ = plain_activations(model, sae, corpus)
+    stored = [ids.tolist() for ids in _contexts_of(stores[0], index.id)]
+    assert stored == contexts
+    for store in stores:
+        store.close()
+
+
+def _contexts_of(store: Store, index_id: str) -> list[np.ndarray]:
+    return [
+        tokens
+        for block in store.latents.blocks(index_id)
+        for tokens in np.split(block.token_ids, block.context_starts[1:])
+    ]
+
+
+def test_conversations_that_the_template_refuses_are_left_out_and_counted(
+    model: LoadedModel, sae: LoadedSae, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model.tokenizer, "chat_template", STRICT_TEMPLATE)
+    turns = [{"role": "user", "content": "the cat"}, {"role": "user", "content": "a dog"}]
+    system = [{"role": "system", "content": "You are helpful"}, turns[0]]
+    path = tmp_path / "chats.jsonl"
+    documents = [{"messages": system}, {"messages": turns}, {"text": "the old cat"}]
+    path.write_text("\n".join(map(json.dumps, documents)))
+    store, said = open_store("sqlite://"), list[str]()
+    request = IndexRequest("chats", (str(path),), (sae.id,))
+    made = index_corpus(
+        model,
+        [sae],
+        request,
+        store.latents,
+        store.profiles,
+        step=lambda _done, _total, message: said.append(message),
+    )
+    assert made.n_left_out == 1
+    assert made.indexes[0].n_contexts == 2
+    assert all("; 1 conversation left out, as the chat template refuses" in one for one in said)
+    first = model.tokenizer.decode(_contexts_of(store, made.indexes[0].id)[0])
+    assert first == "[user]You are helpful\n\nthe cat"
+    path.write_text(json.dumps({"messages": turns}))
+    with pytest.raises(CorpusError, match="None of 1 conversation.*take turns"):
+        index_corpus(model, [sae], request, store.latents, store.profiles, step=no_step)

@@ -1,5 +1,6 @@
 """Latent activations of a corpus, against everything that was added."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -349,3 +350,42 @@ def test_firing_tokens_are_numbered_over_the_whole_corpus(latents: LatentStore) 
         n_before += len(block.counts)
     found = latents.firing_tokens(index_id, [0, 3, 149])
     assert {latent: numbers.tolist() for latent, numbers in found.items()} == expected
+
+
+def test_contexts_that_are_there_already_are_left_out(shared_url: str) -> None:
+    blocks = [make_block(20, seed) for seed in range(3)]
+    stores = [open_store(shared_url), open_store(shared_url)]
+    index = stores[0].latents.open_index("corpus", "m", "s", D_SAE, source_sha256="text")
+    # Two that read one text: now the one is ahead, now the other.
+    for number, first in ((0, 0), (1, 0), (1, 20), (0, 20), (0, 40), (1, 40)):
+        stores[number].latents.append(index.id, blocks[first // 20], first=first)
+    with pytest.raises(StorageError, match="from 61 on .* it has only 60"):
+        stores[1].latents.append(index.id, blocks[0], first=61)
+    stores[1].latents.finish(index.id)
+    stores[0].latents.append(index.id, blocks[2], first=40)
+    assert_holds(stores[0].latents, index.id, blocks)
+    for store in stores:
+        store.close()
+
+
+def test_two_that_open_an_index_at_once_open_one(shared_url: str) -> None:
+    stores = [open_store(shared_url) for _ in range(4)]
+    ready, found = threading.Barrier(4), list[str]()
+
+    def open_it(store: Store) -> None:
+        ready.wait()
+        index = store.latents.open_index("corpus", "m", "s", D_SAE, source_sha256="text")
+        found.append(index.id)
+
+    threads = [threading.Thread(target=open_it, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (index,) = stores[0].latents.indexes()
+    assert found == [index.id] * 4
+    other = stores[0].latents.open_index("corpus", "m", "s", D_SAE, source_sha256="another text")
+    unknown = [stores[0].latents.open_index("corpus", "m", "s", D_SAE) for _ in range(2)]
+    assert len({index.id, other.id, *(one.id for one in unknown)}) == 4
+    for store in stores:
+        store.close()

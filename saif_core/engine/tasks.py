@@ -195,8 +195,7 @@ def _index(bench: Bench, request: IndexRequest) -> IndexReport:
             "A corpus was to be indexed, but this engine has no store for it; give it one."
         )
     saes = [bench.sae(sae_id) for sae_id in request.sae_ids]
-    made = index_corpus(bench.model, saes, request, *bench.corpus, step=bench.step)
-    return IndexReport(tuple(made))
+    return index_corpus(bench.model, saes, request, *bench.corpus, step=bench.step)
 
 
 def _load(bench: Bench, request: LoadRequest | SaeQuestion) -> SaeAnswer:

@@ -4,22 +4,16 @@ The text runs through the model once for all SAEs. What is read goes to the stor
 so an index that was stopped goes on where it was, and ends the same to the last byte.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 
-from saif_core.errors import CorpusError
+from saif_core.errors import CorpusError, StorageError
 from saif_core.explaining.profiles import profile_latents
-from saif_core.inputs.documents import (
-    Position,
-    encode_contexts,
-    find_files,
-    hash_files,
-    read_documents,
-)
+from saif_core.inputs.documents import Position, find_files, hash_files, read_contexts
 from saif_core.models.activations import read_rows
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.records.corpus import (
@@ -29,6 +23,7 @@ from saif_core.records.corpus import (
 )
 from saif_core.records.jobs import Step
 from saif_core.records.ports import ContextStore, ProfileWriter
+from saif_core.records.questions import IndexReport
 from saif_core.saes.latents import LatentActivations, join_rows
 from saif_core.saes.loaded_sae import LoadedSae
 
@@ -43,82 +38,70 @@ def index_corpus(
     profiles: ProfileWriter,
     *,
     step: Step,
-) -> list[LatentIndex]:
+) -> IndexReport:
     """Read the text, or what is left of it, and describe every latent; one index per SAE.
 
-    An unfinished index of the same text, model and SAE is continued; a finished one is kept.
+    An unfinished index of the same text, model and SAE is continued; a finished one is kept. Two
+    processes that read the same text at once fill one index together.
 
     Raises:
         CorpusError: a file cannot be read, or there is no text.
     """
     files = find_files([Path(path) for path in request.paths])
     source = hash_files(files)
-    mine = {sae.id: _find_or_create(model, sae, request.name, source, contexts) for sae in saes}
+    mine = {
+        sae.id: contexts.open_index(
+            request.name, model.sha256, sae.sha256, sae.d_sae, sae.hook_point, sae.id, source
+        )
+        for sae in saes
+    }
     # Two names of one SAE share an index.
     unread = list({mine[sae.id].id: sae for sae in saes if not mine[sae.id].finished}.values())
+    position = Position()
+
+    def told(done: int, total: int, message: str) -> None:
+        step(done, total, message + position.left_out)
+
     if unread:
         n_done = min(mine[sae.id].n_contexts for sae in unread)
-        _read_text(model, unread, files, mine, n_done, contexts, step)
+        pieces = read_contexts(model, files, position)
+        _read_text(model, unread, pieces, mine, n_done, contexts, position, told)
     for number, sae in enumerate(unread, start=1):
         of = f" of SAE {number} of {len(unread)}" if len(unread) > 1 else ""
-        _describe(model, sae, mine[sae.id].id, contexts, profiles, partial(_step_of, step, of))
+        _describe(model, sae, mine[sae.id].id, contexts, profiles, partial(_step_of, told, of))
     done = {index.id: index for index in contexts.indexes()}
-    return [done[mine[sae.id].id] for sae in saes]
+    return IndexReport(tuple(done[mine[sae.id].id] for sae in saes), position.n_left_out)
 
 
 def _step_of(step: Step, of: str, done: int, total: int, message: str) -> None:
     step(done, total, message + of)
 
 
-def _find_or_create(
-    model: LoadedModel, sae: LoadedSae, name: str, source: str, store: ContextStore
-) -> LatentIndex:
-    def same() -> LatentIndex | None:
-        key = (model.sha256, sae.sha256, source)
-        for index in store.indexes():
-            if (index.model_sha256, index.sae_sha256, index.source_sha256) == key:
-                return index
-        return None
-
-    found = same()
-    if found is None:
-        store.create_index(
-            name, model.sha256, sae.sha256, sae.d_sae, sae.hook_point, sae.id, source
-        )
-        found = same()
-    assert found is not None
-    return found
-
-
 def _read_text(
     model: LoadedModel,
     saes: Sequence[LoadedSae],
-    files: Sequence[Path],
+    pieces: Iterator[tuple[str, list[int]]],
     indexes: dict[str, LatentIndex],
     n_done: int,
     store: ContextStore,
+    position: Position,
     step: Step,
 ) -> None:
-    position = Position()
-    pieces = (
-        (document.name, tokens)
-        for document in read_documents(files, position)
-        for tokens in encode_contexts(model, document)
-    )
     n_read = len(list(islice(pieces, n_done)))
     if n_read < n_done:
         raise CorpusError("The text has become shorter since its index was begun; begin anew.")
-    counts = {sae.id: indexes[sae.id].n_contexts for sae in saes}
     while batch := list(islice(pieces, CONTEXTS_PER_WRITE)):
-        read = _read_batch(model, saes, [tokens for _, tokens in batch])
+        # An SAE that was ahead of the others when everything stopped has these already, and so
+        # have all where another process reads the same text.
+        there = {index.id: index.n_contexts for index in store.indexes()}
+        n_after = n_read + len(batch)
+        behind = [sae for sae in saes if there.get(indexes[sae.id].id, 0) < n_after]
+        read = _read_batch(model, behind, [tokens for _, tokens in batch]) if behind else {}
         names = tuple(name for name, _ in batch)
-        for sae in saes:
-            # An SAE that was ahead of the others when everything stopped has these already.
-            skip = min(max(counts[sae.id] - n_read, 0), len(batch))
-            if skip < len(batch):
-                block = _block(batch[skip:], names[skip:], read[sae.id][skip:])
-                store.append(indexes[sae.id].id, block)
-        n_read += len(batch)
+        for sae in behind:
+            block = _block(batch, names, read[sae.id])
+            store.append(indexes[sae.id].id, block, first=n_read)
+        n_read = n_after
         step(position.done, position.total, f"reading: {n_read:,} contexts so far")
     if not n_read:
         raise CorpusError("The files hold no text; give some with words in them.")
@@ -166,12 +149,17 @@ def _describe(
 ) -> None:
     # Counting afresh: reading is done, and gathering what was read takes its time.
     step(0, sae.d_sae, "gathering what was read")
-    contexts.checkpoint(index_id)
 
     def blocks() -> Iterable[CorpusBlock]:
         return contexts.blocks(index_id)
 
-    density = contexts.density(index_id)
-    for part in profile_latents(model, sae, blocks, density, step=step):
-        profiles.put(index_id, [profile for profile, _ in part], [text for _, text in part])
-    contexts.finish(index_id)
+    try:
+        contexts.checkpoint(index_id)
+        density = contexts.density(index_id)
+        for part in profile_latents(model, sae, blocks, density, step=step):
+            profiles.put(index_id, [profile for profile, _ in part], [text for _, text in part])
+        contexts.finish(index_id)
+    except StorageError:
+        # Another process that reads the same text was faster.
+        if not any(index.id == index_id and index.finished for index in contexts.indexes()):
+            raise

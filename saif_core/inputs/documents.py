@@ -6,14 +6,14 @@ Files are streamed: none is held in memory as a whole.
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import zstandard
 
-from saif_core.errors import CorpusError
+from saif_core.errors import CorpusError, PromptPairError
 from saif_core.models.loaded_model import LoadedModel
 
 CONTEXT_TOKENS = 256
@@ -40,10 +40,24 @@ class Document:
 
 @dataclass
 class Position:
-    """How far the reading of files has come, in bytes as they lie on disk."""
+    """How far the reading of files has come.
+
+    Attributes:
+        done, total: bytes, as they lie on disk.
+        n_left_out: conversations whose turns the model's chat template refused.
+    """
 
     done: int = 0
     total: int = 0
+    n_left_out: int = 0
+
+    @property
+    def left_out(self) -> str:
+        """What a message says of conversations that were left out; "" where none was."""
+        if not self.n_left_out:
+            return ""
+        n = f"{self.n_left_out:,} conversation" + ("s" if self.n_left_out > 1 else "")
+        return f"; {n} left out, as the chat template refuses the turns"
 
 
 def find_files(paths: Sequence[Path]) -> list[Path]:
@@ -104,7 +118,7 @@ def read_documents(files: Sequence[Path], position: Position | None = None) -> I
     for index, file in enumerate(files):
         position.done = sum(sizes[:index])
         for number, cells in readers.get(_kind(file), _read_paragraphs)(file, position):
-            document = _document(f"{file.name}:{number}", cells)
+            document = to_document(f"{file.name}:{number}", cells)
             if document is not None:
                 yield document
     position.done = position.total
@@ -120,15 +134,50 @@ def read_jsonl(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def encode_contexts(model: LoadedModel, document: Document) -> list[list[int]]:
-    """Token ids of a document in pieces of CONTEXT_TOKENS; conversations through the template."""
-    if document.messages and model.has_chat_template:
-        ids = model.tokenizer.apply_chat_template(
-            list(document.messages), tokenize=True, return_dict=True
-        )["input_ids"]
-    else:
-        text = document.text or "\n\n".join(turn["content"] for turn in document.messages)
-        ids = model.tokenizer(text)["input_ids"]
+    """Token ids of a document in pieces of CONTEXT_TOKENS; conversations through the template.
+
+    Raises:
+        PromptPairError: the template refuses the turns of a conversation.
+    """
+    ids = encode_document(model, document)
     return [ids[start : start + CONTEXT_TOKENS] for start in range(0, len(ids), CONTEXT_TOKENS)]
+
+
+def read_contexts(
+    model: LoadedModel, files: Sequence[Path], position: Position
+) -> Iterator[tuple[str, list[int]]]:
+    """Every context of the files with the name of its document, in order.
+
+    Conversations that the chat template refuses are left out, and counted in ``position``.
+
+    Raises:
+        CorpusError: a file cannot be read, or every document was left out.
+    """
+    n_contexts = 0
+    for document in read_documents(files, position):
+        try:
+            contexts = encode_contexts(model, document)
+        except PromptPairError as error:
+            position.n_left_out += 1
+            refusal = error
+            continue
+        n_contexts += len(contexts)
+        for tokens in contexts:
+            yield document.name, tokens
+    if position.n_left_out and not n_contexts:
+        raise CorpusError(f"None of {position.n_left_out:,} conversations could be read. {refusal}")
+
+
+def encode_document(model: LoadedModel, document: Document) -> list[int]:
+    """Token ids of a document; conversations through the template.
+
+    Raises:
+        PromptPairError: the template refuses the turns of a conversation.
+    """
+    if document.messages:
+        return model.encode_turns(document.messages)
+    ids: list[int] = model.tokenizer(document.text)["input_ids"]
+    return ids
 
 
 def _kind(path: Path) -> str:
@@ -139,12 +188,19 @@ def _kind(path: Path) -> str:
     return kind if kind != ".parquet" else ".zst"
 
 
-def _document(name: str, cells: dict[str, Any]) -> Document | None:
+def to_document(name: str, cells: Mapping[str, Any]) -> Document | None:
+    """The document of a line or a row; None for one without any text.
+
+    Raises:
+        CorpusError: its turns are none, or its text is no text.
+    """
     messages, text = cells.get("messages"), cells.get("text")
     if messages:
-        turns = [turn for turn in messages if isinstance(turn, dict)]
-        if len(turns) != len(messages) or not all(
-            isinstance(turn.get(key), str) for turn in turns for key in ("role", "content")
+        turns = messages if isinstance(messages, list) else [messages]
+        if not all(
+            isinstance(turn, dict) and isinstance(turn.get(key), str)
+            for turn in turns
+            for key in ("role", "content")
         ):
             raise CorpusError(
                 f"{name}: 'messages' is no list of turns; give each a 'role' and a 'content'."

@@ -2,14 +2,13 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from jinja2 import TemplateError
-
 from saif_core.characters import REPLACEMENT, byte_words, join_tokens
 from saif_core.errors import PromptPairError
+from saif_core.models.chat_template import encode_turns
 from saif_core.records.prompts import PromptView, Turn
 
 # Where something is measured that no prompt of a person's should decide.
@@ -50,11 +49,13 @@ class Prompting:
                 template knows no such role, and before everything where there is no template.
 
         Raises:
-            PromptPairError: the prompt has no tokens.
+            PromptPairError: the prompt has no tokens, or the chat template refuses its turns.
         """
         if chat and self.has_chat_template:
-            turns = [{"role": turn.role, "content": turn.text} for turn in history]
-            ids = self._apply_template([*turns, {"role": "user", "content": text}], system)
+            turns = [{"role": "system", "content": system}] if system else []
+            turns += [{"role": turn.role, "content": turn.text} for turn in history]
+            turns.append({"role": "user", "content": text})
+            ids = encode_turns(self.tokenizer, turns, answers_next=True)
         else:
             before = [system] if system else []
             ids = self.tokenizer("\n".join([*before, *(t.text for t in history), text]))[
@@ -68,29 +69,19 @@ class Prompting:
             raise PromptPairError("The prompt is empty; give it some text.")
         return ids
 
-    def _apply_template(self, turns: list[dict[str, str]], system: str) -> list[int]:
-        if system and self._knows_system_turns:
-            turns = [{"role": "system", "content": system}, *turns]
-        elif system:
-            first = turns[0]
-            turns = [{**first, "content": f"{system}\n\n{first['content']}"}, *turns[1:]]
-        # The template writes its own special tokens, so the tokenizer must add none.
-        encoded = self.tokenizer.apply_chat_template(
-            turns, add_generation_prompt=True, tokenize=True, return_dict=True
-        )
-        ids: list[int] = encoded["input_ids"]
-        return ids
+    def encode_turns(self, turns: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a whole conversation, through the chat template or, without one, joined.
 
-    @property
-    def _knows_system_turns(self) -> bool:
-        # A template without the role refuses it, or leaves out what it says.
-        said = "You are asked."
-        probe = [{"role": "system", "content": said}, {"role": "user", "content": "."}]
-        try:
-            shown = self.tokenizer.apply_chat_template(probe, tokenize=False)
-        except TemplateError:
-            return False
-        return said in shown
+        Args:
+            turns: each with "role" and "content".
+
+        Raises:
+            PromptPairError: the template refuses the turns.
+        """
+        if self.has_chat_template:
+            return encode_turns(self.tokenizer, turns)
+        ids: list[int] = self.tokenizer("\n\n".join(turn["content"] for turn in turns))["input_ids"]
+        return ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of generated tokens, without special tokens or half a character at the end."""

@@ -62,7 +62,7 @@ class EvaluationLog(Protocol):
 class ContextStore(Protocol):
     """Where contexts and their activations go; ``storage`` implements it."""
 
-    def create_index(
+    def open_index(
         self,
         name: str,
         model_sha256: str,
@@ -71,14 +71,21 @@ class ContextStore(Protocol):
         hook_point: str = "",
         sae_id: str = "",
         source_sha256: str = "",
-    ) -> str:
-        """Id of a new, empty index."""
+    ) -> LatentIndex:
+        """The index of a text that was read by a model through an SAE; begun where there is none.
+
+        Whoever asks for the same one at the same time gets the same one.
+        """
 
     def indexes(self) -> list[LatentIndex]:
         """Every index, the newest first."""
 
-    def append(self, index_id: str, block: CorpusBlock) -> None:
-        """Add the contexts of a block in one transaction."""
+    def append(self, index_id: str, block: CorpusBlock, *, first: int) -> None:
+        """Add the contexts of a block that are not there yet, in one transaction.
+
+        Args:
+            first: which context of the corpus the block begins with.
+        """
 
     def blocks(self, index_id: str) -> Iterator[CorpusBlock]:
         """All contexts of an index, in order, some at a time."""

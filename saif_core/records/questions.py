@@ -310,9 +310,14 @@ class HealthReport(Record):
 
 @dataclass(frozen=True)
 class IndexReport(Record):
-    """The indexes that reading a corpus made, one for each SAE."""
+    """The indexes that reading a corpus made, one for each SAE.
+
+    Attributes:
+        n_left_out: conversations that are in none of them, as the chat template refuses them.
+    """
 
     indexes: tuple[LatentIndex, ...]
+    n_left_out: int = 0
 
 
 @dataclass(frozen=True)
