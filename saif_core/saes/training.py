@@ -11,6 +11,7 @@ import logging
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saif_core.errors import SaifError
-from saif_core.inputs.documents import read_jsonl
+from saif_core.errors import PromptPairError, SaifError
+from saif_core.files import replace_file, replaced_folder
+from saif_core.inputs.documents import encode_document, read_jsonl, to_document
 from saif_core.models.activations import PackedRow, pack_rows, run_rows
 from saif_core.models.hook_points import hook_point_name
 from saif_core.models.loaded_model import LoadedModel
@@ -28,7 +30,11 @@ from saif_core.saes.loaded_sae import SINK_NORM_RATIO
 HELD_OUT_SHARE = 50  # one document in fifty is never trained on
 SEQUENCE_TOKENS = 256
 ROWS_PER_BATCH = 4
+NORM_BATCHES = 20  # read before training, to scale the activations
 DOCUMENTS_PER_CHUNK = 64
+
+# Of the files of a checkpoint, sae-lens writes this one last.
+_LAST_WRITTEN = "activation_scaler.json"
 
 Progress = Callable[[str, int, int], None]
 log = logging.getLogger(__name__)
@@ -44,17 +50,26 @@ class TextSource:
 
 @dataclass
 class ExtractionState:
-    """How far an extraction has come; written after every chunk."""
+    """How far an extraction has come; written after every chunk.
+
+    Attributes:
+        n_left_out: chats that the template refuses.
+    """
 
     n_tokens: int = 0
     n_documents: int = 0
+    n_left_out: int = 0
     per_source: dict[str, int] = field(default_factory=dict)
 
 
 def is_held_out(document: dict[str, Any]) -> bool:
     """Whether a document is kept for measuring and never trained on."""
-    key = f"{document.get('src', '')}|{document.get('doc', '')}|{document.get('text', '')[:200]}"
-    return zlib.crc32(key.encode()) % HELD_OUT_SHARE == 0
+    said = str(document.get("text") or "")[:200]
+    # Chats without a name are told apart by what is said in them.
+    if not said and not document.get("doc"):
+        said = json.dumps(document.get("messages"), sort_keys=True)
+    key = f"{document.get('src', '')}|{document.get('doc', '')}|{said}"
+    return zlib.crc32(key.encode("utf-8", "surrogatepass")) % HELD_OUT_SHARE == 0
 
 
 def read_documents(path: Path, *, held_out: bool) -> Iterator[dict[str, Any]]:
@@ -64,23 +79,43 @@ def read_documents(path: Path, *, held_out: bool) -> Iterator[dict[str, Any]]:
             yield document
 
 
-def tokenize_document(model: LoadedModel, document: dict[str, Any]) -> list[list[int]]:
-    """Token ids of a document in sequences of SEQUENCE_TOKENS; chats through the template."""
-    if document.get("messages") and model.tokenizer.chat_template:
-        messages = document["messages"]
-        ids = model.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)[
-            "input_ids"
-        ]
-    else:
-        ids = model.tokenizer(document["text"])["input_ids"]
+def tokenize_document(
+    model: LoadedModel,
+    document: dict[str, Any],
+    *,
+    on_left_out: Callable[[], None] = lambda: None,
+) -> list[list[int]]:
+    """Token ids of a document in sequences of SEQUENCE_TOKENS; chats through the template.
+
+    Args:
+        on_left_out: called for a chat that the template refuses, which has no sequences.
+
+    Raises:
+        CorpusError: its text is no text, or its turns are none.
+    """
+    found = to_document("A document", document)
+    if found is None:
+        return []
+    try:
+        ids = encode_document(model, found)
+    except PromptPairError:
+        on_left_out()
+        return []
     pieces = [ids[start : start + SEQUENCE_TOKENS] for start in range(0, len(ids), SEQUENCE_TOKENS)]
     return [piece for piece in pieces if len(piece) >= 8]
 
 
 def mixed_documents(
-    model: LoadedModel, sources: Sequence[TextSource]
+    model: LoadedModel,
+    sources: Sequence[TextSource],
+    *,
+    on_left_out: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[str, list[list[int]]]]:
-    """(source name, sequences) of training documents, so that token shares follow ``share``."""
+    """(source name, sequences) of training documents, so that token shares follow ``share``.
+
+    Args:
+        on_left_out: see ``tokenize_document``.
+    """
     readers = {s.path: read_documents(s.path, held_out=False) for s in sources}
     n_tokens = {s.path: 0 for s in sources}
     while readers:
@@ -92,7 +127,7 @@ def mixed_documents(
             del readers[source.path]
             continue
         # A long book would crowd out its neighbours: eight sequences of each document are enough.
-        sequences = tokenize_document(model, document)[:8]
+        sequences = tokenize_document(model, document, on_left_out=on_left_out)[:8]
         n_tokens[source.path] += sum(map(len, sequences))
         if sequences:
             yield source.path.name, sequences
@@ -115,12 +150,20 @@ def extract_activations(
     state_path = folder / "extraction.json"
     state = ExtractionState()
     if state_path.exists():
-        state = ExtractionState(**json.loads(state_path.read_text()))
+        state = ExtractionState(**json.loads(state_path.read_text(encoding="utf-8")))
     row_bytes = 2 * model.d_model
     files = {layer: (folder / f"layer{layer}.f16").open("ab") for layer in layers}
+    if any(handle.tell() < state.n_tokens * row_bytes for handle in files.values()):
+        state = ExtractionState()  # a file was lost, and zeros in its place would be trained on
     for handle in files.values():
         handle.truncate(state.n_tokens * row_bytes)  # drop what a killed run half wrote
-    documents = mixed_documents(model, sources)
+    n_left_out = 0
+
+    def leave_out() -> None:
+        nonlocal n_left_out
+        n_left_out += 1
+
+    documents = mixed_documents(model, sources, on_left_out=leave_out)
     for _ in range(state.n_documents):
         next(documents)
     try:
@@ -137,15 +180,22 @@ def extract_activations(
             for name, pieces in chunk:
                 state.per_source[name] = state.per_source.get(name, 0) + sum(map(len, pieces))
             state.n_documents += len(chunk)
+            state.n_left_out = n_left_out
             for handle in files.values():
                 handle.flush()
-            state_path.write_text(json.dumps(asdict(state)))
+            replace_file(state_path, json.dumps(asdict(state)))
             if progress:
-                progress("reading", min(state.n_tokens, n_tokens), n_tokens)
+                progress("reading" + _left_out(n_left_out), min(state.n_tokens, n_tokens), n_tokens)
     finally:
         for handle in files.values():
             handle.close()
+    if n_left_out:
+        log.warning("read%s, as the chat template refuses their turns", _left_out(n_left_out))
     return state
+
+
+def _left_out(n: int) -> str:
+    return f", {n:,} chats left out" if n else ""
 
 
 def _resid_of_sequences(
@@ -250,7 +300,7 @@ def train_sae(
         n_checkpoints=6,
         checkpoint_path=str(checkpoints),
         logger=LoggingConfig(log_to_wandb=False),
-        n_batches_for_norm_estimate=20,
+        n_batches_for_norm_estimate=NORM_BATCHES,
     )
     batches = _shuffled_batches(acts, plan, progress, layer, total)
     with torch.no_grad():
@@ -259,20 +309,36 @@ def train_sae(
         scale = float(np.sqrt(d_model) / sample.norm(dim=-1).mean())
         sae.b_dec.copy_(sample.mean(0) * scale)
     trainer: Any = SAETrainer(config, sae, data_provider=batches)
-    # Some batches are read to estimate norms alone: what was given is not what was trained on.
-    batches.n_trained = lambda: int(trainer.n_training_samples)
+    trainer.save_checkpoint = partial(_save_whole, trainer.save_checkpoint, checkpoints)
     latest = _latest_checkpoint(checkpoints)
     if latest is not None:
-        from safetensors.torch import load_file
-
-        sae.load_state_dict(load_file(latest / "sae_weights.safetensors"))
-        trainer.load_trainer_state(latest)
+        _resume(trainer, latest, plan)
         batches.skip(trainer.n_training_samples)
     trainer.fit()
     target = folder / f"layer{layer}"
-    sae.save_inference_model(target)
-    store_as_half(target)
+    with replaced_folder(target) as part:
+        sae.save_inference_model(part)
+        store_as_half(part)
     return target
+
+
+def _save_whole(save: Callable[..., None], folder: Path, checkpoint_name: str) -> None:
+    """Write a checkpoint of sae-lens's so that a kill leaves all of it or none."""
+    with replaced_folder(folder / checkpoint_name) as part:
+        save(checkpoint_name=part.name, base_path=part.parent)
+
+
+def _resume(trainer: Any, checkpoint: Path, plan: TrainingPlan) -> None:
+    """Put a trainer where it was after the step that a checkpoint was written in."""
+    from safetensors.torch import load_file
+
+    trainer.sae.load_state_dict(load_file(checkpoint / "sae_weights.safetensors"))
+    trainer.load_trainer_state(checkpoint)
+    # Steps are counted after a checkpoint is written, and its threshold is dropped then.
+    trainer.n_training_steps = trainer.n_training_samples // plan.batch_tokens
+    trainer.checkpoint_thresholds = [
+        n for n in trainer.checkpoint_thresholds if n >= trainer.n_training_samples
+    ]
 
 
 def store_as_half(folder: Path) -> None:
@@ -284,7 +350,8 @@ def store_as_half(folder: Path) -> None:
     save_file(half, weights)
     settings = json.loads(config.read_text())
     settings["dtype"] = "float16"
-    config.write_text(json.dumps(settings, indent=1))
+    # sae-lens writes names in an order that changes from process to process.
+    config.write_text(json.dumps(settings, indent=1, sort_keys=True), encoding="utf-8")
 
 
 class _shuffled_batches:
@@ -299,8 +366,8 @@ class _shuffled_batches:
         total: int,
     ) -> None:
         self._acts, self._plan, self._progress = acts, plan, progress
-        self._layer, self._total = layer, total
-        self.n_trained: Callable[[], int] = lambda: 0
+        self._layer, self._total, self._n_given = layer, total, 0
+        self._n_before = NORM_BATCHES * plan.batch_tokens
         self._order = np.empty(0, dtype=np.int64)
         self._epoch = 0
 
@@ -310,7 +377,8 @@ class _shuffled_batches:
     def __next__(self) -> Tensor:
         batch = np.sort(self._take())
         if self._progress:
-            self._progress(f"training layer {self._layer}", self.n_trained(), self._total)
+            n_trained = max(self._n_given - self._n_before, 0)
+            self._progress(f"training layer {self._layer}", n_trained, self._total)
         return torch.from_numpy(self._acts[batch].astype(np.float32))
 
     def _take(self) -> np.ndarray:
@@ -323,11 +391,11 @@ class _shuffled_batches:
         return batch
 
     def skip(self, n_tokens: int) -> None:
-        """Pass over what a checkpoint has already seen."""
-        for _ in range(n_tokens // self._plan.batch_tokens):
-            self._take()
+        """Pass over what a checkpoint has already seen, and over what was read before training."""
+        for _ in range(n_tokens // self._plan.batch_tokens + NORM_BATCHES):
+            self._n_given += len(self._take())
 
 
 def _latest_checkpoint(folder: Path) -> Path | None:
-    done = [p for p in folder.glob("*") if (p / "trainer_state.pt").exists() and p.name.isdigit()]
+    done = [p for p in folder.glob("*") if p.name.isdigit() and (p / _LAST_WRITTEN).exists()]
     return max(done, key=lambda p: int(p.name)) if done else None
