@@ -27,7 +27,7 @@ _CLOCK = (
     + "{%- endfor -%}{{ said.text }}{%- endmacro %}\n"
 )
 # Templates run code of their own; what it can raise on turns that it was not made for.
-_REFUSALS = (TemplateError, TypeError, ValueError, LookupError)
+_REFUSALS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError)
 
 
 def encode_turns(
