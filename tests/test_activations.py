@@ -222,8 +222,13 @@ def test_no_hook_is_left_behind_even_when_the_model_fails(model: LoadedModel) ->
     before = hooks()
     read_resid(model, [[1, 2, 3]], [0], [[2]])
     assert hooks() == before
-    with pytest.raises(IndexError):
+    with pytest.raises(PromptPairError, match="but model .* has the tokens 0 to"):
         read_resid(model, [[1, model.d_vocab + 5]], [1], [[1]])
+    assert hooks() == before
+    broken = model.blocks[1].register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        read_resid(model, [[1, 2, 3]], [1], [[1]])
+    broken.remove()
     assert hooks() == before
 
 

@@ -1,5 +1,6 @@
 """Generations of several people written in the same forward passes, each text to its own job."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -9,18 +10,21 @@ from saif_core.writing.run import GenerationRun
 
 # More rows than this would make everybody wait for the slowest step.
 MAX_ROWS = 64
+log = logging.getLogger(__name__)
 
 
 class _Writing(NamedTuple):
     job: Job
     run: GenerationRun
     rows: list[Row]
+    decoder: Decoder
 
 
 class SharedWriting:
     """Jobs whose rows share one decoder; they come and go between two tokens.
 
-    What goes wrong with one job ends that job alone.
+    What goes wrong with one job ends that job alone: where a pass fails, each of its jobs goes on
+    in a decoder of its own, and those that fail there are at fault.
 
     Args:
         on_settled: told of every job that has ended.
@@ -29,7 +33,6 @@ class SharedWriting:
     def __init__(self, *, on_settled: Callable[[Job], None]) -> None:
         self._on_settled = on_settled
         self._writings: list[_Writing] = []
-        self._decoder: Decoder | None = None
 
     @property
     def n_rows(self) -> int:
@@ -48,32 +51,46 @@ class SharedWriting:
             job.start()
             run: GenerationRun = job.prepare()
             job.step(0, job.request.sampling.max_new_tokens, "reading the prompts")
-            if self._decoder is None:
-                self._decoder = Decoder(run.model)
-            rows = self._decoder.admit(run.rows)
-            self._writings.append(_Writing(job, run, rows))
+            decoder = self._writings[0].decoder if self._writings else Decoder(run.model)
+            self._writings.append(_Writing(job, run, decoder.admit(run.rows), decoder))
         if job.finished():
             self._on_settled(job)
 
     def step(self) -> None:
         """Write one token of every row; tell the jobs, and end those that are complete."""
-        if self._decoder is None:
-            return
-        try:
-            self._decoder.step()
-        except Exception as error:
-            # A pass that failed half-way has spoiled the texts of everybody in it.
-            for writing in self._writings:
-                self._settle(writing, _raise, error)
-            self._writings, self._decoder = [], None
-            return
+        for decoder in list({id(one.decoder): one.decoder for one in self._writings}.values()):
+            self._step(decoder, [one for one in self._writings if one.decoder is decoder])
         for writing in list(self._writings):
             self._settle(writing, _report, writing)
-        gone = [writing for writing in self._writings if writing.job.finished()]
-        self._decoder.drop([row for writing in gone for row in writing.rows])
-        self._writings = [writing for writing in self._writings if writing not in gone]
+        for writing in self._writings:
+            if writing.job.finished():
+                writing.decoder.drop(writing.rows)
+        self._writings = [one for one in self._writings if not one.job.finished()]
+
+    def _step(self, decoder: Decoder, sharing: Sequence[_Writing]) -> None:
+        try:
+            decoder.step()
+        except Exception as error:
+            if len(sharing) == 1:
+                self._settle(sharing[0], _raise, error)
+                return
+            log.warning("A pass of %d jobs failed (%s); each goes on alone.", len(sharing), error)
+            for writing in sharing:
+                self._go_on_alone(writing)
+
+    def _go_on_alone(self, writing: _Writing) -> None:
+        at = self._writings.index(writing)
+
+        def take_out(shared: Decoder) -> None:
+            self._writings[at] = writing._replace(decoder=shared.take_out(writing.rows))
+
+        self._settle(writing, take_out, writing.decoder)
+        if not writing.job.finished():
+            self._step(self._writings[at].decoder, [self._writings[at]])
 
     def _settle(self, writing: _Writing, action: Callable[[Any], None], argument: Any) -> None:
+        if writing.job.finished():
+            return
         with writing.job.settling():
             action(argument)
         if writing.job.finished():

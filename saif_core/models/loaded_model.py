@@ -32,6 +32,7 @@ from saif_core.models.prompting import Prompting
 
 # Largest relative difference of the residual stream between a tree and the same tokens run alone.
 _EXACT, _ROUNDED = 1e-3, 5e-2
+_READ = "A text that is read"
 
 FOUR_BIT = "4bit"
 # Logits that are in memory at once, in float32: with 262,144 tokens, those of 64 positions.
@@ -128,9 +129,10 @@ class LoadedModel(Prompting):
             mask: (batch, 1, pos, pos) True where the query token may attend to the key token.
             layers: 0-based block indices.
         """
+        self.check_length(int(position_ids.max()) + 1, _READ)
         return self._read(
             layers,
-            input_ids=token_ids.to(self.device),
+            input_ids=self.check_tokens(token_ids).to(self.device),
             position_ids=position_ids.to(self.device),
             attention_mask=self.attention_masks(mask, position_ids, position_ids),
         )
@@ -146,6 +148,8 @@ class LoadedModel(Prompting):
             lengths: real tokens of each sequence.
             layers: 0-based block indices.
         """
+        self.check_length(max(lengths), _READ)
+        self.check_tokens(token_ids)
         mask = None
         # Causal attention never sees padding on the right, and is fastest without a mask.
         if min(lengths) < token_ids.shape[1] and not self.packs_trees:
@@ -186,17 +190,42 @@ class LoadedModel(Prompting):
             limit = min(limit, scaling.get("original_max_position_embeddings") or limit)
         return limit or None
 
-    def check_length(self, n_tokens: int) -> None:
+    def check_length(self, n_tokens: int, what: str = "A prompt and its answer") -> None:
         """Refuse a sequence that is longer than the model was made for.
+
+        Args:
+            what: the sequence, in words.
 
         Raises:
             PromptPairError: it is.
         """
         if self.most_tokens is not None and n_tokens > self.most_tokens:
             raise PromptPairError(
-                f"A prompt and its answer would have {n_tokens:,} tokens, but model {self.id!r} "
-                f"takes {self.most_tokens:,} at most; shorten the prompt or ask for fewer tokens."
+                f"{what} would have {n_tokens:,} tokens, but model {self.id!r} takes "
+                f"{self.most_tokens:,} at most; shorten the text or ask for fewer tokens."
             )
+
+    @cached_property
+    def _n_embedded(self) -> int:
+        return int(self.hf_model.get_input_embeddings().weight.shape[0])
+
+    def check_tokens(self, token_ids: Tensor) -> Tensor:
+        """The token ids themselves, if the model has all of them.
+
+        On a GPU, one that it lacks would end every later pass of the process too.
+
+        Raises:
+            PromptPairError: it lacks one.
+        """
+        if token_ids.numel():
+            least, most = int(token_ids.min()), int(token_ids.max())
+            if least < 0 or most >= self._n_embedded:
+                raise PromptPairError(
+                    f"Token {most if most >= self._n_embedded else least:,} was to be read, but "
+                    f"model {self.id!r} has the tokens 0 to {self._n_embedded - 1:,}; the text, "
+                    "the index or the tokenizer belongs to another model."
+                )
+        return token_ids
 
     @cached_property
     @torch.no_grad()
@@ -343,7 +372,8 @@ class LoadedModel(Prompting):
         Args:
             token_ids, position_ids, mask: as for ``run_to_layers``.
         """
-        inputs: dict[str, Any] = {"input_ids": token_ids.to(self.device)}
+        self.check_length(int(position_ids.max()) + 1, _READ)
+        inputs: dict[str, Any] = {"input_ids": self.check_tokens(token_ids).to(self.device)}
         if self.packs_trees:
             inputs["position_ids"] = position_ids.to(self.device)
             inputs["attention_mask"] = self.attention_masks(mask, position_ids, position_ids)

@@ -102,6 +102,8 @@ class Prompting:
 
 def text_of_token(tokenizer: Any, token_id: int) -> str:
     """One token as text: its leading space kept, a byte that is no character as ``<C3>``."""
+    if not 0 <= token_id < len(tokenizer):
+        return f"<token {token_id}>"
     # Cleaning up would take the space before a full stop away.
     text: str = tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
     token = tokenizer.convert_ids_to_tokens(token_id) or ""

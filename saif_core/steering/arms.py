@@ -188,8 +188,21 @@ class ArmBuilder:
             )
         target = build_target(edit, sae, self._tensors.get(edit.tensors), self._model.d_model)
         # A method that fails does so here, before its rows share a pass with anyone else's.
-        shape = (1, 1, self._model.d_model)
-        method(torch.zeros(shape, dtype=self._model.dtype, device=self._model.device), target, sae)
+        probe = torch.ones(2, 1, self._model.d_model).to(self._model.device, self._model.dtype)
+        before = probe.clone()
+        added = method(probe, target, sae)
+        if not torch.equal(probe, before):
+            raise SteeringError(
+                f"The steering method {edit.method!r} changes the residual stream that it is "
+                "given, which others share; let it return what is to be added."
+            )
+        try:
+            torch.broadcast_to(added, probe.shape)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise SteeringError(
+                f"The steering method {edit.method!r} returned no tensor of the shape of the "
+                f"residual stream, {tuple(probe.shape)}; let it return what is to be added to it."
+            ) from error
         return lambda resid: method(resid, target, sae)
 
     def _random_delta(self, edit: Edit, seed: int) -> Delta:

@@ -64,7 +64,8 @@ def add_deltas(
     for delta, strengths, keeps in changes:
         strengths = strengths.to(resid.device, resid.dtype)
         # Not just a product with zero: what a method makes of the other rows is nobody's.
-        edited = edited + torch.where(strengths == 0, 0.0, strengths * delta(resid))
+        added = torch.broadcast_to(delta(resid), resid.shape)
+        edited = edited + torch.where(strengths == 0, 0.0, strengths * added)
         keeps_norm = keeps_norm | keeps
     norms = [x.float().norm(dim=-1, keepdim=True) for x in (resid, edited)]
     scale = (norms[0] / norms[1].clamp(min=1e-9)).to(resid.dtype)

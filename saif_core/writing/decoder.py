@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saif_core.errors import ModelError, SaifError, SteeringError
+from saif_core.errors import ModelError, SteeringError
 from saif_core.models.activations import PackedRow, pack_prefix_trees, pack_singly
 from saif_core.models.hook_points import edit_resid
 from saif_core.models.loaded_model import LoadedModel
@@ -80,7 +80,7 @@ class Row:
     ended: bool = False
     stopped: bool = False
     finished: bool = False
-    error: SaifError | None = None
+    error: Exception | None = None
     n_steered: int = 0
     added_norm: float = 0.0
     resid_norm: float = 0.0
@@ -145,7 +145,15 @@ class Decoder:
         Args:
             requests: the texts to be written.
             on_read: told (rows read, rows in all) after each forward pass; may raise to stop.
+
+        Raises:
+            PromptPairError: a prompt with its answer is too long, or has tokens that the model
+                lacks; the rows that were here before go on.
         """
+        for request in requests:
+            # Found before they join others, whose texts they would end.
+            self._model.check_length(len(request.prompt) + request.max_new_tokens)
+            self._model.check_tokens(torch.tensor([*request.prompt, *request.forced]))
         rows = [Row(request) for request in requests]
         n_before = len(self.rows)
         self._cache.add_rows(len(rows), max(len(r.prompt) for r in requests) - 1)
@@ -171,6 +179,16 @@ class Decoder:
         else:
             self._cache = self._new_cache()
 
+    def take_out(self, rows: Sequence[Row]) -> "Decoder":
+        """A decoder of their own for some rows, which leave this one between two tokens."""
+        taken = set(map(id, rows))
+        numbers = [number for number, row in enumerate(self.rows) if id(row) in taken]
+        own = Decoder(self._model, graph=self._graph and self._graph.another())
+        own.rows = [self.rows[number] for number in numbers]
+        own._cache = self._cache.part(numbers)
+        self.drop(own.rows)
+        return own
+
     def _new_cache(self) -> RowCache:
         return RowCache(
             self._model.n_layers,
@@ -182,7 +200,9 @@ class Decoder:
     def step(self) -> None:
         """Write one token of every row, and let the finished ones go.
 
-        A row whose steering did nothing is given up with its ``error`` set; the others go on.
+        A row whose steering did nothing, or that something goes wrong with, is given up with its
+        ``error`` set; the others go on. If the pass itself fails, no row has changed, and the step
+        can be tried again without those at fault.
         """
         n_steered = [row.n_steered for row in self.rows]
         steered = [len(_steering_now(row)) for row in self.rows]
@@ -196,13 +216,19 @@ class Decoder:
         _check_effect(self._model, self.rows, logits)
         chosen = _sample(logits, self.rows)
         for row, token in zip(self.rows, chosen, strict=True):
-            row.ended = token in self._ends
-            if not row.ended:
-                row.token_ids.append(token)
-            row.stopped = self._holds_stop(row)
+            try:
+                self._take(row, token)
+            except Exception as error:
+                row.error = error
             is_full = len(row.token_ids) >= row.request.max_new_tokens
             row.finished = row.ended or row.stopped or is_full or row.error is not None
         self.drop([row for row in self.rows if row.finished])
+
+    def _take(self, row: Row, token: int) -> None:
+        row.ended = token in self._ends
+        if not row.ended:
+            row.token_ids.append(token)
+        row.stopped = self._holds_stop(row)
 
     def _holds_stop(self, row: Row) -> bool:
         if not row.request.stop:
@@ -465,20 +491,34 @@ def _sample(logits: Float[Tensor, "rows d_vocab"], rows: Sequence[Row]) -> list[
         logits = logits.clone()
     noise: dict[tuple[int, int, int], Tensor] = {}
     for number in changed:
-        request = rows[number].request
-        if request.logit_bias is not None:
-            logits[number] += request.logit_bias
-        if request.temperature:
-            key = (request.seed, request.sample, len(rows[number].token_ids))
-            if key not in noise:
-                noise[key] = _gumbel(logits.shape[-1], *key).to(logits.device)
-            scaled = _nucleus(logits[number] / request.temperature, request.top_p)
-            logits[number] = scaled + noise[key]
+        try:
+            logits[number] = _drawn(logits[number], rows[number], noise)
+        except Exception as error:
+            rows[number].error = error
     chosen: list[int] = logits.argmax(dim=-1).tolist()
     for number, row in enumerate(rows):
         if len(row.token_ids) < len(row.request.forced):
             chosen[number] = row.request.forced[len(row.token_ids)]
     return chosen
+
+
+def _drawn(
+    logits: Float[Tensor, " d_vocab"], row: Row, noise: dict[tuple[int, int, int], Tensor]
+) -> Float[Tensor, " d_vocab"]:
+    """Logits whose largest is the token that is drawn.
+
+    Args:
+        noise: what rows of this step have in common.
+    """
+    request = row.request
+    if request.logit_bias is not None:
+        logits = logits + request.logit_bias.to(logits.device)
+    if request.temperature:
+        key = (request.seed, request.sample, len(row.token_ids))
+        if key not in noise:
+            noise[key] = _gumbel(logits.shape[-1], *key).to(logits.device)
+        logits = _nucleus(logits / request.temperature, request.top_p) + noise[key]
+    return logits
 
 
 def _is_drawn(request: RowRequest) -> bool:

@@ -46,9 +46,18 @@ class RowCache(Cache):
     def add_rows(self, n_rows: int, n_slots: int) -> None:
         """Append blank rows and make room so that at least ``n_slots`` slots are in use."""
         length = max(self.length, n_slots)
-        for layer in self._slots:
-            self._between_layers()
-            layer.resize(self.n_rows + n_rows, self.length, length)
+        moved: list[tuple[_LayerSlots, int]] = []
+        try:
+            for layer in self._slots:
+                self._between_layers()
+                n_before = layer.n_slots
+                layer.resize(self.n_rows + n_rows, self.length, length)
+                moved.append((layer, n_before))
+        except BaseException:
+            # Memory ran out half-way: those that were here before go on as if nobody had come.
+            for layer, n_before in moved:
+                layer.move_back(self.n_rows, length - self.length, n_before)
+            raise
         self.n_rows += n_rows
         self.length = length
 
@@ -74,16 +83,26 @@ class RowCache(Cache):
             layer.keep(rows)
         self.n_rows = len(rows)
 
+    def part(self, rows: Sequence[int]) -> "RowCache":
+        """A cache of its own with copies of some rows."""
+        own = RowCache(len(self._slots), fixed=self.fixed, between_layers=self._between_layers)
+        own.n_rows, own.length = len(rows), self.length
+        for mine, layer in zip(own._slots, self._slots, strict=True):
+            if layer.keys is not None:
+                mine.keys, mine.values = layer.keys, layer.values
+                mine.keep(rows)
+        return own
+
     @property
     def n_slots(self) -> int:
         """Slots that buffers have, or will have once a pass needs them."""
-        keys = self._slots[0].keys
-        return self.length + SPARE_SLOTS if keys is None else int(keys.shape[-2])
+        return self._slots[0].n_slots
 
     def reserve(self, n_slots: int) -> None:
         """Make sure that buffers have so many slots."""
-        if n_slots > self.n_slots:
-            for layer in self._slots:
+        for layer in self._slots:
+            # Each by itself: the last one to grow may have run out of memory.
+            if n_slots > layer.n_slots:
                 layer.resize(self.n_rows, self.length, self.length)
 
     def advance(self) -> None:
@@ -109,10 +128,23 @@ class _LayerSlots(CacheLayerMixin):
         self.values = _blank(value_states, self._owner.n_rows, n_slots)
 
     def resize(self, n_rows: int, old_length: int, length: int) -> None:
-        if self.keys is None:
-            return
-        self.keys = _moved(self.keys, n_rows, old_length, length)
-        self.values = _moved(self.values, n_rows, old_length, length)
+        if self.keys is not None:
+            # Both or none, should memory run out between the two.
+            self.keys, self.values = (
+                _moved(old, n_rows, old_length, length) for old in (self.keys, self.values)
+            )
+
+    def move_back(self, n_rows: int, shift: int, n_slots: int) -> None:
+        """Undo a ``resize`` that added rows and moved by ``shift`` what ``n_slots`` slots held."""
+        if self.keys is not None:
+            slots = slice(shift, shift + n_slots)
+            self.keys, self.values = self.keys[:n_rows, :, slots], self.values[:n_rows, :, slots]
+
+    @property
+    def n_slots(self) -> int:
+        """Slots of its buffers, or those that they will have once a pass needs them."""
+        n_new = self._owner.length + SPARE_SLOTS
+        return n_new if self.keys is None else int(self.keys.shape[-2])
 
     def fill(self, rows: Sequence[int], paths: Tensor, keys: Tensor, values: Tensor) -> None:
         if self.keys is None:

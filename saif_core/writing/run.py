@@ -92,6 +92,7 @@ class GenerationRun:
             self.model.check_length(len(prompt) + sampling.max_new_tokens)
             # What the unsteered model would have seen is what every text is judged after.
             plain = self._builder.prompt(UNSTEERED, text, sampling, histories[0])
+            self.model.check_length(len(plain) + sampling.max_new_tokens)
             for sample in range(sampling.samples):
                 self._labels.append((number, arm.name, sample))
                 self._plain.append(plain)

@@ -51,6 +51,10 @@ class StepGraph:
         self._recording: Recording | None = None
         self._works = True
 
+    def another(self) -> "StepGraph":
+        """One that runs other steps in the same way."""
+        return StepGraph(self._record)
+
     def run(
         self, shape: Any, inputs: Sequence[Tensor], step: Callable[[Sequence[Tensor]], Tensor]
     ) -> Tensor:
@@ -69,7 +73,7 @@ class StepGraph:
             self._inputs = [tensor.clone() for tensor in inputs]
             try:
                 self._recording = self._record(lambda: step(self._inputs))
-            except RuntimeError as error:
+            except Exception as error:  # what a step raises by itself, it raises again below
                 log.warning("This model's steps cannot be recorded (%s); they run as usual.", error)
                 self._works = False
                 return step(inputs)
