@@ -1,6 +1,7 @@
 """Jobs in the database: the last known state of each, also after its process is gone."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,14 +12,21 @@ from saif_core.errors import StorageError
 from saif_core.records.as_json import from_json, to_json
 from saif_core.records.jobs import JobRecord
 from storage.database import Database
+from storage.processes import has_ended, process_name
 from storage.tables import JobRow
 
 COLUMNS = tuple(column for column in JobRow.__table__.columns if column.name != "number")
+UNFINISHED = ("queued", "running")
+# Jobs speak every ten seconds, whatever they do.
+LOST_AFTER_SECONDS = 60.0
 LOST_MESSAGE = "The process that ran this job stopped; start the job again."
 
 
 class JobStore:
     """Implements ``JobLog`` of the records, and lists what it was told.
+
+    An unfinished job is told as lost once its process has ended, where that can be known, or once
+    it has not spoken for a minute; it is told as running again should it speak again.
 
     Args:
         database: a migrated database.
@@ -34,7 +42,7 @@ class JobStore:
             StorageError: its result holds NaN or infinity, a time is not ISO 8601, or the
                 database refused.
         """
-        values = _to_columns(job)
+        values = _to_columns(job) | {"process": process_name()}
         insert = self._database.insert(JobRow).values(values)
         upsert = insert.on_conflict_do_update(
             index_elements=["id"], set_={name: values[name] for name in values if name != "id"}
@@ -63,23 +71,40 @@ class JobStore:
             rows = db.execute(newest).all()
         return [_from_columns(row) for row in rows]
 
-    def mark_lost(self, older_than_seconds: float) -> int:
-        """Number of unfinished jobs that had no heartbeat for so long; their state is "lost" now.
+    def mark_lost(self, older_than_seconds: float = LOST_AFTER_SECONDS) -> int:
+        """Number of unfinished jobs that are lost; that is written down as their state now.
+
+        Args:
+            older_than_seconds: since when they have not spoken, if their process may still run.
 
         Raises:
             StorageError: the database refused.
         """
-        limit = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
-        lost = (
-            update(JobRow)
-            .where(JobRow.state.in_(("queued", "running")))
-            .where(JobRow.heartbeat_at < limit.isoformat(timespec="seconds"))
-            .values(state="lost", error=LOST_MESSAGE)
-            .returning(JobRow.id)
-            .execution_options(synchronize_session=False)
-        )
-        with self._database.transaction("Looking for lost jobs", write=True) as db:
-            return len(db.execute(lost).all())
+        unfinished = select(JobRow.number, JobRow.heartbeat_at, JobRow.process)
+        with self._database.transaction("Looking for lost jobs") as db:
+            found = db.execute(unfinished.where(JobRow.state.in_(UNFINISHED))).all()
+        lost = [row for row in found if _is_lost(row, older_than_seconds)]
+        if not lost:
+            return 0
+        n_marked = 0
+        with self._database.transaction("Marking lost jobs", write=True) as db:
+            for number, heartbeat_at, _ in lost:
+                # Not if it has spoken meanwhile.
+                mark = update(JobRow).where(
+                    JobRow.number == number,
+                    JobRow.heartbeat_at == heartbeat_at,
+                    JobRow.state.in_(UNFINISHED),
+                )
+                done = db.connection().execute(mark.values(state="lost", error=LOST_MESSAGE))
+                n_marked += done.rowcount
+        return n_marked
+
+
+def _is_lost(row: Any, silent_seconds: float = LOST_AFTER_SECONDS) -> bool:
+    """Whether an unfinished job is; ``row`` has its heartbeat and its process."""
+    limit = datetime.now(UTC) - timedelta(seconds=silent_seconds)
+    silent: bool = row.heartbeat_at < limit.isoformat(timespec="seconds")
+    return silent or has_ended(row.process)
 
 
 def _to_columns(job: JobRecord) -> dict[str, Any]:
@@ -104,10 +129,14 @@ def _to_columns(job: JobRecord) -> dict[str, Any]:
 
 def _from_columns(row: Row[Any]) -> JobRecord:
     values = dict(row._mapping)
+    if values["state"] in UNFINISHED and _is_lost(row):
+        values |= {"state": "lost", "error": LOST_MESSAGE}
+    del values["process"]
+    result = values.pop("result")
     try:
-        if values["result"] is not None:
-            values["result"] = json.loads(values["result"])
-        return from_json(JobRecord, values)
+        # It may hold half a character, which is JSON, but which a strict reader refuses.
+        found = None if result is None else json.loads(result)
+        return replace(from_json(JobRecord, values), result=found)
     except ValueError as error:
         raise StorageError(
             f"Job {values['id']!r} was to be read, but what is stored is not a job of this SAIF; "

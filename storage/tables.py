@@ -66,6 +66,8 @@ class LatentIndexRow(Base):
         number: first half of the ids of its contexts and latents.
         density: tokens on which each latent fires in the first ``n_listed`` contexts, int64; None
             before the first checkpoint.
+        pending_at: when someone last worked at an index that nobody may see, as it is being
+            imported or deleted, in seconds since 1970; None for all others.
     """
 
     __tablename__ = "latent_indexes"
@@ -86,6 +88,7 @@ class LatentIndexRow(Base):
     finished: Mapped[bool] = mapped_column(Boolean)
     created_at: Mapped[str] = mapped_column(Text)
     density: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
+    pending_at: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class CorpusContextRow(Base):
@@ -175,7 +178,11 @@ class LatentDescriptionRow(Base):
 
 
 class JobRow(Base):
-    """A job; ``number`` keeps the order of creation, as times are whole seconds."""
+    """A job; ``number`` keeps the order of creation, as times are whole seconds.
+
+    Attributes:
+        process: name of the process that runs it, see ``processes``; empty where it has none.
+    """
 
     __tablename__ = "jobs"
 
@@ -191,6 +198,7 @@ class JobRow(Base):
     result: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[str] = mapped_column(Text)
     heartbeat_at: Mapped[str] = mapped_column(Text)
+    process: Mapped[str] = mapped_column(Text, server_default="")
 
 
 class SessionRow(Base):

@@ -33,7 +33,7 @@ from tests.storage_samples import sample_evaluation, sample_recipe, sample_sessi
 pytest_plugins = ["tests.storage_fixtures"]
 
 ROOT = Path(__file__).parent.parent
-HEAD = "0008"
+HEAD = "0010"
 
 WRITER = """
 import sys

@@ -329,7 +329,6 @@ class _EngineBench:
         self._job.step(done, total, message)
         if self._gives_way:
             self._engine.worker.serve_waiting()
-            self._engine.worker.beat()
 
     def giving_way(self) -> Any:
         """While open, reading pauses for what is more urgent, if this is batch work."""

@@ -57,7 +57,7 @@ class Job:
         self._result: Any = None
         self._error: BaseException | None = None
         self._events: list[TokenEvent] = []
-        self._lock = threading.Lock()
+        self._lock, self._saving = threading.Lock(), threading.Lock()
         self._finished = threading.Event()
         self._cancelled = threading.Event()
         self._last_logged = 0.0
@@ -121,7 +121,8 @@ class Job:
 
     def beat(self) -> None:
         """Tell the log that this job is still known, though nothing has happened to it."""
-        self._update(force=True)
+        if not self.finished():
+            self._update(force=True)
 
     def run(self) -> None:
         """Do the work on the calling thread; every outcome ends up in the job."""
@@ -191,7 +192,9 @@ class Job:
         if force or now - self._last_logged >= LOG_INTERVAL_SECONDS:
             self._last_logged = now
             try:
-                self._log.save_job(self.record)
+                # One after the other, or what was true before could be written last.
+                with self._saving:
+                    self._log.save_job(self.record)
             except Exception:
                 # The work goes on, and its handle has its state, while the store is out of reach.
                 log.exception("The state of %r could not be kept", self.title)

@@ -9,7 +9,6 @@ import itertools
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable
 
 import torch
@@ -34,9 +33,10 @@ class Worker:
         self._unfinished = unfinished
         self._queue: queue.PriorityQueue[tuple[int, int, Job | None]] = queue.PriorityQueue()
         self._numbers = itertools.count()
-        self._last_beat = 0.0
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name="saif-engine", daemon=True)
         self._thread.start()
+        threading.Thread(target=self._beat, name="saif-heartbeat", daemon=True).start()
 
     def put(self, job: Job, priority: int) -> None:
         """Queue a job."""
@@ -46,6 +46,7 @@ class Worker:
         """Stop after the current step."""
         self._queue.put((INTERACTIVE, -1, None))
         self._thread.join(timeout=timeout)
+        self._closed.set()
 
     def someone_waits(self) -> bool:
         """Whether an interactive job waits for its turn."""
@@ -58,11 +59,9 @@ class Worker:
         while (waiting := self._next_interactive()) is not None:
             self._run(waiting)
 
-    def beat(self) -> None:
-        """Keep jobs that wait for their turn from looking as if their process had died."""
-        now = time.monotonic()
-        if now - self._last_beat > BEAT_SECONDS:
-            self._last_beat = now
+    def _beat(self) -> None:
+        """Keep jobs from looking as if their process had died, whatever takes them long."""
+        while not self._closed.wait(BEAT_SECONDS):
             for job in self._unfinished():
                 job.beat()
 
@@ -100,7 +99,6 @@ class Worker:
                 else:
                     self._run(waiting)
             writing.step()
-            self.beat()
 
     def _next_interactive(self, fits: Callable[[Job], bool] = lambda _job: True) -> Job | None:
         try:
