@@ -12,8 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, delete, select, update
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session as OrmSession
 
 from saif_core.characters import valid_text
@@ -21,23 +20,17 @@ from saif_core.errors import StorageError, UnknownNameError
 from saif_core.records.corpus import CorpusBlock, LatentIndex
 from saif_core.records.packing import pack_activations, unpack_activations
 from storage.database import Database, some_ids
-from storage.tables import (
-    CorpusContextRow,
-    LatentIndexRow,
-    LatentProfileRow,
-    LatentRow,
-    LatentTextRow,
-)
+from storage.pending import PendingIndex, remove_abandoned
+from storage.tables import CorpusContextRow, LatentIndexRow, id_of
 
 CONTEXTS_PER_READ = 256
-# Ids of contexts and latents: the number of their index, then their own, in 64 bits.
-OWN_BITS = 32
 # Names the lock under which PostgreSQL looks for an index and begins one.
 OPENING_LOCK = 0x494E4458
+IS_WHOLE = LatentIndexRow.pending_at.is_(None)
 COLUMNS = tuple(
     column
     for column in LatentIndexRow.__table__.columns
-    if column.name not in ("number", "density")
+    if column.name not in ("number", "density", "pending_at")
 )
 
 
@@ -118,10 +111,11 @@ class LatentStore:
             select(*COLUMNS)
             .where(LatentIndexRow.model_sha256 == new.model_sha256)
             .where(LatentIndexRow.sae_sha256 == new.sae_sha256)
-            .where(LatentIndexRow.source_sha256 == new.source_sha256)
+            .where(LatentIndexRow.source_sha256 == new.source_sha256, IS_WHOLE)
             .order_by(LatentIndexRow.number.desc())
             .limit(1)
         )
+        remove_abandoned(self._database)
         with self._database.transaction("Opening the latent index", write=True) as db:
             self._database.take_turns(db, OPENING_LOCK)
             row = db.execute(same).first() if new.source_sha256 else None
@@ -136,7 +130,7 @@ class LatentStore:
         Raises:
             StorageError: the database refused.
         """
-        newest = select(*COLUMNS).order_by(LatentIndexRow.number.desc())
+        newest = select(*COLUMNS).where(IS_WHOLE).order_by(LatentIndexRow.number.desc())
         with self._database.transaction("Listing the latent indexes") as db:
             return [LatentIndex(**row._mapping) for row in db.execute(newest)]
 
@@ -285,7 +279,7 @@ class LatentStore:
             return _density(find_index(db, index_id))
 
     def delete_index(self, index_id: str) -> None:
-        """Remove an index with its contexts and profiles.
+        """Remove an index with its contexts and profiles; from the first moment nobody sees it.
 
         Raises:
             UnknownNameError: there is no such index.
@@ -294,12 +288,9 @@ class LatentStore:
         with self._lock:
             self._writers.pop(index_id, None)
             with self._database.transaction("Deleting the latent index", write=True) as db:
-                row = find_index(db, index_id)
-                db.execute(delete(CorpusContextRow).where(rows_of(row.number, CorpusContextRow.id)))
-                db.execute(delete(LatentRow).where(rows_of(row.number, LatentRow.id)))
-                db.execute(delete(LatentProfileRow).where(rows_of(row.number, LatentProfileRow.id)))
-                db.execute(delete(LatentTextRow).where(rows_of(row.number, LatentTextRow.id)))
-                db.delete(row)
+                pending = PendingIndex(self._database, db, find_index(db, index_id))
+        pending.remove()
+        remove_abandoned(self._database)
 
     @contextlib.contextmanager
     def _writing(self, index_id: str) -> Iterator[_Writer]:
@@ -339,30 +330,16 @@ class LatentStore:
         writer.index = counted
 
 
-def id_of(number: int, own: int) -> int:
-    """Id of a context or a latent of the index with that number."""
-    return number << OWN_BITS | own
-
-
-def own_part(row_id: int) -> int:
-    """Which context or latent of its index an id names."""
-    return row_id & ((1 << OWN_BITS) - 1)
-
-
-def rows_of(number: int, row_id: InstrumentedAttribute[int]) -> ColumnElement[bool]:
-    """Whether an id is of the index with that number."""
-    return row_id.between(id_of(number, 0), id_of(number + 1, 0) - 1)
-
-
 def find_index(db: OrmSession, index_id: str) -> LatentIndexRow:
     """The row of an index.
 
     Raises:
         UnknownNameError: there is no such index.
     """
-    row = db.scalar(select(LatentIndexRow).where(LatentIndexRow.id == valid_text(index_id)))
+    known = LatentIndexRow.id == valid_text(index_id)
+    row = db.scalar(select(LatentIndexRow).where(known, IS_WHOLE))
     if row is None:
-        newest = select(LatentIndexRow.id).order_by(LatentIndexRow.number.desc())
+        newest = select(LatentIndexRow.id).where(IS_WHOLE).order_by(LatentIndexRow.number.desc())
         raise UnknownNameError("latent index", index_id, some_ids(db, newest))
     return row
 

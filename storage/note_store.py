@@ -14,9 +14,14 @@ from saif_core.characters import valid_text
 from saif_core.errors import StorageError, UnknownNameError, check_latent
 from saif_core.records.as_json import to_json
 from saif_core.records.notes import LatentDescription, LatentNote, NoteKind
-from storage.corpus_store import id_of
 from storage.database import Database, some_ids
-from storage.tables import LatentDescriptionRow, LatentIndexRow, LatentNoteRow, LatentTextRow
+from storage.tables import (
+    LatentDescriptionRow,
+    LatentIndexRow,
+    LatentNoteRow,
+    LatentTextRow,
+    id_of,
+)
 
 NAME_CHARACTERS = 200
 TEXT_CHARACTERS = 10_000

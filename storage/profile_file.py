@@ -4,6 +4,7 @@ The file is a zstandard frame of parts, each after its length: what it is and th
 the density, the profiles and the contexts, with an empty part after either list.
 """
 
+import io
 import json
 import uuid
 from collections.abc import Iterator
@@ -20,16 +21,28 @@ from saif_core.errors import StorageError
 from saif_core.records.as_json import from_json, to_json
 from saif_core.records.corpus import LatentIndex, LatentProfile, ProfileText
 from saif_core.records.packing import pack_activations, unpack_profile
-from storage.corpus_store import COLUMNS, id_of, own_part, rows_of
+from storage.corpus_store import COLUMNS
 from storage.database import CHUNK, chunks
-from storage.tables import CorpusContextRow, LatentIndexRow, LatentProfileRow, LatentTextRow
+from storage.tables import (
+    CorpusContextRow,
+    LatentIndexRow,
+    LatentProfileRow,
+    LatentTextRow,
+    id_of,
+    own_part,
+    rows_of,
+)
 
 FORMAT = "SAIF latents"
 VERSION = 1
 LEVEL = 19
-# What a file may hold when it is unpacked, in all and in one piece.
+# What a file may hold when it is unpacked, in all. Indexes of real texts unpack to about twice
+# their size, so what unpacks to far more was made to fill a disk.
 MOST_BYTES = 512 << 20
-MOST_PART_BYTES = 32 << 20
+MOST_TIMES, MOST_BESIDES = 32, 4 << 20
+# One piece: the density of all latents, or whatever else.
+MOST_DENSITY_BYTES = 32 << 20
+MOST_PART_BYTES = 1 << 20
 MOST_WINDOW_BYTES = 8 << 20
 
 
@@ -52,6 +65,7 @@ class PackedIndex:
     Attributes:
         index: finished, whatever the exported one was.
         density: as the index holds it; empty for none.
+        n_bytes: of the file.
 
     Raises:
         StorageError: in every method, when the file is of another version, damaged or too large.
@@ -59,12 +73,18 @@ class PackedIndex:
 
     def __init__(self, data: bytes) -> None:
         self._parts = _Parts(data)
+        self.n_bytes = len(data)
         self.index = _read_header(self._parts)
-        self.density = self._parts.next()
+        self.density = self._parts.next(MOST_DENSITY_BYTES)
         if len(self.density) not in (0, 8 * self.index.d_sae):
             raise _unreadable()
         # How long the contexts must be that examples point to.
         self._ends: dict[int, int] = {}
+
+    @property
+    def n_read(self) -> int:
+        """Bytes of the file that were read so far."""
+        return self._parts.n_read
 
     def profiles(self) -> Iterator[tuple[LatentProfile, bytes, ProfileText]]:
         """Profiles, also packed, with their texts; to be read before the contexts."""
@@ -150,12 +170,18 @@ class _Parts:
 
     def __init__(self, data: bytes) -> None:
         unpacker = zstandard.ZstdDecompressor(max_window_size=MOST_WINDOW_BYTES)
-        self._stream = unpacker.stream_reader(data)
-        self._left = MOST_BYTES
+        self._packed = io.BytesIO(data)
+        self._stream = unpacker.stream_reader(self._packed)
+        self._most = min(MOST_BYTES, MOST_BESIDES + MOST_TIMES * len(data))
+        self._left = self._most
 
-    def next(self) -> bytes:
+    @property
+    def n_read(self) -> int:
+        return self._packed.tell()
+
+    def next(self, most_bytes: int = MOST_PART_BYTES) -> bytes:
         length = int.from_bytes(self._read(4), "little")
-        if length > MOST_PART_BYTES:
+        if length > most_bytes:
             raise _unreadable()
         return self._read(length)
 
@@ -179,7 +205,7 @@ class _Parts:
         if self._left < 0:
             raise StorageError(
                 f"A file of latents was to be imported, but it unpacks to more than "
-                f"{MOST_BYTES >> 20} MB; export fewer latents."
+                f"{self._most >> 20} MB, which is more than one of its size may; export it anew."
             )
         try:
             found = self._stream.read(n) if n else b""
@@ -207,7 +233,7 @@ def _read_header(parts: _Parts) -> LatentIndex:
         raise _unreadable() from error
     counts = (index.n_contexts, index.n_tokens, index.n_nonzero)
     # No part of the file could hold the density of more latents than this.
-    if not 1 <= index.d_sae <= MOST_PART_BYTES or not all(0 <= n < 1 << 63 for n in counts):
+    if not 1 <= index.d_sae <= MOST_DENSITY_BYTES or not all(0 <= n < 1 << 63 for n in counts):
         raise _unreadable()
     return replace(
         index,

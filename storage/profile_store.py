@@ -1,8 +1,10 @@
 """Profiles of latents in the database: written, listed and searched."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from sqlalchemy import (
@@ -32,12 +34,15 @@ from saif_core.records.corpus import (
     LatentSummary,
     ProfileText,
 )
+from saif_core.records.jobs import Step
 from saif_core.records.packing import pack_profile, unpack_profile
-from storage.corpus_store import OWN_BITS, find_index, id_of, own_part, rows_of
+from storage.corpus_store import IS_WHOLE, find_index
 from storage.database import Database, chunks
 from storage.note_store import SEARCH_CHARACTERS, folded_words, label_words
+from storage.pending import PAUSE_SECONDS, PendingIndex, remove_abandoned
 from storage.profile_file import PackedIndex, packed_index
 from storage.tables import (
+    OWN_BITS,
     Base,
     CorpusContextRow,
     LatentIndexRow,
@@ -45,11 +50,19 @@ from storage.tables import (
     LatentProfileRow,
     LatentRow,
     LatentTextRow,
+    id_of,
+    own_part,
+    rows_of,
 )
 
+T = TypeVar("T")
+_Entry = tuple[LatentProfile, bytes, ProfileText]
 MOST_ROWS = 1000
 MOST_WORDS = 32
 MOST_FILTERED = 10_000
+# What one transaction of an import writes: a tenth of a second.
+ENTRIES_AT_ONCE = 200
+BYTES_AT_ONCE = 1 << 20
 # Of a word in a label, among the tokens, in the examples; PostgreSQL's are 1, 0.4 and 0.1 too.
 WEIGHTS = (1.0, 0.4, 0.4, 0.1)
 SEARCH = table("latent_search", column("rowid", BigInteger))
@@ -94,7 +107,9 @@ class ProfileStore:
         with self._database.transaction("Storing the profiles of latents", write=True) as db:
             row = find_index(db, index_id)
             db.refresh(row, with_for_update=True)
-            self._write(db, row, zip(profiles, map(pack_profile, profiles), texts, strict=True))
+            entries = zip(profiles, map(pack_profile, profiles), texts, strict=True)
+            for chunk in chunks(entries):
+                self._write(db, row.sae_sha256, _Prepared(row, chunk))
 
     def get(self, index_id: str, latent: int) -> LatentProfile:
         """The profile of a latent.
@@ -192,76 +207,77 @@ class ProfileStore:
         with self._database.transaction("Exporting the latents") as db:
             return packed_index(db, find_index(db, index_id))
 
-    def import_index(self, data: bytes) -> str:
+    def import_index(self, data: bytes, *, step: Step | None = None) -> str:
         """Id of the index that ``export`` wrote; one that is here already is left as it is.
 
-        The index is finished, and no latent fires on its contexts: only profiles are exported.
+        The index is finished, and no latent fires on its contexts: only profiles are exported. It
+        is written in many short transactions, so that others may write in between; nobody sees it
+        before it is whole, and an import that fails or is stopped leaves nothing.
+
+        Args:
+            data: the file.
+            step: told (bytes read, bytes in all, what is done); may raise to stop.
 
         Raises:
             StorageError: the file is of another version, damaged, or larger than it may be; or
                 the database refused.
         """
         file = PackedIndex(data)
-        with self._database.transaction("Importing the latents", write=True) as db:
-            known = select(LatentIndexRow.number).where(LatentIndexRow.id == file.index.id)
+        remove_abandoned(self._database)
+        known = select(LatentIndexRow.number).where(LatentIndexRow.id == file.index.id, IS_WHOLE)
+        with self._database.transaction("Importing the latents") as db:
             if db.scalar(known) is not None:
                 return file.index.id
+        with self._database.transaction("Importing the latents", write=True) as db:
             row = LatentIndexRow(**asdict(file.index), density=file.density or None)
-            db.add(row)
-            db.flush()
-            self._write(db, row, file.profiles())
-            for chunk in chunks(file.contexts(row.number)):
-                db.connection().execute(self._database.insert(CorpusContextRow), chunk)
+            pending = PendingIndex(self._database, db, row)
+        try:
+            self._fill(pending, row, file, step)
+            with self._database.transaction("Importing the latents", write=True) as db:
+                # Someone may have imported the same file meanwhile.
+                is_new = db.scalar(known) is None
+                if is_new:
+                    pending.show(db, file.index.id)
+        except BaseException:
+            # What is left, should that fail too, is invisible and goes in time.
+            with contextlib.suppress(StorageError):
+                pending.remove()
+            raise
+        if not is_new:
+            pending.remove()
         return file.index.id
 
-    def _write(
-        self,
-        db: OrmSession,
-        index: LatentIndexRow,
-        entries: Iterable[tuple[LatentProfile, bytes, ProfileText]],
+    def _fill(
+        self, pending: PendingIndex, row: LatentIndexRow, file: PackedIndex, step: Step | None
     ) -> None:
-        labels = label_words(db, index.sae_sha256)
-        for chunk in chunks(entries):
-            latents, profiles, texts = [], [], []
-            for profile, packed, text in chunk:
-                latent = profile.latent
-                last = max((example.context for example in profile.examples), default=-1)
-                if not 0 <= latent < index.d_sae or last >= index.n_contexts:
-                    raise StorageError(
-                        f"The profile of latent {latent} was to be stored, but the index "
-                        f"{index.name!r} of {index.d_sae} latents and {index.n_contexts} contexts "
-                        "does not have that latent or a context of its examples; compute the "
-                        "profiles from this index."
-                    )
-                key = {"id": id_of(index.number, latent)}
-                profiles.append(
-                    key
-                    | {
-                        "promotes": valid_text(text.promotes[:SEARCH_CHARACTERS]),
-                        "profile": packed,
-                    }
-                )
-                latents.append(
-                    key
-                    | {
-                        "n_fired": profile.n_fired,
-                        "maximum": profile.maximum,
-                        "s_in": profile.s_in,
-                        "s_out": profile.s_out,
-                    }
-                )
-                texts.append(
-                    key
-                    | {
-                        "label": labels.get(latent, ""),
-                        "promotes": folded_words(text.promotes),
-                        "fires_on": folded_words(text.fires_on),
-                        "examples": folded_words(text.examples),
-                    }
-                )
-            self._upsert(db, LatentRow, latents)
-            self._upsert(db, LatentProfileRow, profiles)
-            self._upsert(db, LatentTextRow, texts)
+        n_latents = 0
+
+        def report() -> None:
+            if step:
+                step(file.n_read, file.n_bytes, f"importing: {n_latents:,} latents so far")
+            time.sleep(PAUSE_SECONDS)
+
+        for entries in _small_parts(file.profiles(), _size):
+            prepared = _Prepared(row, entries)
+            with self._database.transaction("Importing the latents", write=True) as db:
+                pending.hold(db)
+                self._write(db, row.sae_sha256, prepared)
+            n_latents += len(entries)
+            report()
+        contexts = file.contexts(pending.number)
+        for rows in _small_parts(contexts, lambda context: 2 * len(context["token_ids"])):
+            with self._database.transaction("Importing the latents", write=True) as db:
+                pending.hold(db)
+                db.connection().execute(self._database.insert(CorpusContextRow), rows)
+            report()
+
+    def _write(self, db: OrmSession, sae_sha256: str, prepared: "_Prepared") -> None:
+        latents = [own_part(text["id"]) for text in prepared.texts]
+        labels = label_words(db, sae_sha256, latents)
+        texts = [{**text, "label": labels.get(own_part(text["id"]), "")} for text in prepared.texts]
+        self._upsert(db, LatentRow, prepared.latents)
+        self._upsert(db, LatentProfileRow, prepared.profiles)
+        self._upsert(db, LatentTextRow, texts)
 
     def _upsert(self, db: OrmSession, kind: type[Base], rows: list[dict[str, Any]]) -> None:
         insert = self._database.insert(kind)
@@ -290,6 +306,74 @@ class ProfileStore:
         )
         which = which.join(LatentTextRow, LatentTextRow.id == LatentRow.id)
         return which.where(WORDS.bool_op("@@")(wanted)), [func.ts_rank(WORDS, wanted).desc()]
+
+
+class _Prepared:
+    """Profiles as the rows that they are kept as, but for labels.
+
+    Raises:
+        StorageError: one is of a latent or a context that the index does not have.
+    """
+
+    def __init__(self, index: LatentIndexRow, entries: Sequence[_Entry]) -> None:
+        self.latents: list[dict[str, Any]] = []
+        self.profiles: list[dict[str, Any]] = []
+        self.texts: list[dict[str, Any]] = []
+        for profile, packed, text in entries:
+            self._add(index, profile, packed, text)
+
+    def _add(
+        self, index: LatentIndexRow, profile: LatentProfile, packed: bytes, text: ProfileText
+    ) -> None:
+        latent = profile.latent
+        last = max((example.context for example in profile.examples), default=-1)
+        if not 0 <= latent < index.d_sae or last >= index.n_contexts:
+            raise StorageError(
+                f"The profile of latent {latent} was to be stored, but the index "
+                f"{index.name!r} of {index.d_sae} latents and {index.n_contexts} contexts "
+                "does not have that latent or a context of its examples; compute the "
+                "profiles from this index."
+            )
+        key = {"id": id_of(index.number, latent)}
+        promotes = valid_text(text.promotes[:SEARCH_CHARACTERS])
+        self.profiles.append({**key, "promotes": promotes, "profile": packed})
+        self.latents.append(
+            {
+                **key,
+                "n_fired": profile.n_fired,
+                "maximum": profile.maximum,
+                "s_in": profile.s_in,
+                "s_out": profile.s_out,
+            }
+        )
+        self.texts.append(
+            {
+                **key,
+                "promotes": folded_words(text.promotes),
+                "fires_on": folded_words(text.fires_on),
+                "examples": folded_words(text.examples),
+            }
+        )
+
+
+def _size(entry: _Entry) -> int:
+    """About how many bytes an entry takes."""
+    _, packed, text = entry
+    return len(packed) + len(text.promotes) + len(text.fires_on) + len(text.examples)
+
+
+def _small_parts(entries: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Entries that one short transaction writes: some, and of some bytes."""
+    part: list[T] = []
+    n_bytes = 0
+    for entry in entries:
+        part.append(entry)
+        n_bytes += size(entry)
+        if len(part) >= ENTRIES_AT_ONCE or n_bytes >= BYTES_AT_ONCE:
+            yield part
+            part, n_bytes = [], 0
+    if part:
+        yield part
 
 
 def _search_words(text: str) -> list[str]:

@@ -1,10 +1,21 @@
 """The tables, as SQLAlchemy rows; ``migrations/`` makes them, and a test compares the two."""
 
-from sqlalchemy import BigInteger, Boolean, Float, Index, Integer, LargeBinary, Text
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    ColumnElement,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    Text,
+)
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapped, mapped_column
 
 # SQLite's own row number, which needs no index, must be called INTEGER.
 NUMBER = BigInteger().with_variant(Integer, "sqlite")
+# Ids of contexts and latents: the number of their index, then their own, in 64 bits.
+OWN_BITS = 32
 
 
 class Base(DeclarativeBase):
@@ -274,3 +285,18 @@ class KeptWorkRow(Base):
     id: Mapped[str] = mapped_column(Text, primary_key=True)
     used_at: Mapped[int] = mapped_column(BigInteger, index=True)
     parts: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+def id_of(number: int, own: int) -> int:
+    """Id of a context or a latent of the index with that number."""
+    return number << OWN_BITS | own
+
+
+def own_part(row_id: int) -> int:
+    """Which context or latent of its index an id names."""
+    return row_id & ((1 << OWN_BITS) - 1)
+
+
+def rows_of(number: int, row_id: InstrumentedAttribute[int]) -> ColumnElement[bool]:
+    """Whether an id is of the index with that number."""
+    return row_id.between(id_of(number, 0), id_of(number + 1, 0) - 1)

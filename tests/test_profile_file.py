@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import zstandard
+from sqlalchemy.orm import Session
 
-from saif_core.errors import StorageError
+from saif_core.errors import JobCancelled, StorageError, UnknownNameError
 from saif_core.records.corpus import CorpusBlock, LatentPage, ProfileText
 from saif_core.records.packing import pack_profile
-from storage import Store, open_store, profile_file
+from storage import Store, open_store, pending, profile_file, profile_store
 from storage.corpus_store import CONTEXTS_PER_READ
+from storage.pending import PendingIndex, remove_abandoned
 from storage.profile_store import ProfileStore
-from storage.tables import CorpusContextRow, LatentRow, LatentTextRow
+from storage.tables import CorpusContextRow, LatentIndexRow, LatentRow, LatentTextRow
 from tests.test_profile_store import (
     N_CONTEXTS,
     N_TOKENS,
@@ -213,7 +215,9 @@ def test_a_file_that_unpacks_to_too_much_is_refused(
     texts = json.dumps(["x" * 300_000] * 3).encode()
     bomb = file_of([*parts[:2], *[parts[2], texts] * 2, *parts[6:]])
     assert len(bomb) < 2000
-    with pytest.raises(StorageError, match=r"unpacks to more than 1 MB; export fewer"):
+    with pytest.raises(
+        StorageError, match=r"unpacks to more than 1 MB, which is more than one of its size may"
+    ):
         second.profiles.import_index(bomb)
     assert second.latents.indexes() == []
 
@@ -223,3 +227,213 @@ def test_an_index_without_profiles_can_be_exported(store: Store, second: Store) 
     assert second.profiles.import_index(store.profiles.export(index_id)) == index_id
     assert second.profiles.page(index_id) == LatentPage((), 0)
     assert isinstance(second.profiles, ProfileStore)
+
+
+def test_a_file_may_unpack_to_some_times_its_size_and_no_more(
+    second: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store("sqlite://")
+    data = exported(store)
+    store.close()
+    parts = parts_of(data)
+    monkeypatch.setattr(profile_file, "MOST_BESIDES", 2 * sum(map(len, parts)))
+    texts = json.dumps(["x" * 300_000, "", ""]).encode()
+    with pytest.raises(StorageError, match="more than one of its size may"):
+        second.profiles.import_index(file_of([*parts[:3], texts, *parts[4:]]))
+    assert second.profiles.import_index(data)
+
+
+def test_one_piece_of_a_file_may_be_a_megabyte_at_most(second: Store) -> None:
+    store = open_store("sqlite://")
+    parts = parts_of(exported(store))
+    store.close()
+    texts = json.dumps(["x" * (1 << 20), "", ""]).encode()
+    with pytest.raises(StorageError, match="not a whole file"):
+        second.profiles.import_index(file_of([*parts[:3], texts, *parts[4:]]))
+
+
+def is_empty(store: Store) -> bool:
+    return not any(n_rows(store, kind) for kind in (LatentIndexRow, *pending.ROW_KINDS))
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One entry in each transaction."""
+    monkeypatch.setattr(profile_store, "ENTRIES_AT_ONCE", 1)
+    monkeypatch.setattr(pending, "ROWS_AT_ONCE", 1)
+    monkeypatch.setattr(profile_store, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(pending, "PAUSE_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_nobody_sees_an_index_before_it_is_whole_and_everybody_may_write_meanwhile(
+    shared_url: str,
+) -> None:
+    source = open_store("sqlite://")
+    data = exported(source)
+    (original,) = source.latents.indexes()
+    source.close()
+    importing, other = open_store(shared_url), open_store(shared_url)
+    steps: list[tuple[int, int]] = []
+
+    def step(done: int, total: int, message: str) -> None:
+        steps.append((done, total))
+        assert message.startswith("importing: ")
+        # A writer that held the lock would refuse this after ten seconds.
+        other.notes.add(SAE, 5, "label", f"beasts {len(steps)}")
+        assert other.latents.indexes() == []
+        for look in (other.profiles.page, other.latents.density, other.profiles.export):
+            with pytest.raises(UnknownNameError, match="known ones are: none"):
+                look(original.id)
+
+    index_id = importing.profiles.import_index(data, step=step)
+    assert index_id == original.id
+    assert other.latents.indexes() == [original]
+    assert len(steps) == 5  # two profiles and three contexts
+    assert steps == sorted(steps)
+    assert all(0 < done <= total == len(data) for done, total in steps)
+    # A label that was given in the middle is found, as any other.
+    assert search(other, index_id, "beasts") == [5]
+    assert search(other, index_id, "beasts 5") == [5]
+    for opened in (importing, other):
+        opened.close()
+
+
+@pytest.mark.usefixtures("small_steps")
+@pytest.mark.parametrize("at", range(1, 6))
+def test_an_import_that_is_stopped_leaves_nothing(store: Store, second: Store, at: int) -> None:
+    data = exported(store)
+    n_steps = 0
+
+    def step(_done: int, _total: int, _message: str) -> None:
+        nonlocal n_steps
+        n_steps += 1
+        if n_steps == at:
+            raise JobCancelled("stopped")
+
+    with pytest.raises(JobCancelled):
+        second.profiles.import_index(data, step=step)
+    assert is_empty(second)
+    assert second.profiles.import_index(data)
+
+
+class Killed(BaseException):
+    """Stands for the end of a process."""
+
+
+@pytest.mark.usefixtures("small_steps")
+@pytest.mark.parametrize("nth", range(1, 7))
+def test_what_a_killed_import_or_deletion_leaves_is_invisible_and_goes(
+    shared_url: str, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    source = open_store("sqlite://")
+    data = exported(source)
+    source.close()
+    store = open_store(shared_url)
+
+    def kill(patch: pytest.MonkeyPatch) -> None:
+        touch, n_calls = PendingIndex._touch, 0
+
+        def touch_or_die(mine: PendingIndex, db: Session) -> bool:
+            nonlocal n_calls
+            n_calls += 1
+            if n_calls >= nth:
+                raise Killed
+            return touch(mine, db)
+
+        patch.setattr(PendingIndex, "_touch", touch_or_die)
+
+    with monkeypatch.context() as patch:
+        kill(patch)
+        with pytest.raises(Killed):
+            store.profiles.import_index(data)
+    assert store.latents.indexes() == []
+    # Somebody else imports the same; what was left is not old enough to be taken for abandoned.
+    index_id = store.profiles.import_index(data)
+    assert n_rows(store, LatentIndexRow) == 2
+    with monkeypatch.context() as patch:
+        kill(patch)
+        with pytest.raises(Killed):
+            store.latents.delete_index(index_id)
+    assert store.latents.indexes() == []
+    monkeypatch.setattr(pending, "ABANDONED_SECONDS", -10)
+    index = store.latents.open_index("next", "m", "s", 3)
+    assert store.latents.indexes() == [index]
+    store.latents.delete_index(index.id)
+    assert is_empty(store)
+    store.close()
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_an_import_that_slept_so_long_that_it_was_removed_touches_no_other_index(
+    shared_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_store("sqlite://")
+    data = exported(source)
+    source.close()
+    store, other = open_store(shared_url), open_store(shared_url)
+    n_steps = 0
+
+    def step(_done: int, _total: int, _message: str) -> None:
+        nonlocal n_steps
+        n_steps += 1
+        if n_steps == 2:
+            with monkeypatch.context() as patch:
+                patch.setattr(pending, "ABANDONED_SECONDS", -10)
+                remove_abandoned(other._database)
+            # On SQLite, it gets the number of the one that was removed.
+            make_index(other, "next")
+
+    with pytest.raises(StorageError, match="import them again"):
+        store.profiles.import_index(data, step=step)
+    (index,) = other.latents.indexes()
+    assert index.name == "next"
+    assert n_rows(other, CorpusContextRow) == N_CONTEXTS
+    for opened in (store, other):
+        opened.close()
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_two_that_import_one_file_at_once_import_it_once(shared_url: str) -> None:
+    source = open_store("sqlite://")
+    data = exported(source)
+    source.close()
+    first, second = open_store(shared_url), open_store(shared_url)
+    found: list[str] = []
+
+    def step(_done: int, _total: int, _message: str) -> None:
+        if not found:
+            found.append(second.profiles.import_index(data))
+
+    found.append(first.profiles.import_index(data, step=step))
+    assert found[0] == found[1]
+    assert [index.id for index in first.latents.indexes()] == found[:1]
+    assert n_rows(first, LatentIndexRow) == 1
+    assert n_rows(first, CorpusContextRow) == 3
+    assert first.profiles.export(found[0]) == data
+    for opened in (first, second):
+        opened.close()
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_an_index_is_gone_from_the_first_moment_of_its_deletion(
+    shared_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other = open_store(shared_url), open_store(shared_url)
+    index_id, kept = make_index(store), make_index(store, "kept")
+    put(store, index_id, make_profile(2, (4, 1)), "water")
+    put(store, kept, make_profile(2, (4, 1)), "water")
+    remove, seen = PendingIndex.remove, list[list[str]]()
+
+    def look_and_remove(mine: PendingIndex) -> None:
+        seen.append([index.name for index in other.latents.indexes()])
+        remove(mine)
+
+    monkeypatch.setattr(PendingIndex, "remove", look_and_remove)
+    store.latents.delete_index(index_id)
+    assert seen == [["kept"]]
+    assert search(other, kept, "water") == [2]
+    assert n_rows(store, LatentIndexRow) == n_rows(store, LatentRow) == 1
+    assert n_rows(store, CorpusContextRow) == N_CONTEXTS
+    for opened in (store, other):
+        opened.close()

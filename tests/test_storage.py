@@ -23,7 +23,6 @@ from saif_core.records.corpus import CorpusBlock
 from saif_core.records.jobs import JobRecord
 from saif_core.records.notes import LatentDescription
 from storage import Store, open_store
-from storage.corpus_store import LatentStore
 from storage.database import Database
 from storage.migrations import FOLDER, _config
 from storage.session_store import SessionStore
@@ -225,21 +224,20 @@ def test_a_database_of_the_first_schema_keeps_its_sessions_and_loses_its_cache(
 def test_a_database_with_lists_of_largest_activations_keeps_its_contexts(
     shared_url: str,
 ) -> None:
-    database = Database(shared_url)
-    config = _config()
-    with database.transaction("Making the schema with lists", write=True) as db:
-        config.attributes["connection"] = db.connection()
-        command.upgrade(config, "0005")
-        db.execute(text("INSERT INTO latent_lists VALUES (4294967296, 'x')"))
-    old = LatentStore(database)
-    index_id = old.create_index("corpus", "model hash", "sae hash", 3)
+    old = open_store(shared_url)
+    index_id = old.latents.create_index("corpus", "model hash", "sae hash", 3)
     block = CorpusBlock(
         np.array([7, 8]), np.array([0]), np.array([1, 2]), np.array([2, 0, 2]), np.ones(3), ("a",)
     )
-    old.append(index_id, block)
-    old.checkpoint(index_id)
-    old.append(index_id, block)
-    database.close()
+    old.latents.append(index_id, block)
+    old.latents.checkpoint(index_id)
+    old.latents.append(index_id, block)
+    config = _config()
+    with old._database.transaction("Going back to the schema with lists", write=True) as db:
+        config.attributes["connection"] = db.connection()
+        command.downgrade(config, "0005")
+        db.execute(text("INSERT INTO latent_lists VALUES (4294967296, 'x')"))
+    old.close()
     store = open_store(shared_url)
     assert revision(store) == HEAD
     store.latents.append(index_id, block)
