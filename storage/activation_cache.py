@@ -9,7 +9,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session as OrmSession
 
 from saif_core.errors import StorageError
-from storage.database import CHUNK, Database, chunks
+from storage.database import CHUNK, PAUSE_SECONDS, Database, chunks
 from storage.tables import ActivationRow, ActivationTailRow
 
 DEFAULT_CACHE_MB = 2048
@@ -23,6 +23,8 @@ PIECE_BITS = 20
 TOUCH_AFTER_SECONDS = 3600
 # What other processes wrote is counted this often; until then the cache may exceed its bound.
 MEASURE_AFTER_SECONDS = 60
+# Bytes that one transaction evicts: a tenth of a second.
+EVICTED_AT_ONCE = 8 << 20
 # Room that an eviction makes, so that the next writes need none.
 KEPT_SHARE = 0.9
 
@@ -107,15 +109,11 @@ class ActivationStore:
             tails = [tail for row_id, key in new for tail in _tails(row_id, stored[key])]
             if tails:
                 db.connection().execute(self._database.insert(ActivationTailRow), tails)
-            total = self._total + sum(len(stored[key]) for _, key in new)
-            unsure = total > self._max_bytes or now - self._measured_at > MEASURE_AFTER_SECONDS
-            if unsure:
-                total = _measure(db)
-            if total > self._max_bytes:
-                total -= _evict(db, total - int(KEPT_SHARE * self._max_bytes))
-        self._total = total
-        if unsure:
-            self._measured_at = now
+        self._total += sum(len(stored[key]) for _, key in new)
+        if self._total > self._max_bytes or now - self._measured_at > MEASURE_AFTER_SECONDS:
+            self._total, self._measured_at = self.size_bytes(), now
+        if self._total > self._max_bytes:
+            self._shrink()
 
     def size_bytes(self) -> int:
         """Sum of the payload sizes, in bytes.
@@ -125,6 +123,16 @@ class ActivationStore:
         """
         with self._database.transaction("Measuring the cache") as db:
             return _measure(db)
+
+    def _shrink(self) -> None:
+        """Evict what makes room for the next writes, in short transactions: others write too."""
+        while (excess := self._total - int(KEPT_SHARE * self._max_bytes)) > 0:
+            with self._database.transaction("Making room in the cache", write=True) as db:
+                n_bytes = _evict(db, min(excess, EVICTED_AT_ONCE))
+            if not n_bytes:
+                return
+            self._total -= n_bytes
+            time.sleep(PAUSE_SECONDS)
 
     def _touch(self, row_ids: Sequence[int]) -> None:
         now = int(self._clock())

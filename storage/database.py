@@ -30,6 +30,8 @@ BUSY_SECONDS = 10
 # Databases limit the parameters of a statement; the smallest limit still in use is 999.
 CHUNK = 500
 LISTED_IN_ERRORS = 10
+# Between two transactions of a write that takes many, so that whoever waits has a chance.
+PAUSE_SECONDS = 0.005
 WRITE_OPTION = "saif_write"
 
 SQLITE_REASONS = {

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session as OrmSession
 
 from saif_core.errors import StorageError
 from saif_core.records.as_json import new_id
-from storage.database import Database
+from storage.database import PAUSE_SECONDS, Database
 from storage.tables import (
     CorpusContextRow,
     LatentIndexRow,
@@ -24,8 +24,6 @@ from storage.tables import (
 
 # Rows that one transaction removes: a tenth of a second.
 ROWS_AT_ONCE = 500
-# Between two transactions, so that whoever waits for the next one has a chance of it.
-PAUSE_SECONDS = 0.005
 # Whoever works at an index says so with every transaction.
 ABANDONED_SECONDS = 600
 ROW_KINDS = (CorpusContextRow, LatentRow, LatentProfileRow, LatentTextRow)

@@ -37,9 +37,9 @@ from saif_core.records.corpus import (
 from saif_core.records.jobs import Step
 from saif_core.records.packing import pack_profile, unpack_profile
 from storage.corpus_store import IS_WHOLE, find_index
-from storage.database import Database, chunks
+from storage.database import PAUSE_SECONDS, Database, chunks
 from storage.note_store import SEARCH_CHARACTERS, folded_words, label_words
-from storage.pending import PAUSE_SECONDS, PendingIndex, remove_abandoned
+from storage.pending import PendingIndex, remove_abandoned
 from storage.profile_file import PackedIndex, packed_index
 from storage.tables import (
     OWN_BITS,

@@ -19,10 +19,11 @@ from sqlalchemy.orm import Session as OrmSession
 
 from saif_core.characters import is_valid_text, valid_text
 from saif_core.errors import StorageError, UnknownNameError
-from storage.database import Database, chunks, some_ids
+from storage.database import PAUSE_SECONDS, Database, some_ids
 from storage.tables import EvaluationRow, SessionRow, TensorsRow
 
 MOST_BYTES = 256 << 20
+REMOVED_AT_ONCE = 16
 SECONDS_PER_DAY = 86_400
 # What safetensors and numpy both have; numpy has no bfloat16.
 DTYPES = (
@@ -148,11 +149,15 @@ class TensorStore:
         # Asked again when removing: whoever puts an entry meanwhile keeps it.
         is_old = TensorsRow.put_at < int(self._clock() - older_than_days * SECONDS_PER_DAY)
         removed = 0
-        with self._database.transaction("Removing tensors", write=True) as db:
-            unused = set(db.scalars(select(TensorsRow.sha256).where(is_old))) - set(in_use)
-            for chunk in chunks(sorted(unused)):
-                remove = delete(TensorsRow).where(TensorsRow.sha256.in_(chunk), is_old)
-                removed += len(db.scalars(remove.returning(TensorsRow.sha256)).all())
+        with self._database.transaction("Looking for tensors") as db:
+            unused = sorted(set(db.scalars(select(TensorsRow.sha256).where(is_old))) - set(in_use))
+        # Some at a time, as they may be large, and others want to write too.
+        for start in range(0, len(unused), REMOVED_AT_ONCE):
+            some = TensorsRow.sha256.in_(unused[start : start + REMOVED_AT_ONCE])
+            remove = delete(TensorsRow).where(some, is_old).returning(TensorsRow.sha256)
+            with self._database.transaction("Removing tensors", write=True) as db:
+                removed += len(db.scalars(remove).all())
+            time.sleep(PAUSE_SECONDS)
         return removed
 
     def purge_unnamed(self, older_than_days: float) -> int:

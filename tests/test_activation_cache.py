@@ -4,6 +4,7 @@ import hashlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from sqlalchemy.orm import Session as OrmSession
 from saif_core.errors import StorageError
 from saif_core.records.ports import ActivationCache
 from saif_core.saes.latents import LatentActivations, to_payload
-from storage import Store, open_store
+from storage import Store, activation_cache, open_store
 from storage.activation_cache import (
     CHUNK,
     MEASURE_AFTER_SECONDS,
@@ -243,4 +244,29 @@ def test_a_reader_does_not_fail_because_a_use_cannot_be_written_down(
     other.close()
     cache.put_many({"b": b"1"})
     assert cache.size_bytes() == 2
+    database.close()
+
+
+def test_room_is_made_in_short_transactions(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(database_url)
+    database.migrate()
+    cache = ActivationStore(database, max_bytes=100_000)
+    monkeypatch.setattr(activation_cache, "EVICTED_AT_ONCE", 5_000)
+    transaction, actions = database.transaction, list[str]()
+
+    def counted(action: str, *, write: bool = False) -> Any:
+        actions.append(action)
+        return transaction(action, write=write)
+
+    monkeypatch.setattr(database, "transaction", counted)
+    for number in range(101):
+        cache.put_many({str(number): bytes(1_000)})
+    # What was written last stays, and is there before room is made for the next.
+    assert cache.size_bytes() <= 90_000
+    assert cache.get_many(["100"]) == {"100": bytes(1_000)}
+    first = actions.index("Making room in the cache")
+    assert actions[first - 2 : first] == ["Writing to the cache", "Measuring the cache"]
+    assert actions.count("Making room in the cache") == 3
     database.close()
