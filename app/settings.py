@@ -70,7 +70,7 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     source = os.environ if environment is None else environment
     values: dict[str, Any] = {}
     for one in SETTINGS:
-        default = one.default.format(home=values.get("home", ""))
+        default = one.default.format(home=_url_part(values.get("home", "")))
         values[one.name] = one.read(source.get(one.variable, "").strip() or default)
     return Settings(**values)
 
@@ -105,6 +105,11 @@ def _listed(text: str) -> tuple[str, ...]:
 
 def _folders(text: str) -> tuple[Path, ...]:
     return tuple(_folder(part) for part in _listed(text))
+
+
+def _url_part(path: object) -> str:
+    """A folder in a URL; what else a path may hold means nothing there."""
+    return str(path).replace("%", "%25").replace("?", "%3F")
 
 
 def _cache_mb(text: str) -> int:
