@@ -233,12 +233,18 @@ def test_texts_and_named_documents_stay_on_the_side_they_were() -> None:
         assert is_held_out(document) == (zlib.crc32(key.encode()) % 50 == 0)
 
 
-def test_documents_without_text_are_left_out_and_bad_ones_refused(model: LoadedModel) -> None:
+def test_documents_without_text_are_left_out_and_bad_ones_refused(
+    model: LoadedModel, tmp_path: Path
+) -> None:
     for document in ({"text": None}, {}, {"text": " "}, {"text": None, "messages": None}):
         assert tokenize_document(model, document) == []
     for bad in ({"text": 3}, {"messages": "hello"}, {"messages": [{"role": "user"}]}):
         with pytest.raises(CorpusError, match="A document"):
             tokenize_document(model, bad)
+        path = tmp_path / "bad.jsonl"
+        path.write_text(json.dumps({"text": "good"}) + "\n" + json.dumps(bad), encoding="utf-8")
+        with pytest.raises(CorpusError, match="bad.jsonl:2: '(text|messages)' is no"):
+            list(read_documents(path, held_out=False))
 
 
 def test_chats_of_a_model_without_a_template_are_read_as_text(tmp_path: Path) -> None:

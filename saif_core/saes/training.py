@@ -73,8 +73,13 @@ def is_held_out(document: dict[str, Any]) -> bool:
 
 
 def read_documents(path: Path, *, held_out: bool) -> Iterator[dict[str, Any]]:
-    """Documents of one side of the split, in file order."""
-    for _, document in read_jsonl(path):
+    """Documents of one side of the split, in file order.
+
+    Raises:
+        CorpusError: a line is not a text or a conversation; the message says which.
+    """
+    for number, document in read_jsonl(path):
+        to_document(f"{path.name}:{number}", document)
         if is_held_out(document) == held_out:
             yield document
 
