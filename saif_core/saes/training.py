@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from saif_core.errors import PromptPairError, SaifError
-from saif_core.files import replace_file, replaced_folder
 from saif_core.inputs.documents import encode_document, read_jsonl, to_document
 from saif_core.models.activations import PackedRow, pack_rows, run_rows
 from saif_core.models.hook_points import hook_point_name
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.saes.loaded_sae import SINK_NORM_RATIO
+from saif_core.saes.whole_files import replace_file, replaced_folder
 
 HELD_OUT_SHARE = 50  # one document in fifty is never trained on
 SEQUENCE_TOKENS = 256
