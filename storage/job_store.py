@@ -1,7 +1,6 @@
 """Jobs in the database: the last known state of each, also after its process is gone."""
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -134,9 +133,8 @@ def _from_columns(row: Row[Any]) -> JobRecord:
     del values["process"]
     result = values.pop("result")
     try:
-        # It may hold half a character, which is JSON, but which a strict reader refuses.
         found = None if result is None else json.loads(result)
-        return replace(from_json(JobRecord, values), result=found)
+        return from_json(JobRecord, {**values, "result": found})
     except ValueError as error:
         raise StorageError(
             f"Job {values['id']!r} was to be read, but what is stored is not a job of this SAIF; "

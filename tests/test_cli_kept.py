@@ -176,7 +176,10 @@ def test_evaluations_are_listed_shown_exported_and_deleted(
     assert exported("html").count("Voilà &lt;b&gt;.") == len(evaluation.best)
     rows = list(csv.DictReader(io.StringIO(exported("csv"))))
     assert len(rows) == len(evaluation.cells)
-    assert json.loads(exported("json")) == shown
+    data = json.loads(exported("json"))
+    held = [text["text"] for texts in data.pop("texts").values() for text in texts]
+    assert held == ["Voilà <b>."] * len(evaluation.best)
+    assert data == shown
     assert saif("evaluations", "delete", evaluation.id, "--json").answer["deleted"] is True
     for command in ("show", "export", "delete"):
         assert evaluation.id in saif("evaluations", command, evaluation.id).refusal

@@ -160,7 +160,8 @@ def evaluation_request(tiny_sae_dir: Path) -> EvaluationRequest:
         strengths=(1.0, 2.0),
         read="last-token",
         selector="rise",
-        sampling=Sampling(max_new_tokens=4),
+        # Four times one word would be a loop, which is a broken text.
+        sampling=Sampling(max_new_tokens=3),
     )
 
 

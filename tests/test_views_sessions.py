@@ -208,7 +208,10 @@ def test_a_shared_session_tells_its_story_without_the_model(session: SteeringSes
     assert "**strict**" in page
     assert not engine().status().model_loaded
     assert f"{saved.PROMPT} Answer in capital letters." in [element.value for element in at.text]
-    assert "1** fires on at least 80% of the answer tokens with the instruction" in page
+    assert "1 latent fires on at least 80% with it and on at most 5% without" in page.replace(
+        "\\", ""
+    )
+    assert "of answer tokens with" in page.replace("\\", "")
     assert "instructed prompts" not in page
     plain = page.replace("\\", "")
     assert "Written by tiny, through SAE " in plain
