@@ -1,6 +1,13 @@
 import pytest
 
-from app.presentation.figures import counted, moment_words, number_words, shown_at, too_long
+from app.presentation.figures import (
+    counted,
+    left_out_words,
+    moment_words,
+    number_words,
+    shown_at,
+    too_long,
+)
 
 
 def test_a_noun_takes_an_s_unless_there_is_one() -> None:
@@ -46,3 +53,9 @@ def test_a_text_that_is_too_long_is_told_so_with_what_to_do() -> None:
     assert too_long("The text", "a" * 1011, 1000) == (
         "The text has 1,011 characters, but at most 1,000 are taken; shorten it by 11."
     )
+
+
+def test_conversations_left_out_are_told_with_their_number() -> None:
+    said = "1 conversation left out, as the model's chat template refuses them."
+    assert left_out_words(1) == said
+    assert left_out_words(1200).startswith("1,200 conversations left out")

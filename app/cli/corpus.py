@@ -22,6 +22,7 @@ from app.cli.requests import (
     settings_for,
 )
 from app.installation import started_engine
+from app.presentation.figures import left_out_words
 from saif_core.errors import UnknownNameError
 from saif_core.records.as_json import to_json
 from saif_core.records.steering import GenerationRequest, Sampling
@@ -79,7 +80,10 @@ def index(
             (made.sae_id, made.n_contexts, made.n_tokens, made.n_nonzero / max(made.n_tokens, 1))
             for made in report.indexes
         ]
-        answer({"indexes": data}, table(("SAE", "contexts", "tokens", "L0"), rows))
+        told = table(("SAE", "contexts", "tokens", "L0"), rows)
+        if report.n_left_out:
+            told += f"\n{left_out_words(report.n_left_out)}"
+        answer({"indexes": data, "n_left_out": report.n_left_out}, told)
 
 
 def _all_saes(here: Opened, place: Place) -> tuple[str, ...]:

@@ -8,6 +8,11 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun if n == 1 else noun + 's'}"
 
 
+def left_out_words(n: int) -> str:
+    """What there is to say of conversations that an index does not hold."""
+    return f"{counted(n, 'conversation')} left out, as the model's chat template refuses them."
+
+
 def duration(seconds: float) -> str:
     """A time as people say it."""
     if seconds < 100:

@@ -25,6 +25,7 @@ from saif_core.saes.training import (
     tokenize_document,
     train_sae,
 )
+from saif_core.saes.whole_files import replace_file
 
 if TYPE_CHECKING:  # the catalog imports what is here
     from saif_core.catalog import Catalog
@@ -128,7 +129,8 @@ def _train(run: _Run, layers: Sequence[int], held_out: dict[str, list[list[int]]
             "dead_fraction": measured.dead_fraction,
             "cards": [to_json(card) for card in measured.cards],
         }
-        _card_file(run, layer).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        # A half-written card would count as a finished layer.
+        replace_file(_card_file(run, layer), json.dumps(card, indent=1) + "\n")
 
 
 def _set_precision(model: LoadedModel, mixed: bool) -> None:
@@ -199,4 +201,4 @@ def _keep_plan(run: _Run) -> None:
             )
         return
     run.folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+    replace_file(path, json.dumps(plan, indent=1) + "\n")

@@ -23,7 +23,7 @@ from app.dashboard.jobs.job_progress import draw_failure, draw_progress, submit_
 from app.dashboard.messages import shown
 from app.dashboard.work import open_page, work
 from app.presentation.escaping import escape_markdown
-from app.presentation.figures import counted, too_long
+from app.presentation.figures import counted, left_out_words, too_long
 from app.settings import load_settings
 from app.store_tasks import MAX_LABEL, LabelsReport, LabelsRequest, NewLabel, vectors_file
 from saif_core.engine.job import Job
@@ -92,7 +92,8 @@ def _draw_done(job: Job) -> None:
     report: IndexReport = job.result()
     # An index may have been deleted since.
     if {index.id for index in report.indexes} & {index.id for index in store().latents.indexes()}:
-        st.success(f"{escape_markdown(job.title)}: done.", icon=":material/check:")
+        left_out = f" {left_out_words(report.n_left_out)}" if report.n_left_out else ""
+        st.success(f"{escape_markdown(job.title)}: done.{left_out}", icon=":material/check:")
 
 
 def _speed(job: Job) -> str:
