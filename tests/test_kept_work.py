@@ -16,7 +16,7 @@ from saif_core.errors import PromptPairError, StorageError
 from saif_core.inputs.latent_lists import format_latents
 from saif_core.records.evaluation import Candidate
 from saif_core.records.jobs import JobRecord
-from saif_core.records.prompts import PromptPair, Turn
+from saif_core.records.prompts import Instruction, PromptPair, Turn, Wording
 from saif_core.records.ranking import RankingRequest
 from saif_core.records.saes import layers_of
 from storage import Store, work_store
@@ -325,6 +325,23 @@ def test_own_pairs_without_parts_say_why_they_cannot_be_measured(tiny_sae_dir: P
     settle(at.segmented_control(key="evaluation_measured").set_value("list").run())
     assert not errors(at)
     assert not at.button(key="evaluation_measure_button").disabled
+
+
+def test_an_instruction_without_an_evaluator_is_measured_once_one_is_chosen() -> None:
+    said = Instruction("pirate", "", "", {}, (Wording("Answer as a pirate."),))
+    sleepy = replace(said, name="sleepy", wordings=(Wording("Answer as if asleep."),))
+    uploaded = {"pirate": said, "sleepy": sleepy}
+    work = Work(sae_id=engine().saes()[0].id, instruction="pirate", uploaded=uploaded)
+    at = open_page("evaluate", work=work)
+    assert at.button(key="evaluation_measure_button").disabled
+    (judge,) = [box for box in at.selectbox if box.label == "An answer follows it if"]
+    settle(judge.set_value("question").run())
+    assert not errors(at)
+    request = evaluated(at)
+    assert request.instruction == replace(said, evaluator="question")  # type: ignore[attr-defined]
+    # The next instruction is asked anew.
+    settle(at.selectbox(key="evaluation_instruction").set_value("sleepy").run())
+    assert at.button(key="evaluation_measure_button").disabled
 
 
 def test_pairs_that_are_gone_are_not_measured_as_something_else() -> None:

@@ -278,6 +278,7 @@ def test_samples_stand_under_each_other(steering_work: Work) -> None:
     page = texts(at)
     assert all(f"sample {number} of 3" in page for number in (1, 2, 3))
     assert "of 3; steered: strictly" in page
+    assert "Broken texts (disorder: loops, invented words, no sense): unsteered" in page
 
 
 def test_sampled_texts_are_written_again_with_the_next_seed(steering_work: Work) -> None:

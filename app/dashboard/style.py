@@ -15,7 +15,8 @@ button:disabled, button:disabled :is(p, span), label:has(:disabled) p,
 :is([data-testid="stSidebarNav"], [data-testid="stTextInput"]) [data-testid="stIconMaterial"] {{
  color: {_FAINT} !important }}
 [data-testid="stVegaLiteChart"] :is(.role-axis, .role-legend) text {{ fill: {_FAINT} !important }}
-button:disabled, button:disabled *, [aria-disabled="true"] * {{ opacity: 1 !important }}
+button:disabled, button:disabled *, [aria-disabled="true"] *, button kbd, button :has(> kbd) {{
+ opacity: 1 !important }}
 button[data-variant]:is([aria-checked="true"], [aria-pressed="true"]) :is(p, span) {{
  color: {_CHOSEN} !important }}
 </style>"""

@@ -16,6 +16,7 @@ from app.presentation.texts import (
     GradeCount,
     PromptTexts,
     count_grades,
+    disorder_sentence,
     grades_sentence,
     group_events,
     group_texts,
@@ -71,6 +72,8 @@ def draw_finished(result: GenerationResult, instruction: Instruction | None) -> 
         st.caption("Not judged: no instruction with an evaluator belongs to these texts.")
     elif len(prompts) > 1 or result.request.sampling.samples > 1:
         st.markdown(grades_sentence(_counts(judged)))
+    # A text may follow the instruction and be broken: the one count never stands without the other.
+    st.markdown(disorder_sentence(result))
     mark = _draw_mark(result.generations)
 
     def draw(text: ArmText, plain: ArmText, plain_arm: str) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import streamlit as st
@@ -11,6 +12,7 @@ from app.dashboard.instructions.pair_form import draw_instruction_choice, upload
 from app.dashboard.messages import shown
 from app.dashboard.work import Work, work
 from app.presentation.escaping import escape_markdown
+from app.presentation.glossary import meaning
 from saif_core.inputs.shipped import shipped_contents
 from saif_core.records.prompts import Instruction, PromptPair, Wording
 from saif_core.registry import EVALUATORS
@@ -88,6 +90,9 @@ def _from_list() -> Asked:
     )
     own = uploaded_contents()
     known = list(dict.fromkeys(shipped_contents() if own is None else own))
+    if instruction is not None and not instruction.evaluator:
+        # A choice for one instruction is none for the next.
+        instruction = _judged(instruction, f"evaluation_judge_{short_hash([instruction.name])}")
     return Asked(instruction, known, "shipped" if own is None else "your own")
 
 
@@ -97,30 +102,33 @@ def _from_pairs(name: str, pairs: Sequence[PromptPair]) -> Asked:
     if problem := why_not_measured(name, pairs):
         st.error(escape_markdown(problem), icon=":material/error:")
         return Asked(None, contents, kind)
+    wordings = dict.fromkeys(pair.instruction for pair in pairs)
+    own = Instruction(name, "", "", {}, tuple(Wording(text) for text in wordings))
+    return Asked(_judged(own, "evaluation_own"), contents, kind)
+
+
+def _judged(instruction: Instruction, key: str) -> Instruction | None:
+    """Draw how answers to an instruction that names no evaluator are judged; None until chosen."""
     evaluator = st.selectbox(
         "An answer follows it if",
         EVALUATORS.names(),
         index=None,
         format_func=lambda one: f"{one}: {EVALUATORS.get(one).help}",
         placeholder="Choose how an answer is judged",
-        key="evaluation_own_evaluator",
+        key=f"{key}_evaluator",
         persist_state="session",
-        help="A file of pairs does not say how an answer to it is judged.",
+        help=f"{meaning('evaluator')} This instruction does not say which.",
     )
     if not evaluator:
         st.caption(":material/info: Choose how an answer is judged, so that it can be measured.")
-        return Asked(None, contents, kind)
-    values = draw_parameters(
-        EVALUATORS.get(evaluator).parameters, key=f"evaluation_own_{evaluator}"
-    )
+        return None
+    values = draw_parameters(EVALUATORS.get(evaluator).parameters, key=f"{key}_{evaluator}")
     checked: dict[str, Any] | None = None
     with shown():
         checked = EVALUATORS.check(evaluator, values)
     if checked is None:
-        return Asked(None, contents, kind)
-    wordings = dict.fromkeys(pair.instruction for pair in pairs)
-    own = Instruction(name, "", evaluator, checked, tuple(Wording(text) for text in wordings))
-    return Asked(own, contents, kind)
+        return None
+    return replace(instruction, evaluator=evaluator, evaluator_parameters=checked)
 
 
 def short_hash(texts: Sequence[str]) -> str:

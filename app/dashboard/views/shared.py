@@ -17,7 +17,7 @@ from app.presentation.sessions import (
     selective_sentence,
     writing_words,
 )
-from app.presentation.texts import arm_size_sentence, disorder_sentence
+from app.presentation.texts import arm_size_sentence
 from saif_core.records.evaluation import Evaluation
 from saif_core.records.prompts import Instruction
 from saif_core.records.ranking import ChosenLatent, Ranking
@@ -168,7 +168,6 @@ def _draw_texts(session: SteeringSession) -> None:
                 f"**{escape_markdown(arm.name)}**, {escape_markdown(describe_arm(arm))}: "
                 f"{arm_size_sentence(size)}."
             )
-    st.markdown(disorder_sentence(result))
     draw_finished(result, session.instruction)
 
 
