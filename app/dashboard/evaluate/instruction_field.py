@@ -85,7 +85,7 @@ def why_not_measured(name: str, pairs: Sequence[PromptPair]) -> str:
 
 
 def _from_list() -> Asked:
-    instruction = draw_instruction_choice(
+    instruction: Instruction | None = draw_instruction_choice(
         "evaluation_instruction", about="Upload or edit your own on the Instructions page."
     )
     own = uploaded_contents()
