@@ -73,6 +73,12 @@ def test_the_bounds_of_uploads_are_those_of_the_server() -> None:
     assert f"{MOST_UPLOAD_MB} MB each" in upload_bounds.BOUNDS
 
 
+def test_every_field_for_files_says_what_is_read_of_it() -> None:
+    for path in (Path(VIEWS).parents[1]).rglob("*.py"):
+        page = path.read_text()
+        assert page.count("st.file_uploader(") == page.count("max_upload_size="), path.name
+
+
 def test_too_many_files_at_once_are_refused() -> None:
     class File:
         size = 1

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from saif_core.characters import is_valid_text
 from saif_core.errors import PromptPairError
 
-MAX_BYTES = 5_000_000
+MAX_MB = 5
+MAX_BYTES = MAX_MB * 2**20
 MAX_ROWS = 20_000
 _SHOWN_NAME = 60
 
@@ -47,7 +48,7 @@ def decode_text(data: bytes, source: str) -> str:
         raise file_error(
             source,
             None,
-            f"the file has {len(data) / 1e6:.1f} MB, more than the {MAX_BYTES / 1e6:g} MB that "
+            f"the file has {len(data) / 2**20:.2f} MB, more than the {MAX_MB} MB that "
             "are read; split it into smaller files",
         )
     try:

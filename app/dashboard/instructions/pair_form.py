@@ -16,9 +16,10 @@ from app.dashboard.work import work
 from app.presentation.escaping import escape_markdown
 from app.presentation.glossary import meaning
 from saif_core.errors import PromptPairError
-from saif_core.inputs.instruction_files import load_instruction
+from saif_core.inputs.instruction_files import MAX_INSTRUCTION_BYTES, load_instruction
 from saif_core.inputs.prompt_pairs import english_wordings, load_contents, make_pairs
 from saif_core.inputs.shipped import shipped_contents, shipped_instructions
+from saif_core.inputs.text_files import MAX_MB
 from saif_core.records.prompts import Instruction, InstructionPosition, PromptPair
 
 T = TypeVar("T")
@@ -251,8 +252,9 @@ def _draw_own_instruction(instruction: Instruction) -> None:
             "Instruction as a YAML file",
             ["yaml", "yml"],
             key="instruction_file",
-            help="Fields: name, wordings; if wanted description, evaluator and "
-            "evaluator_parameters.",
+            max_upload_size=1,
+            help=f"At most {MAX_INSTRUCTION_BYTES // 1000} kB. Fields: name, wordings; if wanted "
+            "description, evaluator and evaluator_parameters.",
         )
         if file is not None and st.session_state.get(_INSTRUCTION) != file.file_id:
             with shown():
@@ -320,7 +322,9 @@ def _draw_upload(
 ) -> _Upload[T] | None:
     """An upload field; the value that the last readable file held, and the file's name."""
     version = st.session_state.setdefault(f"{key}_version", 0)
-    file = st.file_uploader(label, kinds, key=f"{key}_{version}", help=about)
+    file = st.file_uploader(
+        label, kinds, key=f"{key}_{version}", max_upload_size=MAX_MB, help=about
+    )
     kept: _Upload[T] | None = st.session_state.get(key)
     if file is not None and (kept is None or kept.file_id != file.file_id):
         with shown():

@@ -13,6 +13,7 @@ from app.presentation.escaping import escape_markdown
 from app.presentation.figures import counted
 from app.presentation.glossary import meaning
 from saif_core.inputs.prompt_pairs import join_instruction, load_pairs
+from saif_core.inputs.text_files import MAX_MB
 from saif_core.records.prompts import PromptPair
 
 Kind = Literal["parts", "sides"]
@@ -134,6 +135,7 @@ def _draw_file() -> None:
         "Pairs as CSV or JSONL, one per row",
         ["csv", "jsonl"],
         key=f"{_FILE}_{version}",
+        max_upload_size=MAX_MB,
         help="Columns content and instruction, or positive (with the instruction) and negative "
         "(without).",
     )

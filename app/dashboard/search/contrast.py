@@ -15,6 +15,7 @@ from app.presentation.escaping import escape_markdown
 from app.presentation.figures import counted, shown_at, too_long
 from saif_core.errors import PromptPairError
 from saif_core.inputs.prompt_pairs import load_contents
+from saif_core.inputs.text_files import MAX_MB
 from saif_core.records.corpus import LatentIndex
 from saif_core.records.questions import ContrastReport, ContrastRequest
 
@@ -79,6 +80,7 @@ def _draw_set(name: str, place: Any) -> tuple[str, UploadedFile | None]:
             f"Or the {name} set as a file",
             ["txt", "csv", "jsonl"],
             key=f"contrast_{name}_file",
+            max_upload_size=MAX_MB,
             help="TXT: one text a line; CSV and JSONL: a column text or content. A file goes "
             "before what is typed.",
         )
