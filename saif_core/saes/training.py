@@ -381,6 +381,7 @@ class _shuffled_batches:
 
     def __next__(self) -> Tensor:
         batch = np.sort(self._take())
+        self._n_given += len(batch)
         if self._progress:
             n_trained = max(self._n_given - self._n_before, 0)
             self._progress(f"training layer {self._layer}", n_trained, self._total)
