@@ -23,10 +23,12 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.sync.client import ClientConnection, connect
 
 from app.settings import load_settings
+from saif_core.inputs.shipped import shipped_instructions
 
-# {n} is another latent each time, {sae} each of the SAEs in turn.
+# {n} is another latent each time; {sae} and {instruction} are each of them in turn.
 PAGES = (
     "",
+    "instructions?sae={sae}&instruction={instruction}",
     "latents?sae={sae}",
     "latent?sae={sae}&latent={n}",
     "compare?sae={sae}&basket={n}:5,2:5",
@@ -39,6 +41,7 @@ PAGES = (
 )
 BUTTONS = ("Find latents", "Generate")
 SAES = tuple(f"smollm2-135m-instruct/layer{layer}" for layer in (14, 22, 29))
+INSTRUCTIONS = tuple(shipped_instructions())
 LATENTS = 4608
 START_SECONDS, PAGE_SECONDS = 120.0, 120.0
 
@@ -89,7 +92,11 @@ def _status(pid: int, name: str) -> int:
 
 
 def _fill(page: str, number: int) -> str:
-    return page.format(n=number * 7 % LATENTS, sae=SAES[number % len(SAES)])
+    return page.format(
+        n=number * 7 % LATENTS,
+        sae=SAES[number % len(SAES)],
+        instruction=INSTRUCTIONS[number % len(INSTRUCTIONS)],
+    )
 
 
 def open_page(port: int, page: str, *, click: bool = False) -> None:
