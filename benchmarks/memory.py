@@ -5,7 +5,7 @@
 Starts ``saif serve`` with a home of its own and opens its pages in turn over the websocket that
 browsers use, each in a session that ends when the page is drawn. With ``--click`` it presses the
 primary button of a page too, so that latents are found and texts are written meanwhile. Prints the
-server's resident memory along the way as a Markdown table.
+server's resident memory along the way, read when all jobs have ended, as a Markdown table.
 """
 
 import argparse
@@ -24,6 +24,8 @@ from websockets.sync.client import ClientConnection, connect
 
 from app.settings import load_settings
 from saif_core.inputs.shipped import shipped_instructions
+from storage import open_store
+from storage.job_store import JobStore
 
 # {n} is another latent each time; {sae} and {instruction} are each of them in turn.
 PAGES = (
@@ -62,27 +64,33 @@ def main() -> None:
         server = _serve(home, port)
         try:
             _wait(f"http://127.0.0.1:{port}/_stcore/health", server)
-            _walk(port, server.pid, options)
+            _walk(port, server.pid, open_store(f"sqlite:///{home}/saif.db").jobs, options)
         finally:
             server.terminate()
             server.wait(60)
 
 
-def _walk(port: int, pid: int, options: argparse.Namespace) -> None:
+def _walk(port: int, pid: int, jobs: JobStore, options: argparse.Namespace) -> None:
     loads, every, pages = options.loads, options.every, options.pages
     for number in range(len(pages) * len(SAES)):  # the first visit loads what everybody shares
         open_page(port, _fill(pages[number // len(SAES)], number))
-    print("| pages opened | resident MiB | threads | seconds a page |\n|---:|---:|---:|---:|")
-    started = time.monotonic()
+    print("| pages opened | jobs ended | resident MiB | threads |\n|---:|---:|---:|---:|")
     for number in range(loads + 1):
         if number % every == 0:
-            seconds = (time.monotonic() - started) / every if number else 0.0
+            n_jobs = _finished(jobs)
             memory, threads = _status(pid, "VmRSS") / 1024, _status(pid, "Threads")
-            print(f"| {number} | {memory:,.0f} | {threads} | {seconds:.2f} |")
-            sys.stdout.flush()
-            started = time.monotonic()
+            print(f"| {number} | {n_jobs} | {memory:,.0f} | {threads} |", flush=True)
         if number < loads:
             open_page(port, _fill(pages[number % len(pages)], number), click=options.click)
+
+
+def _finished(jobs: JobStore) -> int:
+    """Wait until nothing is to be done; how many jobs came to an end."""
+    while True:
+        states = [job.state for job in jobs.list(limit=10_000)]
+        if not {"queued", "running"} & set(states):
+            return len(states)
+        time.sleep(0.5)
 
 
 def _status(pid: int, name: str) -> int:
