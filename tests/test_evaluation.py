@@ -299,6 +299,12 @@ def test_an_instruction_that_nobody_judges_cannot_be_measured(request_: Evaluati
         check_request(replace(request_, instruction=silent))
 
 
+def test_samples_that_would_not_be_written_are_refused(request_: EvaluationRequest) -> None:
+    several = replace(request_.sampling, samples=2)
+    with pytest.raises(EvaluatorError, match="2 samples of each text were asked for"):
+        check_request(replace(request_, sampling=several))
+
+
 def test_a_layer_without_an_sae_is_for_sources_that_need_none(
     model: LoadedModel, request_: EvaluationRequest
 ) -> None:

@@ -43,6 +43,11 @@ def check_request(request: EvaluationRequest) -> None:
             "which texts follow it; choose an evaluator for it, or read its texts on the Compare "
             "page."
         )
+    if request.sampling.samples != 1:
+        raise EvaluatorError(
+            f"{request.sampling.samples} samples of each text were asked for, but an evaluation "
+            "writes one for every content, as its intervals count contents; give more contents."
+        )
     _check_candidates(request)
     EVALUATORS.check(request.instruction.evaluator, request.instruction.evaluator_parameters)
 
