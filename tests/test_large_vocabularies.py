@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from saif_core.explaining.latent_scores import output_scores
 from saif_core.explaining.token_change import read_token_change
 from saif_core.judging.perplexity import read_perplexities
-from saif_core.models import loaded_model
+from saif_core.models import unembedding
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.models.loading import load_model
 from saif_core.saes.card import measure_sae
@@ -102,7 +102,7 @@ def test_logits_are_read_in_parts_that_fit(
     work(model, sae)  # what is only found out once may take what it needs
     with counted(model) as unbounded:
         whole = work(model, sae)
-    monkeypatch.setattr(loaded_model, "MOST_LOGIT_BYTES", ROWS * 4 * model.d_vocab)
+    monkeypatch.setattr(unembedding, "MOST_LOGIT_BYTES", ROWS * 4 * model.d_vocab)
     with counted(model) as bounded:
         parts = work(model, sae)
     assert unbounded.n_rows > ROWS
@@ -129,7 +129,7 @@ def test_a_head_in_half_precision_is_never_copied_whole(
     half = load_model(tiny_model_dir, id="half", dtype=torch.bfloat16)
     directions = torch.randn(3, tiny.D_MODEL, generator=torch.Generator().manual_seed(0))
     whole = half.unembed_directions(directions)
-    monkeypatch.setattr(loaded_model, "MOST_LOGIT_BYTES", 10 * 4 * tiny.D_MODEL)
+    monkeypatch.setattr(unembedding, "MOST_LOGIT_BYTES", 10 * 4 * tiny.D_MODEL)
     with LargestLogits(tiny.D_MODEL) as largest:
         parts = half.unembed_directions(directions)
     assert largest.n_rows <= 10

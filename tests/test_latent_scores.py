@@ -18,7 +18,7 @@ from saif_core.explaining.latent_scores import (
     promoted_token_ids,
     verdict,
 )
-from saif_core.models import loaded_model
+from saif_core.models import unembedding
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.models.loading import load_model
 from saif_core.saes.loaded_sae import LoadedSae, load_sae_folder
@@ -72,7 +72,7 @@ def test_output_scores_equal_those_of_plain_hooks(
     sae = load_sae_folder(sae_folder, id="sae", model=model)
     latents = [7, 0, 40, 12, 63]
     # Batches of two latents, the last one of one.
-    monkeypatch.setattr(loaded_model, "MOST_LOGIT_BYTES", 2 * 4 * model.d_vocab)
+    monkeypatch.setattr(unembedding, "MOST_LOGIT_BYTES", 2 * 4 * model.d_vocab)
     maxima = [3.0, 1.5, 8.0, 0.5, 0.0]
     scores = output_scores(model, sae, latents, maxima)
 

@@ -17,7 +17,6 @@ from torch import Tensor
 from saif_core.errors import HookPointError, SteeringError
 from saif_core.inputs.prompt_pairs import join_instruction
 from saif_core.models.loaded_model import LoadedModel
-from saif_core.models.prompting import NEUTRAL_PROMPT
 from saif_core.records.prompts import Turn
 from saif_core.records.ranking import ChosenLatent
 from saif_core.records.steering import Arm, Edit, Sampling
@@ -58,7 +57,6 @@ class ArmBuilder:
         self._model, self._saes = model, saes
         self._tensors = tensors or Tensors()
         self._deltas: dict[str, Delta] = {}
-        self._resid: dict[int, Tensor] = {}
 
     def prompt(
         self, arm: Arm, content: str, sampling: Sampling, history: Sequence[Turn] = ()
@@ -131,7 +129,7 @@ class ArmBuilder:
         )
 
     def _norms(self, steering: Steering) -> tuple[float, float]:
-        resid = self._neutral_resid(steering.layer)[None, None]
+        resid = self._model.neutral_resid(steering.layer)[None, None]
         added = steering.strength * steering.delta(resid)
         return float(added.float().norm()), float(resid.norm())
 
@@ -139,20 +137,14 @@ class ArmBuilder:
         """What the arm's edits add to the logits directly, at the end of a neutral prompt."""
         added = []
         for edit in arm.edits:
-            resid = self._neutral_resid(self._layer(edit))[None, None]
+            resid = self._model.neutral_resid(self._layer(edit))[None, None]
             added.append(edit.share * self._delta(edit)(resid)[0, 0].float().cpu())
         bias = self._model.unembed_directions(torch.stack(added).sum(0)[None])[0]
         return arm.strength * bias / self._final_rms
 
-    def _neutral_resid(self, layer: int) -> Float[Tensor, " d_model"]:
-        if layer not in self._resid:
-            prompt = self._model.encode_prompt(NEUTRAL_PROMPT, chat=True)
-            self._resid[layer] = self._model.resid_at_end(prompt, layer)
-        return self._resid[layer]
-
     @cached_property
     def _final_rms(self) -> float:
-        return float(self._neutral_resid(self._model.n_layers - 1).pow(2).mean().sqrt())
+        return float(self._model.neutral_resid(self._model.n_layers - 1).pow(2).mean().sqrt())
 
     def _layer(self, edit: Edit) -> int:
         if edit.layer >= self._model.n_layers:
