@@ -226,7 +226,7 @@ def measure_latent_store(folder: Path, n_contexts: int) -> list[Figure]:
     """The latent store; writing is timed by fifths of the corpus, with the density in the last."""
     figures = Figures("latent store", n_contexts * CONTEXT_TOKENS)
     store = open_store(f"sqlite:///{folder / 'latents.db'}")
-    index_id = store.latents.create_index("benchmark", "", "", D_SAE)
+    index_id = store.latents.open_index("benchmark", "", "", D_SAE).id
     timed: list[tuple[int, float]] = []
     for block in make_blocks(n_contexts, BLOCK_CONTEXTS):
         taken = seconds(partial(store.latents.append, index_id, block))

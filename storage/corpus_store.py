@@ -69,26 +69,6 @@ class LatentStore:
         self._writers: dict[str, _Writer] = {}
         self._lock = threading.Lock()
 
-    def create_index(
-        self,
-        name: str,
-        model_sha256: str,
-        sae_sha256: str,
-        d_sae: int,
-        hook_point: str = "",
-        sae_id: str = "",
-        source_sha256: str = "",
-    ) -> str:
-        """Id of a new, empty index.
-
-        Raises:
-            StorageError: there is no latent, or the database refused.
-        """
-        index = _new_index(name, model_sha256, sae_sha256, d_sae, hook_point, sae_id, source_sha256)
-        with self._database.transaction("Creating the latent index", write=True) as db:
-            db.add(LatentIndexRow(**asdict(index)))
-        return index.id
-
     def open_index(
         self,
         name: str,

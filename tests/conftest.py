@@ -15,6 +15,9 @@ be_courteous()  # before anything loads torch
 if TYPE_CHECKING:
     from saif_core.models.loaded_model import LoadedModel
     from saif_core.saes.loaded_sae import LoadedSae
+    from saif_core.steering.arms import ArmBuilder
+    from saif_core.steering.tensors import Tensors
+    from tests.cli import Run
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +67,47 @@ def tiny_sae(tiny_sae_dir: Path, endless_model: "LoadedModel") -> "LoadedSae":
     from saif_core.saes.loaded_sae import load_sae_folder
 
     return load_sae_folder(tiny_sae_dir, id="tiny-sae", model=endless_model)
+
+
+@pytest.fixture
+def model(endless_model: "LoadedModel") -> "LoadedModel":
+    """The model of tests that need no other."""
+    return endless_model
+
+
+@pytest.fixture
+def sae(tiny_sae: "LoadedSae") -> "LoadedSae":
+    """The SAE of tests that need no other."""
+    return tiny_sae
+
+
+@pytest.fixture
+def tensors() -> "Tensors":
+    """Where edits of a test find their tensors."""
+    from saif_core.steering.tensors import Tensors
+
+    return Tensors()
+
+
+@pytest.fixture
+def builder(model: "LoadedModel", sae: "LoadedSae", tensors: "Tensors") -> "ArmBuilder":
+    """Turns a test's arms into what is written."""
+    from saif_core.steering.arms import ArmBuilder
+
+    return ArmBuilder(model, {sae.id: sae}, tensors)
+
+
+@pytest.fixture
+def saif(
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_model_dir: Path,
+    tiny_sae_dir: Path,
+) -> "Run":
+    """Runs ``saif`` in this process, on the tiny model and its SAE."""
+    from tests.cli import runner
+
+    return runner(capfd, monkeypatch, tiny_model_dir, tiny_sae_dir)
 
 
 @pytest.fixture

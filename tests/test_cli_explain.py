@@ -9,18 +9,7 @@ import pytest
 from saif_core.explaining.health import shipped_texts
 from saif_core.finding.vector_files import read_vector
 from tests import tiny
-from tests.cli import Run, runner
-
-
-@pytest.fixture
-def saif(
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tiny_model_dir: Path,
-    tiny_sae_dir: Path,
-) -> Run:
-    """Runs ``saif`` in this process, on the tiny model and its SAE."""
-    return runner(capfd, monkeypatch, tiny_model_dir, tiny_sae_dir)
+from tests.cli import Run
 
 
 @pytest.fixture

@@ -12,21 +12,10 @@ from saif_core.errors import SaifError, SteeringError
 from saif_core.records.as_json import to_json
 from saif_core.records.steering import Arm, Schedule
 from tests import tiny
-from tests.cli import Run, runner
+from tests.cli import Run
 
 PROMPT = ("--prompt", "The cat", "--max-new-tokens", 4, "--json")
 NAMED = f"{tiny.PLANTED_LATENT}:9"
-
-
-@pytest.fixture
-def saif(
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tiny_model_dir: Path,
-    tiny_sae_dir: Path,
-) -> Run:
-    """Runs ``saif`` on the tiny model and its SAE."""
-    return runner(capfd, monkeypatch, tiny_model_dir, tiny_sae_dir)
 
 
 @pytest.fixture

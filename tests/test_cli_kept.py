@@ -16,7 +16,7 @@ from saif_core.records.sessions import SteeringSession
 from saif_core.registry import SELECTORS, SOURCES, use_plugins
 from storage import open_store
 from tests import tiny
-from tests.cli import Run, runner
+from tests.cli import Run
 from tests.test_evaluation_files import sample_evaluation, sample_text
 
 NAMED = f"{tiny.PLANTED_LATENT}:9"
@@ -31,17 +31,6 @@ def mine(study, *, size: float = 1.5):
         size: how much.
     """
 '''
-
-
-@pytest.fixture
-def saif(
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tiny_model_dir: Path,
-    tiny_sae_dir: Path,
-) -> Run:
-    """Runs ``saif`` on the tiny model and its SAE."""
-    return runner(capfd, monkeypatch, tiny_model_dir, tiny_sae_dir)
 
 
 @pytest.fixture

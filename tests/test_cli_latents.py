@@ -9,20 +9,9 @@ import pytest
 from app import store_tasks
 from saif_core.models.language_endpoint import LanguageEndpoint
 from tests import tiny
-from tests.cli import Run, runner
+from tests.cli import Run
 
 PLANT = tiny.PLANTED_LATENT
-
-
-@pytest.fixture
-def saif(
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tiny_model_dir: Path,
-    tiny_sae_dir: Path,
-) -> Run:
-    """Runs ``saif`` on the tiny model and its SAE."""
-    return runner(capfd, monkeypatch, tiny_model_dir, tiny_sae_dir)
 
 
 @pytest.fixture

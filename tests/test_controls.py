@@ -34,26 +34,6 @@ WRITERS = ("addition", "clamp", "ablate", "vector", "swell")
 PROMPT = "The cat sees the old house."
 
 
-@pytest.fixture
-def model(endless_model: LoadedModel) -> LoadedModel:
-    return endless_model
-
-
-@pytest.fixture
-def sae(tiny_sae: LoadedSae) -> LoadedSae:
-    return tiny_sae
-
-
-@pytest.fixture
-def tensors() -> Tensors:
-    return Tensors()
-
-
-@pytest.fixture
-def builder(model: LoadedModel, sae: LoadedSae, tensors: Tensors) -> ArmBuilder:
-    return ArmBuilder(model, {sae.id: sae}, tensors)
-
-
 @pytest.fixture(params=WRITERS)
 def edit(
     request: pytest.FixtureRequest, sae: LoadedSae, tensors: Tensors, plugin_folder: Path

@@ -12,7 +12,7 @@ import pytest
 
 from saif_core.registry import use_plugins
 from tests import tiny
-from tests.cli import Run, runner
+from tests.cli import Run
 
 SOURCE = '''
     """Source ``louder``: the mean difference, a few times."""
@@ -51,16 +51,6 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("SAIF_PLUGINS", str(folder))
     yield folder
     use_plugins([])
-
-
-@pytest.fixture
-def saif(
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tiny_model_dir: Path,
-    tiny_sae_dir: Path,
-) -> Run:
-    return runner(capfd, monkeypatch, tiny_model_dir, tiny_sae_dir)
 
 
 def pairs_file(folder: Path) -> Path:

@@ -88,7 +88,7 @@ def latents(store: Store) -> LatentStore:
 
 
 def new_index(latents: LatentStore, name: str = "corpus") -> str:
-    return latents.create_index(name, "model hash", "sae hash", D_SAE)
+    return latents.open_index(name, "model hash", "sae hash", D_SAE).id
 
 
 def test_contexts_come_back_as_they_were_added_and_density_is_of_all(
@@ -213,7 +213,7 @@ def test_indexes_do_not_mix(latents: LatentStore) -> None:
 
 def test_an_index_says_what_it_holds(latents: LatentStore) -> None:
     block = make_block(10, 0)
-    index_id = latents.create_index("n\0ame", "model hash", "sae hash", D_SAE, "layer 14")
+    index_id = latents.open_index("n\0ame", "model hash", "sae hash", D_SAE, "layer 14").id
     latents.append(index_id, block)
     latents.finish(index_id)
     (index,) = latents.indexes()
@@ -309,7 +309,7 @@ def test_what_is_not_there_is_said(latents: LatentStore) -> None:
         with pytest.raises(UnknownNameError, match=index_id):
             missing("nothing")
     with pytest.raises(StorageError, match="0 latents"):
-        latents.create_index("none", "", "", 0)
+        latents.open_index("none", "", "", 0)
 
 
 def test_the_file_takes_at_most_six_bytes_per_activation(tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_the_file_takes_at_most_six_bytes_per_activation(tmp_path: Path) -> None
     n_contexts, n_tokens, n_active, d_sae = 100, 128, 64, 4096
     n = n_tokens * n_active
     store = open_store(f"sqlite:///{tmp_path / 'saif.db'}")
-    index_id = store.latents.create_index("corpus", "", "", d_sae)
+    index_id = store.latents.open_index("corpus", "", "", d_sae).id
     for number in range(n_contexts):
         store.latents.append(
             index_id,
@@ -337,7 +337,7 @@ def test_the_file_takes_at_most_six_bytes_per_activation(tmp_path: Path) -> None
 
 
 def test_firing_tokens_are_numbered_over_the_whole_corpus(latents: LatentStore) -> None:
-    index_id = latents.create_index("numbers", "m", "s", D_SAE)
+    index_id = latents.open_index("numbers", "m", "s", D_SAE).id
     blocks = [make_block(300, seed) for seed in range(2)]
     for block in blocks:
         latents.append(index_id, block)

@@ -22,16 +22,6 @@ from tests import tiny
 
 
 @pytest.fixture
-def model(endless_model: LoadedModel) -> LoadedModel:
-    return endless_model
-
-
-@pytest.fixture
-def sae(tiny_sae: LoadedSae) -> LoadedSae:
-    return tiny_sae
-
-
-@pytest.fixture
 def request_(sae: LoadedSae) -> RankingRequest:
     return RankingRequest(
         sae_id=sae.id,

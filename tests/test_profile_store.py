@@ -36,7 +36,7 @@ SAE = "sae hash"
 
 def make_index(store: Store, name: str = "corpus", *, finish: bool = True) -> str:
     """An index whose context ``c`` holds the tokens 10 c to 10 c + 3; latent 3 fires on each."""
-    index_id = store.latents.create_index(name, "model hash", SAE, D_SAE, "blocks.1")
+    index_id = store.latents.open_index(name, "model hash", SAE, D_SAE, "blocks.1").id
     block = CorpusBlock(
         token_ids=np.array([10 * c + t for c in range(N_CONTEXTS) for t in range(4)]),
         context_starts=np.arange(N_CONTEXTS) * 4,

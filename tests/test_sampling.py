@@ -24,11 +24,6 @@ PROMPT = "The cat sees the old house."
 IDS = (5, 6, 7, 8, 9, 10)
 
 
-@pytest.fixture
-def model(endless_model: LoadedModel) -> LoadedModel:
-    return endless_model
-
-
 def drawn(model: LoadedModel, n: int, **options: Any) -> list[list[int]]:
     requests = [RowRequest(IDS, seed=2, sample=sample, **options) for sample in range(n)]
     return [row.token_ids for row in decode(model, requests)]

@@ -39,21 +39,6 @@ LAYER = 1
 
 
 @pytest.fixture
-def model(endless_model: LoadedModel) -> LoadedModel:
-    return endless_model
-
-
-@pytest.fixture
-def sae(tiny_sae: LoadedSae) -> LoadedSae:
-    return tiny_sae
-
-
-@pytest.fixture
-def tensors() -> Tensors:
-    return Tensors()
-
-
-@pytest.fixture
 def asked(sae: LoadedSae) -> RankingRequest:
     arguments = '{"keywords": ["oui"]}'
     parameters = {"instruction_id": "keywords:existence", "arguments": arguments}
@@ -65,11 +50,6 @@ def asked(sae: LoadedSae) -> RankingRequest:
 @pytest.fixture
 def study(model: LoadedModel, sae: LoadedSae, asked: RankingRequest, tensors: Tensors) -> Study:
     return Study(model, [sae], asked, tensors=tensors)
-
-
-@pytest.fixture
-def builder(model: LoadedModel, sae: LoadedSae, tensors: Tensors) -> ArmBuilder:
-    return ArmBuilder(model, {sae.id: sae}, tensors)
 
 
 def learned(study: Study, name: str, **options: Any) -> Learned:

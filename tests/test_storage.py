@@ -225,7 +225,7 @@ def test_a_database_with_lists_of_largest_activations_keeps_its_contexts(
     shared_url: str,
 ) -> None:
     old = open_store(shared_url)
-    index_id = old.latents.create_index("corpus", "model hash", "sae hash", 3)
+    index_id = old.latents.open_index("corpus", "model hash", "sae hash", 3).id
     block = CorpusBlock(
         np.array([7, 8]), np.array([0]), np.array([1, 2]), np.array([2, 0, 2]), np.ones(3), ("a",)
     )

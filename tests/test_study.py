@@ -43,16 +43,6 @@ INSTRUCTION = Instruction(
 
 
 @pytest.fixture
-def model(endless_model: LoadedModel) -> LoadedModel:
-    return endless_model
-
-
-@pytest.fixture
-def sae(tiny_sae: LoadedSae) -> LoadedSae:
-    return tiny_sae
-
-
-@pytest.fixture
 def asked(sae: LoadedSae) -> RankingRequest:
     return RankingRequest(
         sae.id,

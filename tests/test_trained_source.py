@@ -60,11 +60,6 @@ def nudge(plugin_folder: Path) -> None:
 
 
 @pytest.fixture
-def model(endless_model: LoadedModel) -> LoadedModel:
-    return endless_model
-
-
-@pytest.fixture
 def asked() -> RankingRequest:
     arguments = '{"keywords": ["oui"]}'
     parameters = {"instruction_id": "keywords:existence", "arguments": arguments}

@@ -122,7 +122,7 @@ def test_an_unfinished_index_is_resumed_from_the_files_kept(tiny_sae_dir: Path) 
     folder = save_uploads([File("a.txt", LINES.encode())])
     model = engine().ask(ModelQuestion())
     sae = engine().ask(SaeQuestion(str(tiny_sae_dir)))
-    store().latents.create_index(
+    store().latents.open_index(
         "begun", model.sha256, sae.sha256, sae.d_sae, sae.hook_point, sae.sae_id, folder.name
     )
     at = choose(open_page("corpus"))
@@ -137,7 +137,7 @@ def test_an_unfinished_index_is_resumed_from_the_files_kept(tiny_sae_dir: Path) 
 
 
 def test_an_unfinished_index_without_its_files_says_how_to_go_on(tiny_sae_dir: Path) -> None:
-    store().latents.create_index("far", "m", "s", 8, "", str(tiny_sae_dir), "../../etc")
+    store().latents.open_index("far", "m", "s", 8, "", str(tiny_sae_dir), "../../etc")
     at = choose(open_page("corpus"))
     assert "when the same files are read again" in texts(at)
     assert not [button for button in at.button if button.key == "corpus_resume"]

@@ -121,7 +121,9 @@ def search_meaning(
         if again or not vectors_file(home, chosen.id).is_file():
             wait_for(here.engine.submit(EmbedRequest(chosen.id, chosen.name)))
         found = nearest_in_meaning(home, chosen.id, query)[:limit]
-        rows = summaries_of(here.store, chosen, [one.latent for one in found])
+        rows = summaries_of(
+            here.store, chosen, [one.latent for one in found], here.engine.token_texts
+        )
         lines = [
             {**_line(chosen, rows[one.latent]), "cosine": one.cosine}
             for one in found
@@ -217,7 +219,8 @@ def _meanings(here: Opened, sae_id: str, latents: list[int]) -> dict[int, dict[s
 
     if not latents:
         return {}
-    rows = summaries_of(here.store, next(iter(indexes_of(here.store, sae_id)), None), latents)
+    index = next(iter(indexes_of(here.store, sae_id)), None)
+    rows = summaries_of(here.store, index, latents, here.engine.token_texts)
     if rows:
         return {
             n: {

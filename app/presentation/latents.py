@@ -133,14 +133,14 @@ def with_whole_tokens(
 
 
 def summaries_of(
-    store: "Store", index: LatentIndex | None, latents: Sequence[int]
+    store: "Store", index: LatentIndex | None, latents: Sequence[int], token_texts: TokenTexts
 ) -> dict[int, LatentSummary]:
     """Lines of some latents in an index, at most 1,000, by latent; unknown ones are left out."""
     if index is None or not latents:
         return {}
     wanted = LatentFilter(latents=tuple(latents))
     rows = store.profiles.page(index.id, filters=wanted, limit=len(latents)).rows
-    return {row.latent: row for row in rows}
+    return {row.latent: with_whole_tokens(store, index, row, token_texts) for row in rows}
 
 
 def relatives_of(engine: "Engine", sae_id: str, latent: int) -> Relatives | None:
@@ -194,7 +194,8 @@ def other_latents(store: "Store", index: LatentIndex, latent: int) -> tuple[Chos
     # A step through the whole SAE: spread over it, and the same for a latent each time.
     step = max(d_sae // N_DRAWN, 1)
     drawn = [(latent + n * step) % d_sae for n in range(1, min(N_DRAWN, d_sae))]
-    rows = summaries_of(store, index, drawn).values()
+    wanted = LatentFilter(latents=tuple(drawn))
+    rows = store.profiles.page(index.id, filters=wanted, limit=len(drawn)).rows
     found = [row for row in rows if row.n_fired and row.latent != latent]
     return tuple(ChosenLatent(row.latent, row.maximum) for row in found[:N_OTHERS])
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import streamlit as st
 
 from app.dashboard.fields.url_fields import publish, seed_choice
-from app.dashboard.handles import store
+from app.dashboard.handles import engine, store
 from app.presentation.latents import corpus_words, usable_indexes
+from app.presentation.latents import summaries_of as stored_summaries
 from saif_core.inputs.shipped import shipped_index
-from saif_core.records.corpus import LatentIndex
+from saif_core.records.corpus import LatentIndex, LatentSummary
 
 _PICKER = "index"
 
@@ -41,6 +42,11 @@ def choose_index(indexes: Sequence[LatentIndex]) -> LatentIndex:
     )
     publish(_PICKER, indexes[0].id)
     return by_id[chosen]
+
+
+def summaries_of(index: LatentIndex | None, latents: Sequence[int]) -> dict[int, LatentSummary]:
+    """Lines of some latents in an index, by latent; those that are not in it are left out."""
+    return stored_summaries(store(), index, latents, engine().token_texts)
 
 
 def take_in_shipped(sae_id: str) -> None:

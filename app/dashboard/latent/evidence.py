@@ -7,16 +7,9 @@ import streamlit as st
 
 from app.charts.latent import logit_histogram, profile_histogram, token_bars
 from app.dashboard.corpus.indexes import indexes_of
-from app.dashboard.handles import engine, store
 from app.presentation.escaping import escape_markdown, promotes
 from app.presentation.figures import counted
-from app.presentation.latents import with_whole_tokens
-from saif_core.records.corpus import (
-    LatentFilter,
-    LatentIndex,
-    LatentProfile,
-    LatentSummary,
-)
+from saif_core.records.corpus import LatentIndex, LatentProfile, LatentSummary
 
 _VERDICTS = {
     "reads": "it fires on the tokens that it promotes, and amplifying it does not bring them",
@@ -37,22 +30,6 @@ class KnownLatent:
     @property
     def latent(self) -> int:
         return self.profile.latent
-
-
-def token_words(token_ids: Sequence[int]) -> dict[int, str]:
-    """Texts of tokens, by id; each is decoded once."""
-    ids = list(dict.fromkeys(token_ids))
-    return dict(zip(ids, engine().token_texts(ids), strict=True))
-
-
-def summaries_of(index: LatentIndex | None, latents: Sequence[int]) -> dict[int, LatentSummary]:
-    """Lines of some latents in an index, by latent; those that are not in it are left out."""
-    if index is None or not latents:
-        return {}
-    wanted = LatentFilter(latents=tuple(latents))
-    rows = store().profiles.page(index.id, filters=wanted, limit=len(latents)).rows
-    known, texts = store(), engine().token_texts
-    return {row.latent: with_whole_tokens(known, index, row, texts) for row in rows}
 
 
 def default_index(sae_id: str) -> LatentIndex | None:

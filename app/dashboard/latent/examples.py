@@ -1,51 +1,24 @@
 """Where a latent fires: examples of the corpus, and a text that the person types."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import streamlit as st
 
-from app.dashboard.handles import engine, store
-from app.dashboard.latent.evidence import KnownLatent, token_words
+from app.dashboard.handles import engine
+from app.dashboard.latent.evidence import KnownLatent
 from app.presentation.figures import counted, too_long
+from app.presentation.latents import ExampleText
 from app.presentation.token_html import TintedText, examples_html, text_html
-from saif_core.characters import join_tokens, token_with
-from saif_core.records.corpus import N_KINDS, ProfileExample
+from saif_core.records.corpus import N_KINDS
 from saif_core.records.questions import LatentOnText, LatentOnTextsQuestion
 
 _READING = "latent_own_reading"
 MAX_CHARACTERS = 20_000
 
 
-class ExampleText(NamedTuple):
-    """An example with its tokens as texts."""
-
-    example: ProfileExample
-    tokens: tuple[str, ...]
-
-
-def read_examples(known: KnownLatent) -> list[ExampleText]:
-    """The examples of a latent with their tokens, read from the store."""
-    examples = known.profile.examples
-    contexts = store().profiles.contexts(known.index.id, [e.context for e in examples])
-    windows = [
-        (example, contexts[example.context][example.start :][: len(example.activations)].tolist())
-        for example in examples
-        if example.context in contexts
-    ]
-    words = token_words([token for _, window in windows for token in window])
-    return [
-        ExampleText(example, join_tokens([words[token] for token in window]))
-        for example, window in windows
-    ]
-
-
 def firing_words(texts: Sequence[ExampleText]) -> list[str]:
     """The tokens of the strongest examples, the strongest first."""
-    strongest = [text for text in texts if text.example.kind == 0]
-    return [
-        token_with(text.tokens, text.example.position - text.example.start) for text in strongest
-    ]
+    return [text.firing for text in texts if text.example.kind == 0]
 
 
 def draw_examples(known: KnownLatent, texts: list[ExampleText]) -> None:

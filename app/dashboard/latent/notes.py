@@ -7,26 +7,19 @@ import streamlit as st
 from app.dashboard.handles import engine, store
 from app.dashboard.jobs.job_progress import draw_progress, submit_once
 from app.dashboard.latent.evidence import KnownLatent
-from app.dashboard.latent.examples import ExampleText
 from app.dashboard.messages import shown
 from app.presentation.escaping import escape_markdown
 from app.presentation.figures import counted, moment_words
+from app.presentation.latents import ExampleText, evidence_of, other_latents
 from app.settings import load_settings
-from saif_core.records.corpus import LatentFilter
-from saif_core.records.descriptions import ActivatingExample, Evidence
+from saif_core.records.descriptions import Evidence
 from saif_core.records.latents import TokenChange
 from saif_core.records.notes import LatentDescription, LatentNote, NoteKind
 from saif_core.records.questions import DescribeRequest, TokenChangeQuestion
 from saif_core.records.ranking import ChosenLatent
 
-N_OTHERS, N_DRAWN = 4, 64
 _CHANGE = "latent_token_change"
 _CLEAR_FORM = "latent_note_clear"
-
-
-def newest_label(notes: list[LatentNote]) -> str:
-    """The newest label among notes that are sorted so; "" if there is none."""
-    return next((note.text for note in notes if note.kind == "label"), "")
 
 
 def draw_descriptions(
@@ -39,7 +32,7 @@ def draw_descriptions(
     from saif_core.explaining.descriptions import evidence_description
 
     st.subheader("Descriptions", anchor=False)
-    evidence = _evidence(known, texts, promoted, suppressed)
+    evidence = evidence_of(promoted, suppressed, texts, _kept_change(known))
     in_words = evidence_description(evidence)
     if in_words:
         st.markdown(escape_markdown(in_words))
@@ -48,23 +41,6 @@ def draw_descriptions(
     _draw_describing(known, evidence)
     for description in store().notes.descriptions(known.index.sae_sha256, known.latent):
         _draw_description(description)
-
-
-def _evidence(
-    known: KnownLatent, texts: list[ExampleText], promoted: list[str], suppressed: list[str]
-) -> Evidence:
-    change = _kept_change(known)
-    return Evidence(
-        promoted=tuple(promoted),
-        suppressed=tuple(suppressed),
-        raised=tuple(token for token, _ in change.promoted) if change else (),
-        lowered=tuple(token for token, _ in change.suppressed) if change else (),
-        examples=tuple(
-            ActivatingExample(tokens, tuple(example.activations.tolist()))
-            for example, tokens in texts
-            if example.kind == 0
-        ),
-    )
 
 
 def _kept_change(known: KnownLatent) -> TokenChange | None:
@@ -151,24 +127,9 @@ def _start(known: KnownLatent, evidence: Evidence) -> None:
         known.index.sae_sha256,
         ChosenLatent(known.latent, known.profile.maximum or 1.0),
         evidence,
-        _others(known),
+        other_latents(store(), known.index, known.latent),
     )
     submit_once(request, partial(_describes, known))
-
-
-def _others(known: KnownLatent) -> tuple[ChosenLatent, ...]:
-    """Other latents that fire on the corpus, each with its largest activation."""
-    d_sae = known.index.d_sae
-    # A step through the whole SAE: spread over it, and the same for a latent each time.
-    step = max(d_sae // N_DRAWN, 1)
-    drawn = tuple((known.latent + n * step) % d_sae for n in range(1, min(N_DRAWN, d_sae)))
-    rows = (
-        store()
-        .profiles.page(known.index.id, filters=LatentFilter(latents=drawn), limit=len(drawn))
-        .rows
-    )
-    found = [row for row in rows if row.n_fired and row.latent != known.latent]
-    return tuple(ChosenLatent(row.latent, row.maximum) for row in found[:N_OTHERS])
 
 
 def _draw_description(description: LatentDescription) -> None:

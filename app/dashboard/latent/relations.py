@@ -8,17 +8,18 @@ import numpy as np
 import streamlit as st
 
 from app.charts.latent import FLOW_CLICK, flow_chart
+from app.dashboard.corpus.indexes import summaries_of
 from app.dashboard.handles import engine, store
 from app.dashboard.latent.evidence import (
     KnownLatent,
     default_index,
     percent,
-    summaries_of,
     words_of,
 )
 from app.dashboard.work import VIA_LINK, Work, open_page
 from app.presentation.escaping import escape_markdown
 from app.presentation.figures import counted
+from app.presentation.latents import relatives_of
 from saif_core.records.as_json import from_json
 from saif_core.records.corpus import LatentIndex
 from saif_core.records.flow import FlowGraph
@@ -26,7 +27,6 @@ from saif_core.records.latents import Neighbour
 from saif_core.records.ranking import Ranking
 from saif_core.records.saes import layers_of
 
-N_SAME, N_OTHER = 10, 5
 N_STORED = 50
 KEPT_SECONDS = 60.0
 _COUNTED = "latent_coactivation"
@@ -48,11 +48,17 @@ def draw_relations(in_hand: Work, sae_id: str, latent: int, known: KnownLatent |
         _draw_partners(sae_id, known)
     with right:
         with st.spinner("Reading decoder directions; the first time, this takes a moment …"):
-            near = nearest_directions(sae_id, latent)
-        _draw_nearest(sae_id, near, known)
-    with st.spinner("Following the decoder direction through the layers …"):
-        graph = engine().decoders.flow(sae_id, latent)
-    _draw_flow(sae_id, latent, graph, known)
+            relatives = relatives_of(engine(), sae_id, latent)
+        if relatives is None:
+            st.info(
+                "This SAE is of no layer of the model, so its decoder directions cannot be "
+                "compared with those of other layers.",
+                icon=":material/info:",
+            )
+        else:
+            _draw_nearest(sae_id, relatives.near, known)
+    if relatives is not None:
+        _draw_flow(sae_id, latent, relatives.flow, known)
 
 
 def rankings_with(in_hand: Work, sae_id: str, latent: int) -> list[RankedFor]:
@@ -132,25 +138,6 @@ def _draw_partners(sae_id: str, known: KnownLatent | None) -> None:
             lift = n_both * index.n_tokens / (profile.n_fired * partner.n_fired)
             together += f" · lift {lift:,.1f}"
         _draw_link(sae_id, other, f"{other} · {together}", words_of(partner))
-
-
-def nearest_directions(sae_id: str, latent: int) -> dict[str, tuple[Neighbour, ...]]:
-    """The most alike decoder directions, by SAE: the latent's own, and the layers next to it.
-
-    Raises:
-        UnknownLatentError: there is no such latent.
-    """
-    decoders = engine().decoders
-    layers = layers_of(engine().saes())
-    here = layers[sae_id]
-    below = max((layer for layer in layers.values() if layer < here), default=None)
-    above = min((layer for layer in layers.values() if layer > here), default=None)
-    found = {sae_id: decoders.neighbours(sae_id, latent, sae_id, N_SAME)}
-    for layer in (below, above):
-        if layer is not None:
-            other = decoders.sae_of_layer(layer, sae_id)
-            found[other] = decoders.neighbours(sae_id, latent, other, N_OTHER)
-    return found
 
 
 def _draw_nearest(

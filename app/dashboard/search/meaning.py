@@ -7,11 +7,12 @@ from functools import partial
 
 import streamlit as st
 
+from app.dashboard.corpus.indexes import summaries_of
 from app.dashboard.fields.url_fields import publish
 from app.dashboard.handles import engine, store
 from app.dashboard.jobs.job_progress import draw_failure, draw_progress, submit_once
 from app.dashboard.messages import shown
-from app.dashboard.search.table import draw_latents, summaries_of, summary_columns
+from app.dashboard.search.table import draw_latents, summary_columns
 from app.dashboard.search.words import MAX_QUERY
 from app.presentation.escaping import escape_markdown
 from app.presentation.figures import duration, too_long

@@ -5,11 +5,12 @@ from typing import Any
 
 import streamlit as st
 
+from app.dashboard.corpus.indexes import summaries_of
 from app.dashboard.handles import engine, store
 from app.dashboard.work import open_page, work
 from app.presentation.figures import shown_at
 from app.presentation.latents import with_whole_tokens
-from saif_core.records.corpus import LatentFilter, LatentIndex, LatentSummary
+from saif_core.records.corpus import LatentIndex, LatentSummary
 from saif_core.records.questions import PromotedAnswer, PromotedQuestion
 
 N_PROMOTED = 8
@@ -54,13 +55,6 @@ def summary_columns(index: LatentIndex, rows: Sequence[LatentSummary]) -> dict[s
         "verdict": [_verdict(index, row) for row in rows],
         "starred": [row.starred for row in rows],
     }
-
-
-def summaries_of(index: LatentIndex, latents: Sequence[int]) -> dict[int, LatentSummary]:
-    """What an index says of some latents, at most 1,000, by latent."""
-    chosen = LatentFilter(latents=tuple(latents))
-    page = store().profiles.page(index.id, filters=chosen, limit=len(latents))
-    return {row.latent: row for row in whole_rows(index, page.rows)}
 
 
 def whole_rows(index: LatentIndex, rows: Sequence[LatentSummary]) -> list[LatentSummary]:

@@ -14,15 +14,15 @@ from app.dashboard.latent.evidence import (
     draw_histograms,
     draw_token_bars,
     title_words,
-    token_words,
 )
-from app.dashboard.latent.examples import draw_examples, draw_own_text, firing_words, read_examples
-from app.dashboard.latent.notes import draw_descriptions, draw_notes, draw_star, newest_label
+from app.dashboard.latent.examples import draw_examples, draw_own_text, firing_words
+from app.dashboard.latent.notes import draw_descriptions, draw_notes, draw_star
 from app.dashboard.latent.relations import draw_relations
 from app.dashboard.messages import shown
 from app.dashboard.work import Work, work
 from app.presentation.escaping import escape_markdown
 from app.presentation.figures import counted
+from app.presentation.latents import newest_label, read_examples, words_of_tokens
 from saif_core.errors import UnknownLatentError
 from saif_core.records.corpus import LatentIndex
 from saif_core.records.latents import LatentDetail, PairActivations
@@ -135,11 +135,13 @@ def _draw_known(in_hand: Work, latent: int, indexes: Sequence[LatentIndex]) -> N
     index = choose_index(indexes)
     known = KnownLatent(in_hand.sae_id, index, store().profiles.get(index.id, latent))
     profile = known.profile
-    words = token_words([token for token, _ in (*profile.promoted, *profile.suppressed)])
+    words = words_of_tokens(
+        engine().token_texts, (token for token, _ in (*profile.promoted, *profile.suppressed))
+    )
     promoted = [(words[token], logit) for token, logit in profile.promoted]
     suppressed = [(words[token], logit) for token, logit in profile.suppressed]
     notes = store().notes.list(index.sae_sha256, latent)
-    texts = read_examples(known)
+    texts = read_examples(store(), index, profile, engine().token_texts)
     with place:
         title = title_words(
             newest_label(notes), [token for token, _ in promoted], firing_words(texts)
