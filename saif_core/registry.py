@@ -247,12 +247,18 @@ def use_plugins(folders: Sequence[Path]) -> None:
         folders: each may hold the folders selectors, sources, methods and evaluators.
 
     Raises:
-        ImportError: a plug-in is broken, or has a name that is taken.
+        ImportError: a plug-in is broken, or has a name that is taken; none but the shipped ones
+            are offered then.
     """
     for registry in REGISTRIES:
         own = registry.package.rpartition(".")[2]
         registry.use_folders([folder / own for folder in folders])
-    load_plugins()
+    try:
+        load_plugins()
+    except ImportError:
+        for registry in REGISTRIES:
+            registry.use_folders([])
+        raise
 
 
 def find_writer(name: str) -> "Registered[SteeringMethod]":

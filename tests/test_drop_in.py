@@ -314,6 +314,7 @@ def test_a_broken_file_stops_the_start_with_its_name(
         take_up(plugin_folder, **{f"{kind}__broken": source})
     assert words in str(caught.value)
     assert str(plugin_folder / kind) in str(caught.value)
+    assert all("broken" not in registry.names() for registry in REGISTRIES)
 
 
 @pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.kind)

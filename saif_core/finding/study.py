@@ -48,8 +48,6 @@ from saif_core.steering.tensors import Tensors
 from saif_core.writing.decoder import RowRequest, decode
 
 T = TypeVar("T")
-# Tokens of one differentiable pass: more need more memory than a laptop has for the gradients.
-TOKENS_PER_PASS = 2048
 # A checkpoint is looked for at every one of so many steps at most.
 MOST_CHECKPOINTS = 1000
 
@@ -277,7 +275,8 @@ class Study:
 
         Args:
             write: what is added after each layer, from the last prompt token on, at strength 1.
-            targets: what is to become likelier; a batch of them at most.
+            targets: what is to become likelier. All run in one pass, whose gradients are in memory
+                at once, so a long list is for the caller to cut.
         """
         sequences = [[*target.prompt, *target.answer] for target in targets]
         starts = [len(target.prompt) - 1 for target in targets]

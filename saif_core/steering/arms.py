@@ -246,11 +246,6 @@ def sae_ids(arms: Sequence[Arm]) -> list[str]:
     )
 
 
-def tensor_hashes(arms: Sequence[Arm]) -> list[str]:
-    """The hashes of all tensors that arms read, each once."""
-    return list(dict.fromkeys(edit.tensors for arm in arms for edit in arm.edits if edit.tensors))
-
-
 def plugin_hashes(arms: Sequence[Arm]) -> dict[str, str]:
     """The hash of the file of everything that writes an edit of these arms, by name."""
     names = sorted({edit.method for arm in arms if arm.steers for edit in arm.edits})
