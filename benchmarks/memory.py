@@ -36,7 +36,7 @@ PAGES = (
     "compare?sae={sae}&basket={n}:5,2:5",
     "evaluate?sae={sae}",
     "sessions",
-    "search?sae={sae}&query=water&by=words",
+    "search?sae={sae}&search_words=water&by=words",
     "vector?sae={sae}",
     "sae_health?sae={sae}",
     "corpus?sae={sae}",
