@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from saif_core.catalog import Catalog
-from saif_core.engine import shared_writing
+from saif_core.engine import shared_writing, worker
 from saif_core.engine.engine import Engine
 from saif_core.engine.job import Job
 from saif_core.engine.tasks import Bench, Task
@@ -272,6 +272,64 @@ def test_generation_runs_between_the_steps_of_batch_work(
     asked.set()
     batch.result(timeout=60)
     assert order == ["generated True"] * 5
+
+
+def test_batch_work_has_its_turn_while_somebody_always_writes(
+    engine: Engine, generation_request: GenerationRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = sampled(generation_request, max_new_tokens=64)
+    alone = engine.submit(request).result(timeout=60).generations
+    monkeypatch.setattr(worker, "PATIENCE_SECONDS", 0.05)
+    answers: list[str] = []
+
+    def work(bench: Bench) -> None:
+        answers.append("begun")
+        asking = threading.Thread(target=engine.ask, args=(Probe("p", answer),))
+        asking.start()
+        while asking.is_alive():  # a question is answered in the turn too
+            bench.step(0, 1, "batch")
+        answers.append("ended")
+
+    def answer(_bench: Bench) -> None:
+        answers.append("answered")
+
+    ended, texts = threading.Event(), [engine.submit(request) for _ in range(2)]
+
+    def write_on() -> None:
+        while not ended.is_set():
+            texts.append(engine.submit(request))
+            texts[-2].wait(60)
+
+    writing = threading.Thread(target=write_on)
+    writing.start()
+    batch = engine.submit(Call("Batch", work))
+    finished = batch.wait(60)
+    n_written = len(texts)
+    ended.set()
+    writing.join(60)
+    assert finished
+    assert answers == ["begun", "answered", "ended"]
+    assert n_written > 2
+    assert all(job.result(timeout=60).generations == alone for job in texts)
+
+
+def test_texts_pause_for_a_turn_of_batch_work_and_no_longer(
+    engine: Engine, generation_request: GenerationRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "PATIENCE_SECONDS", 0.02)
+    monkeypatch.setattr(worker, "TURN_SECONDS", 0.2)
+    texts: list[Job] = []
+    done: list[bool] = []
+
+    def work(bench: Bench) -> None:
+        texts.append(engine.submit(sampled(generation_request, max_new_tokens=64)))
+        deadline = time.monotonic() + 60
+        while not texts[0].finished() and time.monotonic() < deadline:
+            bench.step(0, 1, "batch")
+        done.append(texts[0].finished())
+
+    engine.submit(Call("Batch", work)).result(timeout=90)
+    assert done == [True]
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 from app.dashboard.handles import engine, store
 from app.store_tasks import LabelsRequest, NewLabel
 from saif_core.engine.job import Job
-from saif_core.engine.worker import INTERACTIVE
+from saif_core.engine.worker import QUESTION
 from saif_core.records.questions import ContrastRequest, HealthRequest, VectorQuestion
 from saif_core.records.ranking import ChosenLatent, RankingRequest
 from tests import tiny
@@ -77,7 +77,7 @@ def other_sae(
 def busy(other_sae: str) -> Iterator[None]:  # noqa: ARG001
     """The engine's worker has something else to do until the test ends."""
     may_go_on = threading.Event()
-    engine().worker.put(Job("test", "wait", None, lambda _job: may_go_on.wait(60)), INTERACTIVE)
+    engine().worker.put(Job("test", "wait", None, lambda _job: may_go_on.wait(60)), QUESTION)
     try:
         yield
     finally:

@@ -16,7 +16,7 @@ from saif_core.catalog import Catalog, resolve_device, resolve_dtype
 from saif_core.engine.job import Job
 from saif_core.engine.memory import explain_out_of_memory
 from saif_core.engine.tasks import TASKS, Task
-from saif_core.engine.worker import BATCH, INTERACTIVE, Worker, clean_up
+from saif_core.engine.worker import BATCH, QUESTION, WRITING, Worker, clean_up
 from saif_core.errors import SaifError, UnknownNameError
 from saif_core.explaining.neighbours import DecoderShelf
 from saif_core.models.default_model import DEFAULT_MODEL
@@ -40,6 +40,7 @@ from saif_core.registry import load_plugins
 from saif_core.saes.loaded_sae import LoadedSae
 from saif_core.steering.tensors import Tensors
 
+_PRIORITY = {"question": QUESTION, "writing": WRITING, "batch": BATCH}
 KEPT_JOBS, KEPT_SUMMARIES = 64, 2
 KEPT_ANSWERS = 512
 CLOSE_SECONDS = 30.0
@@ -139,7 +140,7 @@ class Engine:
         if task.lane == "aside":
             self._run_aside(job)
         else:
-            self._worker.put(job, BATCH if task.lane == "batch" else INTERACTIVE)
+            self._worker.put(job, _PRIORITY[task.lane])
         return job
 
     def ask(self, request: Any) -> Any:
