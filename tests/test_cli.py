@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from app.cli.main import COMMANDS, GROUPS
+from app.presentation.figures import moment_words
 from app.presentation.session_files import export_session
 from app.settings import export_settings, load_settings
 from saif_core.records.ranking import ChosenLatent
@@ -170,6 +171,7 @@ def test_rank_for_people_is_a_table_of_the_best(with_sae: Run, pairs_file: Path)
     header = next(number for number, line in enumerate(lines) if line.startswith("latent"))
     assert ran.status == 0
     assert "promotes" in lines[header]
+    assert lines[0].endswith("read at last prompt token")
     assert lines[header + 1].split()[0] == str(tiny.PLANTED_LATENT)
     assert lines[header + 4] == ""
 
@@ -335,6 +337,9 @@ def test_sessions_are_imported_listed_shown_exported_and_deleted(
 
     (listed,) = saif("session", "list", "--json").answer["sessions"]
     assert (listed["id"], listed["name"], listed["sae"]) == (id, "Speaks French", "s")
+    for told in (saif("session", "list").out, saif("session", "show", id).out):
+        assert moment_words(listed["updated_at"]) in told
+        assert listed["updated_at"] not in told
     assert saif("session", "list", "--sae", "other", "--json").answer["sessions"] == []
     assert saif("session", "list", "--search", "Klingon", "--json").answer["sessions"] == []
     shown = saif("session", "show", id, "--json").answer

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from app.presentation.evaluation_files import evaluation_data
+from app.presentation.figures import moment_words
 from app.settings import load_settings
 from saif_core.records.evaluation import Evaluation
 from saif_core.records.sessions import SteeringSession
@@ -146,7 +147,10 @@ def test_evaluations_are_listed_shown_exported_and_deleted(
     assert saif("evaluations", "list", "--instruction", "other", "--json").answer == {
         "evaluations": []
     }
-    assert evaluation.id in saif("evaluations", "list").out
+    listing = saif("evaluations", "list").out
+    assert evaluation.id in listing
+    assert moment_words(evaluation.created_at) in listing
+    assert listed["created_at"] == evaluation.created_at not in listing
     shown = saif("evaluations", "show", evaluation.id, "--json").answer
     assert shown == json.loads(json.dumps(evaluation_data(evaluation)))
     assert "test contents" in saif("evaluations", "show", evaluation.id).out
@@ -165,6 +169,9 @@ def test_evaluations_are_listed_shown_exported_and_deleted(
     assert exported("html").count("Voilà &lt;b&gt;.") == len(evaluation.best)
     rows = list(csv.DictReader(io.StringIO(exported("csv"))))
     assert len(rows) == len(evaluation.cells)
+    told = list(csv.DictReader(io.StringIO(exported("texts-csv"))))
+    assert [row["text"] for row in told] == ["Voilà <b>."] * len(evaluation.best)
+    assert [int(row["cell"]) for row in told] == sorted(best.cell for best in evaluation.best)
     data = json.loads(exported("json"))
     held = [text["text"] for texts in data.pop("texts").values() for text in texts]
     assert held == ["Voilà <b>."] * len(evaluation.best)

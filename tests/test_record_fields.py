@@ -11,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 from app.dashboard.fields.record_fields import draw_record, read_lines, write_lines
 from app.dashboard.fields.schedule_fields import draw_keep_norm, draw_sampling, draw_schedule
 from app.presentation.arms import SCOPES
+from app.presentation.glossary import meaning
 from saif_core.records.as_json import Record
 from saif_core.records.steering import Sampling, Schedule
 from tests.pages import settle
@@ -84,8 +85,9 @@ def test_the_scope_is_chosen_in_words_and_help_comes_from_the_docstring() -> Non
     at = drawn(draw_schedule, Schedule())
     scope = at.selectbox(key="x_scope")
     assert sorted(scope.options) == sorted(SCOPES.values())
-    assert scope.help.startswith("Tokens whose residual stream is edited;")
-    assert at.number_input(key="x_decay_power").help == "See `decay`."
+    assert scope.help.startswith(meaning("scope"))
+    assert "Tokens whose residual stream is edited;" in scope.help
+    assert at.number_input(key="x_decay_power").help.endswith("See `decay`.")
 
 
 def test_keeping_the_norm_is_told_as_an_edit_tells_it() -> None:

@@ -257,6 +257,7 @@ def test_the_manifest_names_model_sae_versions_and_seed() -> None:
     assert rows["torch"] == "2.13"
     assert "seed 3" in rows["sampling"]
     assert rows["pairs"] == "12"
+    assert rows["read at"] == "the answer"
     assert rows["scope of steered"] == "the answer only"
     assert rows["steering method of steered"] == "addition"
     without_recipe = dict(manifest(replace(saved.session(), recipe=None, result=None)))

@@ -113,7 +113,7 @@ def test_mean_difference_over_answers_weighs_every_token_the_same(model: LoadedM
         model, request(pairs, "response"), step=lambda _done, _total, said: steps.append(said)
     )
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
-    assert {"writing responses", "reading"} <= set(steps)
+    assert {"writing answers", "reading"} <= set(steps)
 
 
 def test_no_pairs_and_no_prompts_are_refused(model: LoadedModel) -> None:

@@ -30,6 +30,7 @@ from saif_core.records.texts import ArmSize, Generation, Judgement
 from tests import saved
 from tests.compare_page import (
     add_arm,
+    add_source,
     form_of,
     generate,
     generate_and_wait,
@@ -38,6 +39,7 @@ from tests.compare_page import (
     set_in,
 )
 from tests.compare_page import steering_work as steering_work
+from tests.explained import check_explained
 from tests.pages import errors, open_page, planted_work, settle, texts, wait_for
 from tests.test_measured_strength import cell, made_of
 from tests.tiny import PLANTED_ANSWER, PLANTED_LATENT
@@ -494,3 +496,33 @@ def test_the_shared_page_and_an_exported_file_have_all_arms(steering_work: Work)
     assert "as much as latent 7 in a random direction" in page
     random = result.generations[2].text
     assert diff_html(result.generations[0].text, random) in page
+
+
+def test_what_a_newcomer_cannot_know_is_explained(steering_work: Work) -> None:
+    at = open_compare(steering_work)
+    one = add_arm(at, "random")
+    set_in(at, "toggle", one, "on_dial", False)
+    add_arm(at, "prompted")
+    add_source(at, "saif")
+    generate_and_wait(at)
+    check_explained(
+        at,
+        strength="Strength: 1|Strength follows|Strength|Decay of the strength",
+        latent="latent",
+        coefficient="coefficient|Steer with",
+        basket="Steer with",
+        promote="promotes",
+        arm="Arms",
+        instruction="Instruction|Prompt, without",
+        seed="Seed|Seed of the draw",
+        scope="Steer|Scope and schedule",
+        schedule="Scope and schedule",
+        layer="After block|Method and layer",
+        decay="Decay of|Power of",
+        steering_method="Steering method",
+        temperature="Temperature",
+        top_p="Top p",
+        token="Tokens at most|How many tokens",
+        chat_template="Prompts go through",
+        KL_divergence="Mark",
+    )

@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.dashboard.corpus.indexes import take_in_shipped
 from app.dashboard.corpus.uploads import save_uploads, uploads_of
 from app.dashboard.handles import engine, store
 from app.store_tasks import LabelsReport, LabelsRequest, NewLabel, vectors_file
 from saif_core.engine.job import Job
 from saif_core.engine.worker import BATCH
-from saif_core.errors import CorpusError
+from saif_core.errors import CorpusError, StorageError
 from saif_core.records.corpus import IndexRequest, LatentIndex
 from saif_core.records.questions import ModelQuestion, SaeQuestion
+from tests.explained import check_explained
 from tests.pages import errors, index_words, open_page, settle, texts, wait_for
 from tests.tiny import D_SAE
 
@@ -192,6 +194,87 @@ def test_an_exported_index_comes_back_by_upload(index: LatentIndex) -> None:
     assert "That index is here already" in texts(at)
 
 
+class Bar:
+    """A progress bar that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.shares: list[float] = []
+        self.texts: list[str] = []
+        self.is_gone = False
+
+    def progress(self, share: float, text: str) -> None:
+        self.shares.append(share)
+        self.texts.append(text)
+
+    def empty(self) -> None:
+        self.is_gone = True
+
+
+@pytest.fixture
+def bars(monkeypatch: pytest.MonkeyPatch) -> list[Bar]:
+    """The bars of imports; others are those of jobs."""
+    drawn: list[Bar] = []
+
+    def draw(share: float, text: str) -> Bar:
+        bar = Bar()
+        bar.progress(share, text)
+        if text.endswith("index"):
+            drawn.append(bar)
+        return bar
+
+    monkeypatch.setattr("app.dashboard.jobs.job_progress.st.progress", draw)
+    return drawn
+
+
+def check_bar(bar: Bar) -> None:
+    assert bar.is_gone
+    assert bar.shares == sorted(bar.shares)
+    assert bar.shares[0] == 0 < bar.shares[-1] < 1
+    assert "latents so far" in bar.texts[-1]
+
+
+def test_an_import_shows_how_far_it_is(index: LatentIndex, bars: list[Bar]) -> None:
+    data = store().profiles.export(index.id)
+    store().latents.delete_index(index.id)
+    at = open_page("corpus")
+    at.file_uploader(key="corpus_import").upload("words.index", data)
+    press(at, "Import")
+    (bar,) = bars
+    check_bar(bar)
+    assert "words\\.index" in bar.texts[0]
+
+
+def test_a_shipped_index_shows_how_far_it_is_and_is_taken_in_once(
+    index: LatentIndex, bars: list[Bar], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "shipped.index"
+    file.write_bytes(store().profiles.export(index.id))
+    store().latents.delete_index(index.id)
+    monkeypatch.setattr("app.dashboard.corpus.indexes.shipped_index", lambda _sae_id: file)
+    at = open_page("corpus")
+    (bar,) = bars
+    check_bar(bar)
+    assert at.dataframe[0].value["name"].tolist() == ["words"]
+    settle(at.run())
+    assert len(bars) == 1
+
+
+def test_a_shipped_index_whose_import_failed_is_taken_in_at_the_next_look(
+    index: LatentIndex, bars: list[Bar], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "shipped.index"
+    file.write_bytes(b"nonsense")
+    monkeypatch.setattr("app.dashboard.corpus.indexes.shipped_index", lambda _sae_id: file)
+    with pytest.raises(StorageError):
+        take_in_shipped(index.sae_id)
+    data = store().profiles.export(index.id)
+    store().latents.delete_index(index.id)
+    file.write_bytes(data)
+    take_in_shipped(index.sae_id)
+    assert [bar.is_gone for bar in bars] == [True, True]
+    assert [one.id for one in store().latents.indexes()] == [index.id]
+
+
 def test_a_damaged_index_is_answered_with_a_sentence() -> None:
     at = open_page("corpus")
     at.file_uploader(key="corpus_import").upload("words.index", b"nonsense")
@@ -253,3 +336,16 @@ def test_the_same_files_share_a_folder_and_names_stay_in_it(saif_home: Path) -> 
     with pytest.raises(CorpusError, match="not read"):
         save_uploads([File("x.exe", b"")])
     assert len(list(first.parent.iterdir())) == 2
+
+
+@pytest.mark.usefixtures("index")
+def test_what_a_newcomer_cannot_know_is_explained() -> None:
+    check_explained(
+        open_page("corpus"),
+        corpus="Read another corpus",
+        SAE="SAE|Read through",
+        token="tokens",
+        context="contexts",
+        L0="L0",
+        index="Import an index",
+    )

@@ -24,6 +24,7 @@ from saif_core.records.prompts import Instruction, Wording
 from saif_core.records.ranking import ChosenLatent, RankingRequest
 from saif_core.records.steering import Arm, Edit, Sampling, Schedule
 from tests import tiny
+from tests.explained import check_explained
 from tests.pages import MAIN, errors, open_page, settle, texts, wait_for
 from tests.test_charts_evaluation import EVALUATION, LATENTS, REQUEST, made, saif
 from tests.tiny import PLANTED_ANSWER, PLANTED_LATENT, PLANTED_WORD
@@ -484,3 +485,36 @@ def test_a_failed_evaluation_says_why_in_a_sentence(monkeypatch: pytest.MonkeyPa
     (message,) = errors(at)
     assert "cannot be \\<b\\>judged" in message
     assert not at.button(key="evaluation_measure_button").disabled
+
+
+def test_what_a_newcomer_cannot_know_is_explained() -> None:
+    at = open_page("evaluate", evaluation=save().id)
+    check_explained(
+        at,
+        strength="Strengths|strength|Decay of the strength|All these layers|**Parameters",
+        arm="arm|best arm|**Best setting",
+        setting="setting|**Best setting|Controls of every setting",
+        baseline="Baselines",
+        control="Controls",
+        strict="strict|Strict accuracy|**Texts that follow|Counts as following",
+        loose="loose|Counts as following",
+        disorder="disorder|**Broken text|**Accuracy",
+        perplexity="perplexity|**Median perplexity",
+        distinct_2="distinct-2",
+        interval="95% interval",
+        p="p, unsteered|p, random",
+        cell="Cell|cells|The texts of a cell|**All cells",
+        layer="layer|SAEs, one|Further layers",
+        SAE="SAEs, one",
+        source="Sources",
+        steering_method="Steering methods",
+        wording="To learn from|To prompt with",
+        content="Test contents|Contents to rank",
+        selector="Score latents by",
+        reading_position="Read activations at",
+        scope="Steer",
+        decay="Decay|Power",
+        temperature="Temperature",
+        top_p="Top p",
+        seed="Seed",
+    )

@@ -7,8 +7,10 @@ from streamlit.testing.v1 import AppTest
 
 from app.dashboard.handles import engine, store
 from app.dashboard.instructions.pair_grid import EXAMPLE_PAIRS
-from saif_core.inputs.prompt_pairs import load_pairs
+from app.dashboard.instructions.typed import Typed
+from saif_core.inputs.prompt_pairs import english_wordings, load_pairs
 from saif_core.records.ranking import Ranking
+from tests.explained import check_explained
 from tests.pages import MAIN, errors, settle, texts, wait_for
 
 pytestmark = pytest.mark.usefixtures("tiny_process")
@@ -225,6 +227,22 @@ def test_what_is_typed_is_ranked_and_kept_as_an_instruction() -> None:
     assert again.session_state["work"].uploaded["plant"] == work.uploaded["plant"]
 
 
+def test_a_typed_wording_is_in_its_own_language_where_that_is_clear() -> None:
+    lines = (
+        "Answer as a pirate.",
+        "Réponds toujours comme le ferait un vieux pirate.",
+        "Antworte bitte immer so, wie es ein Pirat tun würde.",
+        "Sonnet",
+        "Отвечай как пират.",
+    )
+    made = Typed("\n".join(lines)).instruction()
+    languages = ("en", "fr", "de", "en", "en")
+    assert [(one.text, one.language) for one in made.wordings] == list(
+        zip(lines, languages, strict=True)
+    )
+    assert english_wordings(made) == [lines[0], *lines[3:]]
+
+
 def test_a_typed_instruction_never_takes_the_name_of_a_shipped_one() -> None:
     at = open_first(source="typed")
     settle(at.text_area(key="page_say").set_value("Refuse!").run())
@@ -300,3 +318,19 @@ def test_the_next_step_is_the_one_primary_button() -> None:
     assert at.button(key="go_latents").proto.type == "primary"
     settle(at.number_input(key="contents_shipped").set_value(5).run())
     assert at.button(key="find_latents").proto.type == "primary"
+
+
+def test_what_a_newcomer_cannot_know_is_explained() -> None:
+    check_explained(
+        open_first(),
+        prompt_pair="Prompt pairs from",
+        instruction="Instruction|Instruction comes",
+        wording="Wordings",
+        content="Contents",
+        SAE="SAE",
+        reading_position="Read activations at",
+        token="Answer tokens",
+        selector="Score latents by",
+        latent="Latents to steer with",
+        chat_template="Chat template",
+    )

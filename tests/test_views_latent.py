@@ -20,6 +20,7 @@ from saif_core.explaining.latent_scores import verdict
 from saif_core.records.corpus import LatentIndex, LatentProfile
 from saif_core.records.notes import LatentDescription
 from saif_core.records.questions import SaeQuestion
+from tests.explained import check_explained
 from tests.pages import MAIN, errors, index_words, open_page, planted_work, settle, texts, wait_for
 from tests.tiny import DEAD_LATENT, PLANTED_LATENT, PLANTED_WORD
 
@@ -580,3 +581,17 @@ def test_an_endpoint_that_cannot_be_reached_is_answered_with_a_sentence(
     settle(at.button(key="latent_describe").click().run())
     (message,) = errors(at)
     assert "URL of the language endpoint cannot be used" in message
+
+
+def test_what_a_newcomer_cannot_know_is_explained(index: LatentIndex) -> None:
+    latent = densest(index).latent
+    check_explained(
+        open_page("latent", latent=str(latent)),
+        latent="What is latent",
+        promote="Tokens it promotes|Tokens it suppresses",
+        logit="What it does to the vocabulary",
+        cosine="Nearest decoder directions",
+        flow="Flow through",
+        density=":gray-badge[:material/percent:",
+    )
+    check_explained(open_page("latent", sae="", latent="x"), latent="Latent of")

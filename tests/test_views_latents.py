@@ -8,6 +8,7 @@ from app.dashboard.work import FinishedRanking, Work
 from app.presentation.figures import number_words
 from saif_core.records.ranking import RankingRequest
 from tests import tiny
+from tests.explained import check_explained
 from tests.pages import MAIN, errors, open_page, planted_work, settle, texts
 from tests.tiny import PLANTED_LATENT
 
@@ -134,3 +135,13 @@ def test_two_rankings_are_compared_by_what_their_tops_share(work: Work, tiny_sae
     table = at.dataframe[1].value
     assert "share among their top 1" in texts(at)
     assert table.drop(columns="ranking").to_numpy().tolist() == [[1, 1], [1, 1]]
+
+
+def test_what_a_newcomer_cannot_know_is_explained(work: Work) -> None:
+    check_explained(
+        open_page("latents", work=work),
+        latent="latent|The latents",
+        score="score|Scores in order",
+        promote="promotes",
+        ranking="Top k",
+    )

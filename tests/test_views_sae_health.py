@@ -16,6 +16,7 @@ from app.presentation.health import density_sentence, figure_table, verdict
 from saif_core.explaining.health import shipped_texts, summarize_density
 from saif_core.records.health import Finding, TextMeasurement
 from saif_core.records.saes import SaeCard
+from tests.explained import check_explained
 from tests.pages import errors, index_words, open_page, settle, texts, wait_for
 
 pytestmark = pytest.mark.usefixtures("tiny_process")
@@ -182,3 +183,18 @@ def test_the_histogram_holds_dead_dense_and_the_others() -> None:
     assert [row["kind"] for row in others] == ["fires", "fires", "dense"]
     assert [row["n"] for row in others] == [1, 1, 1]
     assert "2 are dead (40.0%) and 1 is dense" in density_sentence(report)
+
+
+@pytest.mark.usefixtures("sae_with_card")
+def test_what_a_newcomer_cannot_know_is_explained() -> None:
+    check_explained(
+        open_page("sae_health"),
+        SAE="SAE",
+        FVU="FVU",
+        CE_recovered="CE recovered",
+        explained_variance="explained variance",
+        L0="L0",
+        token="tokens",
+        density="How often its latents fire",
+        residual_stream="How much of the residual stream",
+    )

@@ -23,6 +23,7 @@ from saif_core.records.latents import TextReading
 from saif_core.records.questions import ContrastReport, TextQuestion
 from saif_core.saes.loaded_sae import LoadedSae
 from tests import tiny
+from tests.explained import check_explained
 from tests.pages import MAIN, errors, index_words, open_page, settle, texts, wait_for
 from tests.test_text_embeddings import folder as folder  # the random BERT
 from tests.tiny import D_SAE, PLANTED_LATENT, PLANTED_WORD
@@ -435,3 +436,30 @@ def test_the_tokens_that_match_are_those_that_the_search_finds(
     query: str, found: list[str]
 ) -> None:
     assert matching_tokens(query, [" oui", "Où", " cats", "scat"]) == found
+
+
+def test_what_a_newcomer_cannot_know_is_explained(index: LatentIndex) -> None:
+    assert index.n_tokens
+    at = open_page("search")
+    check_explained(
+        at,
+        latent="latent",
+        promote="promotes",
+        density="density|Density from|Density up to|Order",
+        S_in="S_in|S_in from|Order",
+        S_out="S_out|S_out from|Order",
+        latent_activation="maximum",
+    )
+    at = open_page("search", by="text", fires_on=f"the old {PLANTED_WORD} cat")
+    check_explained(
+        press(at, "Read it"),
+        chat_template="As a chat message",
+        token="Token|on token",
+        latent_activation="largest activation",
+    )
+    at = open_page("search", by="contrast")
+    for name, word in (("first", PLANTED_WORD), ("second", "dog")):
+        at.text_area(key=f"contrast_{name}").set_value("\n".join([f"the {word} cat"] * 4))
+    press(at, "Compare the sets")
+    wait_for(next(job for job in engine().jobs() if job.kind == "contrast"))
+    check_explained(settle(at.run()), chat_template="As chat messages", d="d", p="p")

@@ -68,6 +68,19 @@ def test_what_is_typed_is_ranked_without_a_judge_and_leads_on() -> None:
     assert at.button(key="go_latents").proto.type == "primary"
 
 
+def test_wordings_in_several_languages_are_all_ranked() -> None:
+    at = start()
+    french = "Réponds toujours comme le ferait un vieux pirate."
+    at.text_area(key="start_say").set_value(f"Answer as a pirate.\n{french}")
+    find(at)
+    (job,) = (job for job in engine().jobs() if job.kind == "rank")
+    wait_for(job)
+    settle(at.run())
+    work = at.session_state["work"]
+    assert work.ranking.n_pairs == 16
+    assert [one.language for one in work.instruction_record().wordings] == ["en", "fr"]
+
+
 def test_a_shipped_instruction_is_taken_with_its_judge_and_its_english_wordings() -> None:
     at = start()
     settle(at.button_group(key="start_shipped").set_value("translate-to-german").run())

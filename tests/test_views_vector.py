@@ -16,6 +16,7 @@ from saif_core.errors import SteeringError
 from saif_core.records.questions import VectorQuestion
 from saif_core.records.ranking import ChosenLatent
 from saif_core.records.vectors import Decomposition, LatentChange, NaiveEncoding, VectorReport
+from tests.explained import check_explained
 from tests.pages import errors, open_page, planted_work, settle, texts, wait_for
 from tests.tiny import D_MODEL, PLANTED_LATENT, plant_direction
 
@@ -221,3 +222,18 @@ def test_an_encoding_that_is_the_encoders_bias_is_called_meaningless() -> None:
     assert "2 fire as well" in naive_sentence(NaiveEncoding(top, top, 0.5, 0.1))
     assert "meaningless" not in naive_sentence(NaiveEncoding(top, top, 0.25, 0.1))
     assert "no latent fires on it" in naive_sentence(NaiveEncoding((), top, None, 0.1))
+
+
+def test_what_a_newcomer_cannot_know_is_explained(tiny_sae_dir: Path) -> None:
+    at = open_page("vector", work=planted_work(str(tiny_sae_dir)))
+    take_apart(at, at.button(key="vector_from_pairs"))
+    check_explained(
+        at,
+        latent="latent|The latents",
+        coefficient="coefficient",
+        promote="promotes",
+        atom="First k atoms",
+        steering_vector="Where the vector comes from",
+        decoder_direction="The latents",
+        latent_activation="mean change",
+    )

@@ -9,6 +9,7 @@ from app.cli.options import JsonOption, add_command
 from app.cli.output import answering, table
 from app.cli.texts import evaluation_text
 from app.installation import opened_store
+from app.presentation.figures import moment_words
 from app.settings import load_settings
 from saif_core.records.as_json import to_json
 from saif_core.records.evaluation import Evaluation
@@ -16,7 +17,7 @@ from saif_core.records.evaluation import Evaluation
 if TYPE_CHECKING:
     from storage import Store
 
-Form = Literal["html", "csv", "json"]
+Form = Literal["html", "csv", "texts-csv", "json"]
 
 app = typer.Typer(
     help="List, show, export and delete finished evaluations.",
@@ -50,7 +51,7 @@ def list_evaluations(
                 str(one.n),
                 one.best_sae_arm,
                 "" if one.best_strict is None else f"{one.best_strict:.0%}",
-                one.created_at,
+                moment_words(one.created_at),
             )
             for one in found
         ]
@@ -87,12 +88,16 @@ def show_evaluation(
 def export_evaluation(
     evaluation_id: IdArgument,
     form: Annotated[
-        Form, typer.Option("--as", help="A page with texts, a table of all cells, or all figures.")
+        Form,
+        typer.Option(
+            "--as",
+            help="A page with texts, a table of all cells, a table of all texts, or all of it.",
+        ),
     ] = "html",
     out: FileOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write an evaluation as html, csv or json."""
+    """Write an evaluation as html, csv, texts-csv or json."""
     with answering(as_json) as answer, opened_store(load_settings()) as store:
         evaluation = store.evaluations.get(evaluation_id)
         document = _exported(store, evaluation, form)
@@ -122,7 +127,7 @@ def evaluation_page(store: "Store", evaluation: Evaluation) -> bytes:
 
 
 def _exported(store: "Store", evaluation: Evaluation, form: Form) -> bytes:
-    from app.presentation.evaluation_files import evaluation_csv, evaluation_json
+    from app.presentation.evaluation_files import evaluation_csv, evaluation_json, texts_csv
 
     if form == "html":
         return evaluation_page(store, evaluation)
@@ -130,6 +135,8 @@ def _exported(store: "Store", evaluation: Evaluation, form: Form) -> bytes:
         return evaluation_csv(evaluation)
     cells = range(len(evaluation.cells))
     texts = {cell: store.evaluations.texts(evaluation.id, cell) for cell in cells}
+    if form == "texts-csv":
+        return texts_csv(evaluation, texts)
     return evaluation_json(evaluation, texts)
 
 

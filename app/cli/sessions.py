@@ -11,6 +11,7 @@ from app.cli.output import answering, table
 from app.cli.requests import absolute_folder
 from app.cli.texts import session_text
 from app.installation import opened_store
+from app.presentation.figures import moment_words
 from app.presentation.session_files import export_session, import_session
 from app.settings import load_settings
 from saif_core.errors import StorageError
@@ -48,13 +49,17 @@ def list_sessions(
             if (not model or summary.model == absolute_folder(model))
             and (not sae or summary.sae == absolute_folder(sae))
         ]
-        columns = ("id", "name", "instruction", "sae", "n_prompts", "updated_at")
-        rows = [tuple(summary[column] for column in columns) for summary in found]
+        columns = ("id", "name", "instruction", "sae", "n_prompts")
+        rows = [
+            (*(summary[column] for column in columns), moment_words(summary["updated_at"]))
+            for summary in found
+        ]
+        headers = ("id", "name", "instruction", "SAE", "prompts", "saved")
         empty = (
             "No sessions; save one in the dashboard or with `saif generate --save`, or use `saif "
             "session import`."
         )
-        answer({"sessions": found}, table(columns, rows) if rows else empty)
+        answer({"sessions": found}, table(headers, rows) if rows else empty)
 
 
 def show_session(

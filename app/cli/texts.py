@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.cli.output import shown_tokens, table
-from app.presentation.arms import describe_arm
+from app.presentation.arms import describe_arm, read_words
+from app.presentation.figures import moment_words
 from app.presentation.ranking import verdict
 from app.presentation.texts import size_sentence
 from saif_core.records.as_json import to_json
@@ -33,7 +34,8 @@ def ranking_text(ranking: Ranking) -> str:
     headers = ("latent", "score", "with", "without", "mean", "std", "promotes")
     origin = "all cached" if ranking.cached else f"{ranking.tokens_computed} tokens computed"
     return (
-        f"{ranking.instruction}: {ranking.n_pairs} pairs, {ranking.selector}, {ranking.read}\n"
+        f"{ranking.instruction}: {ranking.n_pairs} pairs, {ranking.selector}, read at "
+        f"{read_words(ranking.read)}\n"
         f"{ranking.model}, {ranking.sae} at {ranking.hook_point}\n\n"
         f"{table(headers, rows)}\n\n"
         f"{verdict(ranking)}\n{ranking.seconds:.1f} s, {origin}"
@@ -231,7 +233,7 @@ def evaluation_text(evaluation: Evaluation) -> str:
 
 def session_text(session: SteeringSession) -> str:
     """A session: what it was made with, what its arms do, and its texts."""
-    lines = [f"{session.name} ({session.id})", f"updated {session.updated_at}"]
+    lines = [f"{session.name} ({session.id})", f"saved {moment_words(session.updated_at)}"]
     if session.notes:
         lines += ["", session.notes]
     if session.instruction:

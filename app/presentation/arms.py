@@ -35,6 +35,11 @@ READ_WORDS: dict[ReadPosition, str] = {
 }
 
 
+def read_words(read: ReadPosition) -> str:
+    """Where activations were read, within a sentence."""
+    return READ_WORDS[read].lower()
+
+
 def arm_words(arm: str) -> str:
     """The name of an arm of an evaluation as people read it."""
     for control in CONTROLS:

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
-from app.presentation.arms import describe_arm, scope_words
+from app.presentation.arms import describe_arm, read_words, scope_words
 from app.presentation.escaping import escape_markdown, promotes
 from app.presentation.figures import counted, moment_words, number_words, shown_at
 from app.presentation.ranking import verdict
@@ -92,7 +92,7 @@ def manifest(session: SteeringSession) -> list[tuple[str, str]]:
             ("ranking", ranking.id),
             ("hook point", ranking.hook_point),
             ("selector", ranking.selector + _parameter_words(ranking.selector_parameters)),
-            ("read at", ranking.read),
+            ("read at", read_words(ranking.read)),
             ("pairs", f"{ranking.n_pairs:,}"),
         ]
         if recipe is None:

@@ -209,12 +209,12 @@ def read_responses(
 
         def on_read(n_read: int, _total: int, start: int = start) -> None:
             if step:
-                step(start + n_read // 2, len(missing), "writing responses")
+                step(start + n_read // 2, len(missing), "writing answers")
 
         def on_step(n_done: int, texts: Sequence[Sequence[int]], start: int = start) -> None:
             if step:
                 share = len(texts) * (n_tokens + n_done) // (2 * n_tokens)
-                step(start + share, len(missing), "writing responses")
+                step(start + share, len(missing), "writing answers")
 
         requests = [RowRequest(prompt, n_tokens) for prompt in batch]
         rows = decode(model, requests, on_read=on_read, on_step=on_step)
@@ -238,8 +238,8 @@ def _hash(head: str, token_ids: Sequence[int]) -> str:
 
 
 def no_answer() -> PromptPairError:
-    """What there is to say where response tokens were to be read, and no response has any."""
+    """What there is to say where answer tokens were to be read, and no answer has any."""
     return PromptPairError(
-        "The model wrote no answer to any prompt, so there are no response tokens to read; "
+        "The model wrote no answer to any prompt, so there are no answer tokens to read; "
         "read at the last prompt token, or use other contents."
     )

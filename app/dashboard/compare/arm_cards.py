@@ -24,6 +24,7 @@ from app.dashboard.messages import shown
 from app.dashboard.work import Work
 from app.presentation.arms import CONTROL_HELP, CONTROL_WORDS, describe_arm
 from app.presentation.escaping import escape_markdown
+from app.presentation.glossary import explain
 from saif_core.records.evaluation import CONTROLS
 from saif_core.records.prompts import InstructionPosition
 from saif_core.records.steering import MAX_STRENGTH, Arm
@@ -49,7 +50,7 @@ def draw_arms(work: Work, form: SteeringForm, layer: int) -> list[PlaceOfSize]:
         layer: block of the SAE in hand.
     """
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.subheader("Arms", anchor=False, width="stretch")
+        st.subheader("Arms", anchor=False, width="stretch", help=explain("Arms"))
         offered = _offered()
         full = len(form.arms) + 2 >= MAX_ARMS
         # A callback, as what a page does with a click late in its run is lost when another follows.
@@ -168,6 +169,7 @@ def _draw_prompted(one: CompareArm) -> None:
         height=80,
         max_chars=max(MAX_INSTRUCTION, len(one.arm.instruction)),
         key=f"arm_{one.uid}_instruction",
+        help=explain("Instruction", "It is put to every prompt in these words."),
     )
     position = st.segmented_control(
         "Stands by the prompt",
@@ -196,7 +198,12 @@ def _draw_own_method(one: CompareArm) -> None:
 
 
 def _draw_strength(one: CompareArm, work: Work) -> None:
-    one.on_dial = st.toggle("Strength follows the dial", one.on_dial, key=f"arm_{one.uid}_on_dial")
+    one.on_dial = st.toggle(
+        "Strength follows the dial",
+        one.on_dial,
+        key=f"arm_{one.uid}_on_dial",
+        help=explain("Strength", "Off: this arm has a strength of its own."),
+    )
     if one.on_dial:
         one.arm = replace(one.arm, strength=work.strength)
         return
@@ -207,6 +214,7 @@ def _draw_strength(one: CompareArm, work: Work) -> None:
         one.arm.strength,
         DIAL_STEP,
         key=f"arm_{one.uid}_strength",
+        help=explain("Strength", "Below 0 it steers the other way."),
     )
     one.arm = replace(one.arm, strength=float(strength))
 
@@ -215,7 +223,8 @@ def _draw_schedule(one: CompareArm, work: Work, steered: Arm) -> None:
     if one.arm.kind in ("logit-bias", "cue-token"):
         return
     key = f"arm_{one.uid}"
-    with st.popover("Scope and schedule", icon=":material/schedule:", key=f"{key}_pop"):
+    title = "Scope and schedule"
+    with st.popover(title, icon=":material/schedule:", key=f"{key}_pop", help=explain(title)):
         one.arm = replace(one.arm, schedule=draw_schedule(one.arm.schedule, key=key))
         keeps = any(edit.keep_norm for edit in one.now(work, steered).edits)
         shown_now = keeps if one.keep_norm is None else one.keep_norm
@@ -229,5 +238,6 @@ def _draw_schedule(one: CompareArm, work: Work, steered: Arm) -> None:
                 max(_LONGEST_SEED, one.arm.seed),
                 one.arm.seed,
                 key=f"{key}_seed",
+                help=explain("Seed", "It chooses what this control adds."),
             )
             one.arm = replace(one.arm, seed=int(seed))

@@ -1,14 +1,24 @@
 """How an edit is written, as fields: the steering method and its parameters."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import streamlit as st
 
 from app.dashboard.fields.parameter_fields import draw_parameters
 from app.presentation.escaping import escape_markdown
+from app.presentation.glossary import explain
 from saif_core.errors import UnknownNameError
 from saif_core.registry import STEERING_METHODS, find_writer
+
+
+def method_words(names: Collection[str]) -> str:
+    """What each of the steering methods does, a line each, for the help of a choice of them."""
+    return "  \n".join(
+        f"{one.name.replace('_', ' ')}: {escape_markdown(one.help)}"
+        for one in STEERING_METHODS
+        if one.name in names
+    )
 
 
 def draw_method(
@@ -38,6 +48,7 @@ def draw_method(
         index=names.index(method) if method in names else 0,
         format_func=lambda name: name.replace("_", " ") or f"as {left_to} writes it",
         key=f"{key}_method",
+        help=explain("Steering method", method_words(names)),
     )
     if not chosen:
         return "", {}

@@ -13,6 +13,7 @@ from app.dashboard.jobs.job_progress import draw_failure, draw_progress
 from app.dashboard.messages import shown
 from app.dashboard.work import Work
 from app.presentation.escaping import escape_markdown
+from app.presentation.glossary import explain
 from saif_core.errors import PromptPairError, SteeringError
 from saif_core.records.questions import LearnResult, SaeQuestion
 from saif_core.records.saes import layers_of
@@ -61,7 +62,12 @@ def draw_source(one: CompareArm, work: Work) -> None:
     uploaded = one.choice.parameters.get(TENSORS)
     one.choice = replace(one.choice, parameters=_draw_parameters(one, registered, work))
     with st.container(horizontal=True):
-        with st.popover("Method and layer", icon=":material/tune:", key=f"arm_{one.uid}_how"):
+        with st.popover(
+            "Method and layer",
+            icon=":material/tune:",
+            key=f"arm_{one.uid}_how",
+            help=explain("Steering method, layer"),
+        ):
             one.choice = _draw_how(one, one.choice, registered, work)
         asked = st.button(
             "Make it again" if one.arm.edits or one.job_id else "Make it",
@@ -142,8 +148,11 @@ def _draw_how(
             max(_MOST_LAYERS, choice.layer),
             choice.layer,
             key=f"arm_{one.uid}_layer",
-            help="Where it is written; blocks count from 0. Latents need an SAE that is offered "
-            "for the block.",
+            help=explain(
+                "layer",
+                "What is steered with is written after it. Latents need an SAE that is offered for "
+                "the block.",
+            ),
         )
     )
     if layer == choice.layer:

@@ -16,6 +16,7 @@ from app.dashboard.compare.compare_arms import (
     take_arm,
 )
 from app.dashboard.compare.method_fields import draw_method
+from app.dashboard.fields.explained_columns import explained_columns
 from app.dashboard.fields.record_fields import write_lines
 from app.dashboard.fields.schedule_fields import draw_keep_norm, draw_sampling, draw_schedule
 from app.dashboard.handles import engine
@@ -23,6 +24,7 @@ from app.dashboard.kept_work import keep, read_part
 from app.dashboard.work import Work
 from app.presentation.escaping import escape_markdown, promotes
 from app.presentation.figures import counted
+from app.presentation.glossary import explain
 from app.presentation.sessions import MAX_PROMPTS, split_prompts
 from app.presentation.token_change_html import MAX_TEXTS_WITH_CHANGES
 from saif_core.errors import SaifError
@@ -264,6 +266,7 @@ def draw_prompts(form: SteeringForm) -> None:
                 form.prompt,
                 height=68,
                 key="compare_prompt",
+                help=explain("instruction", "Steering is to do what it would have done."),
             )
             or ""
         )
@@ -296,6 +299,7 @@ def _draw_shipped(form: SteeringForm) -> None:
             total,
             min(form.first_shipped, total),
             key="compare_first_shipped",
+            help=explain("content"),
         )
     )
     form.n_shipped = int(
@@ -329,19 +333,20 @@ def draw_basket(work: Work) -> bool:
         hide_index=True,
         num_rows="delete",
         disabled=["latent", "promotes"],
-        column_config={
-            "latent": column.NumberColumn("latent", format="%d", width="small"),
-            "coefficient": column.NumberColumn(
-                "coefficient",
-                help="Activation of the latent at strength 1; its mean on instructed prompts "
-                "unless you change it.",
-                format="%.3f",
-                required=True,
-                min_value=-MAX_COEFFICIENT,
-                max_value=MAX_COEFFICIENT,
-            ),
-            "promotes": column.TextColumn("promotes"),
-        },
+        column_config=explained_columns(
+            state["compare_basket_table"],
+            {
+                "latent": column.NumberColumn("latent", format="%d", width="small"),
+                "coefficient": column.NumberColumn(
+                    "coefficient",
+                    help="It is the latent's mean on instructed prompts unless you change it.",
+                    format="%.3f",
+                    required=True,
+                    min_value=-MAX_COEFFICIENT,
+                    max_value=MAX_COEFFICIENT,
+                ),
+            },
+        ),
         alt="Chosen latents with their coefficients",
     )
     kept = {
@@ -392,6 +397,7 @@ def draw_strength(work: Work) -> None:
             None if "compare_strength" in state else work.strength,
             DIAL_STEP,
             key="compare_strength",
+            help=explain("strength"),
         )
     )
     state["compare_strength_seen"] = work.strength

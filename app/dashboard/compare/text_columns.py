@@ -10,6 +10,7 @@ import streamlit as st
 from app.dashboard.compare.chat_turns import History, histories_of, is_shared, turns_html
 from app.presentation.arms import describe_arm
 from app.presentation.escaping import escape_markdown
+from app.presentation.glossary import explain
 from app.presentation.text_diff import changed_share, diff_html, diff_words, plain_html
 from app.presentation.texts import (
     ArmText,
@@ -102,8 +103,11 @@ def _draw_mark(generations: Sequence[Generation]) -> Mark:
             required=True,
             key="texts_mark",
             persist_state="session",
-            help="Tokens are tinted by what the arm did to their probability, against the "
-            "unsteered model at the same place.",
+            help=explain(
+                ", ".join(_MARKS.values()),
+                "Tokens are tinted by what the arm did to their probability, against the unsteered "
+                "model at the same place.",
+            ),
         )
         or "words"
     )

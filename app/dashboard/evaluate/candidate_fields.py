@@ -6,11 +6,13 @@ from typing import Any
 import streamlit as st
 
 from app.dashboard.compare.compare_arms import LATENTS, TENSORS
+from app.dashboard.compare.method_fields import method_words
 from app.dashboard.fields.grid_fields import Grid, draw_grid
 from app.dashboard.messages import shown
 from app.dashboard.work import work
 from app.presentation.escaping import escape_markdown
 from app.presentation.figures import counted
+from app.presentation.glossary import explain
 from saif_core.errors import EvaluatorError
 from saif_core.inputs.latent_lists import format_latents, parse_latents
 from saif_core.records.evaluation import DEFAULT_CANDIDATES, Candidate
@@ -37,8 +39,11 @@ def draw_source_choice() -> list[str]:
         format_func=_words,
         key=SOURCE_KEY,
         persist_state="session",
-        help="  \n".join(
-            f"**{_words(name)}**: {escape_markdown(one.help)}" for name, one in offered.items()
+        help=explain(
+            "Sources",
+            "  \n".join(
+                f"{_words(name)}: {escape_markdown(one.help)}" for name, one in offered.items()
+            ),
         ),
     )
     if _BASKET in offered and _BASKET not in chosen and work().basket:
@@ -163,7 +168,10 @@ def _draw_methods(source: str) -> dict[str, Grid] | None:
         format_func=lambda name: _words(name) or f"as {_words(source)} writes it",
         key=f"evaluation_methods/{source}",
         persist_state="session",
-        help="How its latents are written; each method is an arm of its own.",
+        help=explain(
+            "Steering methods",
+            f"{method_words(names)}  \nEach method is an arm of its own.",
+        ),
     )
     found: dict[str, Grid] = {}
     complete = bool(chosen)

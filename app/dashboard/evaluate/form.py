@@ -22,6 +22,7 @@ from app.dashboard.handles import engine
 from app.dashboard.messages import shown
 from app.presentation.arms import BASELINE_HELP, CONTROL_HELP, CONTROL_WORDS
 from app.presentation.figures import duration
+from app.presentation.glossary import explain
 from saif_core.errors import EvaluatorError
 from saif_core.parameters import Parameter
 from saif_core.records.as_json import from_json, to_json
@@ -224,7 +225,7 @@ def _draw_comparisons() -> dict[str, Any]:
         default=list(BASELINES),
         key="evaluation_baselines",
         persist_state="session",
-        help=_listed(BASELINE_HELP),
+        help=explain("Baselines", _listed(BASELINE_HELP)),
     )
     controls = right.multiselect(
         "Controls",
@@ -233,13 +234,16 @@ def _draw_comparisons() -> dict[str, Any]:
         format_func=lambda control: CONTROL_WORDS[control],
         key="evaluation_controls",
         persist_state="session",
-        help=_listed({CONTROL_WORDS[control]: words for control, words in CONTROL_HELP.items()}),
+        help=explain(
+            "Controls",
+            _listed({CONTROL_WORDS[control]: words for control, words in CONTROL_HELP.items()}),
+        ),
     )
     of_all = right.toggle(
         "Controls of every setting",
         key="evaluation_controls_of",
         persist_state="session",
-        help="Off: only of the setting that does best in each arm.",
+        help=explain("Controls, setting", "Off: only of the setting that does best in each arm."),
     )
     return {
         # In their own order, so that the order of choosing decides nothing.
@@ -250,7 +254,7 @@ def _draw_comparisons() -> dict[str, Any]:
 
 
 def _listed(helps: dict[str, str]) -> str:
-    return "  \n".join(f"**{name}**: {words}" for name, words in helps.items())
+    return "  \n".join(f"{name}: {words}" for name, words in helps.items())
 
 
 def _draw_contents(asked: Asked) -> dict[str, Any]:
@@ -265,7 +269,9 @@ def _draw_contents(asked: Asked) -> dict[str, Any]:
         step=1,
         key=f"evaluation_n_test_{n_known}",
         persist_state="session",
-        help="The last ones. 20 give a first look; intervals shrink with more.",
+        help=explain(
+            "contents", "The last ones. 20 give a first look; intervals shrink with more."
+        ),
     )
     n_rank = right.number_input(
         "Contents to rank latents on",
@@ -275,7 +281,7 @@ def _draw_contents(asked: Asked) -> dict[str, Any]:
         step=1,
         key=f"evaluation_n_rank_{n_known}",
         persist_state="session",
-        help="The first ones; no content both ranks and tests.",
+        help=explain("contents, latents", "The first ones; no content both ranks and tests."),
     )
     return {"rank_contents": int(n_rank), "test_contents": int(n_test)}
 
@@ -298,7 +304,10 @@ def _draw_layers(n_saes: int) -> dict[str, Any]:
             key="evaluation_together",
             persist_state="session",
             disabled=n_layers < 2,
-            help="Each layer at an equal share of the strength; needs two layers or more.",
+            help=explain(
+                "layers, strength",
+                "Each layer at an equal share of the strength; needs two layers or more.",
+            ),
         )
     return {
         "layers": None if layers is None else tuple(x for x in layers if x is not None),
@@ -322,7 +331,7 @@ def _draw_wordings(instruction: Instruction) -> dict[str, Any]:
                 # Another instruction has other wordings, so it gets fields of its own.
                 key=f"evaluation_{name}_{instruction.name}_{short_hash(known)}",
                 persist_state="session",
-                help=about,
+                help=explain("wording", about),
             )
             for place, name, label, default, about in (
                 (left, "rank_wordings", "To learn from", ranked, "What sources learn from."),

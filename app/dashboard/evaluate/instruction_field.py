@@ -12,7 +12,7 @@ from app.dashboard.instructions.pair_form import draw_instruction_choice, upload
 from app.dashboard.messages import shown
 from app.dashboard.work import Work, work
 from app.presentation.escaping import escape_markdown
-from app.presentation.glossary import meaning
+from app.presentation.glossary import explain, meaning
 from saif_core.inputs.shipped import shipped_contents
 from saif_core.records.prompts import Instruction, PromptPair, Wording
 from saif_core.registry import EVALUATORS
@@ -86,7 +86,8 @@ def why_not_measured(name: str, pairs: Sequence[PromptPair]) -> str:
 
 def _from_list() -> Asked:
     instruction: Instruction | None = draw_instruction_choice(
-        "evaluation_instruction", about="Upload or edit your own on the Instructions page."
+        "evaluation_instruction",
+        about=explain("instruction", "Upload or edit your own on the Instructions page.") or "",
     )
     own = uploaded_contents()
     known = list(dict.fromkeys(shipped_contents() if own is None else own))

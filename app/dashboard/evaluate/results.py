@@ -21,6 +21,7 @@ from app.charts.evaluation import (
 )
 from app.dashboard.compare.open_session import INCOMING
 from app.dashboard.compare.steering_form import steering_form
+from app.dashboard.fields.explained_columns import explained_columns
 from app.dashboard.handles import engine, store
 from app.dashboard.messages import shown
 from app.dashboard.scrolling import scroll_to, want_in_view
@@ -43,6 +44,7 @@ from app.presentation.evaluation_files import (
     texts_csv,
 )
 from app.presentation.evaluation_page import evaluation_html
+from app.presentation.glossary import explain
 from app.presentation.text_diff import plain_html
 from saif_core.inputs.shipped import shipped_instructions
 from saif_core.records.evaluation import (
@@ -146,18 +148,18 @@ def _html(evaluation: Evaluation) -> bytes:
 
 
 def _draw_best(evaluation: Evaluation) -> None:
-    st.markdown("**Best setting of each arm**")
+    st.markdown("**Best setting of each arm**", help=explain("setting, arm"))
     if not evaluation.best:
         st.info(
             "No arm has settings to choose from; measure one that steers.", icon=":material/info:"
         )
         return
-    n = len(evaluation.request.test_contents)
+    n, table = len(evaluation.request.test_contents), best_table(evaluation)
     st.dataframe(
-        best_table(evaluation),
+        table,
         key=f"evaluation_best_{evaluation.id}",
         hide_index=True,
-        column_config=_COLUMNS,
+        column_config=explained_columns(table, _COLUMNS),
         placeholder="–",
         alt="Best setting of each arm, with its figures on the reporting half",
     )
@@ -183,11 +185,11 @@ def _draw_curves(evaluation: Evaluation) -> None:
             required=True,
             key="evaluation_measure",
             persist_state="session",
-            help="Strict: follows it fully. Loose: follows it at least in part, strict included.",
+            help=explain("strict, loose"),
         )
         or "strict"
     )
-    st.markdown(f"**Texts that follow the instruction, {measure}**")
+    st.markdown(f"**Texts that follow the instruction, {measure}**", help=explain(measure))
     _draw_chart(
         evaluation,
         accuracy_chart(evaluation, measure),
@@ -195,7 +197,7 @@ def _draw_curves(evaluation: Evaluation) -> None:
         alt=f"{measure} accuracy by setting: {chart_words(evaluation, 'value', measure)}",
     )
     st.caption("Bars are 95% intervals; points stand slightly apart. Click one to read its texts.")
-    st.markdown("**Broken text**")
+    st.markdown("**Broken text**", help=explain("disorder"))
     _draw_chart(
         evaluation,
         disorder_chart(evaluation),
@@ -205,7 +207,9 @@ def _draw_curves(evaluation: Evaluation) -> None:
     st.caption(
         f"The dotted line is the most disorder that a best setting may have: {WORST_DISORDER:.0%}."
     )
-    st.markdown("**Median perplexity under the unsteered model**")
+    st.markdown(
+        "**Median perplexity under the unsteered model**", help=explain("perplexity, unsteered")
+    )
     _draw_chart(
         evaluation,
         perplexity_chart(evaluation),
@@ -215,7 +219,7 @@ def _draw_curves(evaluation: Evaluation) -> None:
 
 
 def _draw_pareto(evaluation: Evaluation) -> None:
-    st.markdown("**Accuracy against broken text**")
+    st.markdown("**Accuracy against broken text**", help=explain("strict, disorder"))
     front = ", ".join(
         describe_setting(evaluation.request, evaluation.cells[number].setting)
         for number in pareto_front(evaluation.cells)
@@ -233,13 +237,16 @@ def _draw_pareto(evaluation: Evaluation) -> None:
 
 
 def _draw_heat_map(evaluation: Evaluation) -> None:
-    st.markdown("**Parameters and strength**")
+    st.markdown("**Parameters and strength**", help=explain("strength"))
     groups = heat_groups(evaluation)
     if not groups:
         st.caption("Measure several values of a parameter to see them against strength here.")
         return
     name = st.selectbox(
-        "Strict accuracy of", list(groups), key=f"evaluation_heat_choice_{evaluation.id}"
+        "Strict accuracy of",
+        list(groups),
+        key=f"evaluation_heat_choice_{evaluation.id}",
+        help=explain("strict"),
     )
     group = groups[name]
     cells = [evaluation.cells[number] for number in group.cells]
@@ -266,7 +273,7 @@ def _draw_chart(evaluation: Evaluation, chart: alt.LayerChart, name: str, *, alt
 
 
 def _draw_table(evaluation: Evaluation) -> None:
-    st.markdown("**All cells**")
+    st.markdown("**All cells**", help=explain("cells"))
     key, table = f"evaluation_cells_{evaluation.id}", cell_table(evaluation)
     event: Any = st.dataframe(
         table,
@@ -274,7 +281,9 @@ def _draw_table(evaluation: Evaluation) -> None:
         hide_index=True,
         on_select="rerun",
         selection_mode="single-row",
-        column_config={**_COLUMNS, **_parameter_columns(evaluation, table)},
+        column_config=explained_columns(
+            table, {**_COLUMNS, **_parameter_columns(evaluation, table)}
+        ),
         placeholder="–",
         alt="Figures of every cell on all test contents",
     )
@@ -301,7 +310,7 @@ def _cell_key(evaluation: Evaluation) -> str:
 
 
 def _draw_texts(evaluation: Evaluation) -> None:
-    st.subheader("The texts of a cell", anchor=False)
+    st.subheader("The texts of a cell", anchor=False, help=explain("cell"))
     key, request = _cell_key(evaluation), evaluation.request
     # First the best of what steers by latents, as that is what the sentence speaks of.
     best = {one.arm: one.cell for one in evaluation.best}
@@ -311,6 +320,7 @@ def _draw_texts(evaluation: Evaluation) -> None:
         range(len(evaluation.cells)),
         format_func=lambda at: describe_setting(request, evaluation.cells[at].setting),
         key=key,
+        help=explain("cell, setting"),
     )
     _draw_use(evaluation, number, "Use this on Compare", "cell")
     texts: Sequence[EvaluationText] = ()
@@ -411,27 +421,27 @@ def _share(label: str, about: str) -> Any:
 
 
 def _interval(of: str) -> Any:
-    return st.column_config.TextColumn("95% interval", help=f"Wilson's, of {of}")
+    return st.column_config.TextColumn("95% interval", help=f"Wilson's, of {of}.")
 
 
-_P = "McNemar's exact paired test of strict grades against {}, two-sided"
+_P = "McNemar's exact paired test of strict grades against {}, two-sided."
 _COLUMNS: Any = {
     "setting": st.column_config.TextColumn("setting"),
     "arm": st.column_config.TextColumn("arm"),
-    "layer": st.column_config.TextColumn("layer", help="Block after which is steered, from 0"),
+    "layer": st.column_config.TextColumn("layer", help="It is steered after this one."),
     "strength": st.column_config.NumberColumn("strength", format="plain"),
     "n": st.column_config.NumberColumn("n", format="%d", help="Texts that could be judged"),
-    "strict": _share("strict", "Share of judged texts that follow the instruction fully"),
+    "strict": _share("strict", "The share of the texts that could be judged."),
     "strict_ci": _interval("strict"),
-    "loose": _share("loose", "Share that follows at least in part, strict included"),
+    "loose": _share("loose", "The share of the texts that could be judged."),
     "loose_ci": _interval("loose"),
-    "disorder": _share("disorder", "Share of all texts that are broken"),
+    "disorder": _share("disorder", "The share of all texts."),
     "disorder_ci": _interval("disorder"),
     "perplexity": st.column_config.NumberColumn(
-        "perplexity", format="%.1f", help="Median, under the unsteered model"
+        "perplexity", format="%.1f", help="The median, under the unsteered model."
     ),
     "distinct_2": st.column_config.NumberColumn(
-        "distinct-2", format="%.2f", help="Mean share of distinct pairs of words"
+        "distinct-2", format="%.2f", help="The mean over the texts."
     ),
     "unjudged": st.column_config.NumberColumn(
         "not judged", format="%d", help="Texts that could not be judged"

@@ -9,6 +9,7 @@ from app.dashboard.fields.record_fields import read_lines, write_lines
 from app.dashboard.messages import shown
 from app.presentation.arms import READ_WORDS, SCOPES
 from app.presentation.escaping import escape_markdown
+from app.presentation.glossary import explain
 from saif_core.parameters import Parameter, record_parameters
 from saif_core.records.evaluation import EvaluationRequest
 from saif_core.records.prompts import InstructionPosition
@@ -48,6 +49,7 @@ def draw_reading() -> dict[str, Any]:
             format_func=lambda option: READ_WORDS[option],
             key="evaluation_read",
             persist_state="session",
+            help=explain("reading position"),
         )
         with left:
             n_tokens = _draw(
@@ -62,7 +64,7 @@ def draw_reading() -> dict[str, Any]:
             required=True,
             key="evaluation_position",
             persist_state="session",
-            help="After or before the content.",
+            help=explain("instruction, content", "After or before the content."),
         )
         with right:
             selector, parameters = _draw_selector()
@@ -117,7 +119,12 @@ def _draw_selector() -> tuple[str, dict[str, Any] | None]:
         format_func=lambda name: name.replace("_", " "),
         key="evaluation_selector",
         persist_state="session",
-        help="  \n".join(f"**{one.name}**: {escape_markdown(one.help)}" for one in SELECTORS),
+        help=explain(
+            "selector, score, latents",
+            "  \n".join(
+                f"{one.name.replace('_', ' ')}: {escape_markdown(one.help)}" for one in SELECTORS
+            ),
+        ),
     )
     values = draw_parameters(SELECTORS.get(name).parameters, key=f"evaluation_selector_{name}")
     checked: dict[str, Any] | None = None

@@ -6,6 +6,7 @@ import streamlit as st
 
 from app.dashboard.frame import describe_sae
 from app.dashboard.work import work
+from app.presentation.glossary import explain
 from saif_core.records.saes import SaeInfo
 
 _KEY, _SEEN = "evaluation_saes", "evaluation_sae_seen"
@@ -26,7 +27,10 @@ def draw_saes(offered: Mapping[str, SaeInfo]) -> list[str]:
         key=_KEY,
         persist_state="session",
         on_change=_follow_choice,
-        help="The one in the sidebar is always among them, unless none is measured.",
+        help=explain(
+            "SAEs, one for each layer",
+            "The one in the sidebar is always among them, unless none is measured.",
+        ),
     )
     if not chosen:
         st.caption(":material/info: No SAE is measured, so that of the sidebar is not either.")

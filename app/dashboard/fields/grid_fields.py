@@ -5,9 +5,10 @@ from typing import Any
 
 import streamlit as st
 
-from app.dashboard.fields.parameter_fields import help_words
+from app.dashboard.fields.parameter_fields import help_words, parameter_help
 from app.dashboard.messages import shown
 from app.presentation.evaluation import value_words
+from app.presentation.glossary import explain
 from saif_core.errors import EvaluatorError
 from saif_core.parameters import Parameter
 from saif_core.records.evaluation import MOST_VALUES
@@ -53,7 +54,7 @@ def draw_values(
 
     Args:
         text: what stands in the field at first.
-        about: help of the field.
+        about: what is to say of the field, instead of what the parameter says.
     """
     typed = st.text_input(
         label,
@@ -61,7 +62,7 @@ def draw_values(
         max_chars=_LONGEST_LIST,
         key=key,
         persist_state="session",
-        help=about or help_words(parameter.help) or None,
+        help=explain(label, about) if about else parameter_help(parameter, label),
     )
     values: tuple[Any, ...] | None = None
     with shown():
@@ -126,7 +127,7 @@ def _draw_choices(parameter: Parameter, key: str, label: str) -> tuple[Any, ...]
         format_func=value_words,
         key=key,
         persist_state="session",
-        help=help_words(parameter.help) or None,
+        help=parameter_help(parameter, label),
     )
     if chosen:
         return tuple(option for option in options if option in chosen)
@@ -142,7 +143,7 @@ def _draw_text(
     # Not as the widget's default, as a form may have put a text of its own here.
     st.session_state.setdefault(key, default)
     typed = st.text_input(
-        label, key=key, persist_state="session", help=help_words(parameter.help) or None
+        label, key=key, persist_state="session", help=parameter_help(parameter, label)
     )
     if typed:
         return (typed,)

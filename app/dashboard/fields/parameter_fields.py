@@ -9,6 +9,7 @@ from typing import Any
 import streamlit as st
 from annotated_types import MaxLen
 
+from app.presentation.glossary import explain
 from saif_core.parameters import Parameter
 
 # Streamlit's number fields hold whole numbers as a browser does.
@@ -59,7 +60,7 @@ def draw_field(
         options: of the widget, whatever it is.
     """
     label = label or parameter.name.replace("_", " ")
-    options = {"key": key, "help": help_words(parameter.help) or None, **options}
+    options = {"key": key, "help": parameter_help(parameter, label), **options}
     if parameter.choices:
         choices = list(parameter.choices)
         at = choices.index(value) if value in choices else 0
@@ -76,6 +77,11 @@ def draw_field(
     if parameter.kind in (int, float):
         return _draw_number(parameter, value, label, options)
     return read_typed(parameter, _draw_text(parameter, value, label, options))
+
+
+def parameter_help(parameter: Parameter, label: str) -> str | None:
+    """What the words in a parameter's label and name mean, then what its docstring says of it."""
+    return explain(f"{label}, {parameter.name.replace('_', ' ')}", help_words(parameter.help))
 
 
 def help_words(text: str) -> str:

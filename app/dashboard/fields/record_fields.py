@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import streamlit as st
 
 from app.dashboard.fields.parameter_fields import draw_field, help_words, most_items
+from app.presentation.glossary import explain
 from saif_core.parameters import read_docstring, record_parameters
 
 R = TypeVar("R", bound=Any)
@@ -66,7 +67,10 @@ def _draw_texts(
     most = most_items(annotation)
     longest = most_items(typing.get_args(_plain(annotation))[0])
     about = help_words(f"{help} One a line; \\n stands for a line break.".strip())
-    typed = st.text_area(label, write_lines(texts), height=68, help=about, **options) or ""
+    typed = (
+        st.text_area(label, write_lines(texts), height=68, help=explain(label, about), **options)
+        or ""
+    )
     found = read_lines(typed)
     kept = tuple(text[:longest] for text in found[:most])
     if kept != found:

@@ -14,7 +14,7 @@ from app.dashboard.kept_work import keep, read_part
 from app.dashboard.messages import shown
 from app.dashboard.work import work
 from app.presentation.escaping import escape_markdown
-from app.presentation.glossary import meaning
+from app.presentation.glossary import explain, meaning
 from saif_core.errors import PromptPairError
 from saif_core.inputs.instruction_files import MAX_INSTRUCTION_BYTES, load_instruction
 from saif_core.inputs.prompt_pairs import english_wordings, load_contents, make_pairs
@@ -72,6 +72,7 @@ def draw_pair_choice() -> PairChoice | None:
         format_func=lambda option: _SOURCES[option],
         key="source",
         persist_state="session",
+        help=explain("prompt pairs"),
     )
     publish("source", "instruction")
     choice: PairChoice | None = None
@@ -211,8 +212,11 @@ def _draw_wordings(instruction: Instruction) -> list[str]:
         format_func=lambda option: _WORDINGS[option],
         key="wordings",
         persist_state="session",
-        help="Every chosen wording is put to every content. English ones alone do as well as all "
-        "or better on the shipped model, as the contents are English.",
+        help=explain(
+            "wording, content",
+            "Every chosen wording is put to every content. English ones alone do as well as all or "
+            "better on the shipped model, as the contents are English.",
+        ),
     )
     publish("wordings", "english")
     if how == "all":
@@ -226,6 +230,7 @@ def _draw_wordings(instruction: Instruction) -> list[str]:
             default=texts[:1],
             key=f"chosen_wordings_{instruction.name}",
             persist_state="session",
+            help=explain("wording"),
         )
     return texts[:1]
 
@@ -242,6 +247,7 @@ def _draw_own_instruction(instruction: Instruction) -> None:
                 instruction_yaml(instruction),
                 height=260,
                 key=f"instruction_text_{instruction.name}",
+                help=explain("instruction, wordings, evaluator"),
             )
             if st.form_submit_button("Use this copy", icon=":material/check:"):
                 with shown():
@@ -253,8 +259,11 @@ def _draw_own_instruction(instruction: Instruction) -> None:
             ["yaml", "yml"],
             key="instruction_file",
             max_upload_size=1,
-            help=f"At most {MAX_INSTRUCTION_BYTES // 1000} kB. Fields: name, wordings; if wanted "
-            "description, evaluator and evaluator_parameters.",
+            help=explain(
+                "instruction, wordings, evaluator",
+                f"At most {MAX_INSTRUCTION_BYTES // 1000} kB. Fields: name, wordings; if wanted "
+                "description, evaluator and evaluator_parameters.",
+            ),
         )
         if file is not None and st.session_state.get(_INSTRUCTION) != file.file_id:
             with shown():
@@ -296,7 +305,13 @@ def _draw_contents(n_known: int, kind: str) -> tuple[int, InstructionPosition]:
     key, default = f"contents_{kind}", min(DEFAULT_CONTENTS, n_known)
     seed_number(key, default, 1, n_known)
     n_contents = left.number_input(
-        f"Contents (of {n_known} {kind})", 1, n_known, step=1, key=key, persist_state="session"
+        f"Contents (of {n_known} {kind})",
+        1,
+        n_known,
+        step=1,
+        key=key,
+        persist_state="session",
+        help=explain("contents"),
     )
     publish(key, default)
     seed_choice("position", "after", get_args(InstructionPosition))
@@ -304,7 +319,7 @@ def _draw_contents(n_known: int, kind: str) -> tuple[int, InstructionPosition]:
         "Instruction comes",
         get_args(InstructionPosition),
         required=True,
-        help="After or before the content.",
+        help=explain("instruction, content", "After or before the content."),
         key="position",
         persist_state="session",
     )

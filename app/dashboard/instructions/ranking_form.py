@@ -12,7 +12,7 @@ from app.dashboard.instructions.pair_form import PairChoice
 from app.dashboard.work import work
 from app.presentation.arms import READ_WORDS
 from app.presentation.escaping import escape_markdown
-from app.presentation.glossary import meaning
+from app.presentation.glossary import explain, meaning
 from saif_core.records.ranking import RankingRequest, ReadPosition
 from saif_core.registry import SELECTORS
 
@@ -67,7 +67,10 @@ def draw_ranking_choice() -> RankingChoice:
             step=1,
             key="top",
             persist_state="session",
-            help="The best so many of the ranking; can still be changed once latents are ranked.",
+            help=explain(
+                "latents, ranking",
+                "The best so many are taken, which can still be changed once latents are ranked.",
+            ),
         )
         publish("top", DEFAULT_TOP)
     seed_flag("chat", True)
@@ -75,7 +78,7 @@ def draw_ranking_choice() -> RankingChoice:
         "Chat template",
         key="chat",
         persist_state="session",
-        help="Off: the model reads the prompt as raw text.",
+        help=explain("Chat template", "Off: the model reads the prompt as raw text."),
     )
     publish("chat", True)
     return RankingChoice(chat, read, response_tokens, selector, parameters, int(top))
@@ -104,6 +107,7 @@ def _draw_read() -> tuple[ReadPosition, int]:
         step=1,
         key="response_tokens",
         persist_state="session",
+        help=explain("tokens"),
     )
     publish("response_tokens", DEFAULT_RESPONSE_TOKENS)
     return "response", int(n_tokens)
@@ -118,9 +122,11 @@ def _draw_selector() -> tuple[str, dict[str, Any]]:
         names,
         format_func=lambda name: name.replace("_", " "),
         key="selector",
-        help=f"{meaning('selector')}  \n"
-        + "  \n".join(
-            f"{one.name.replace('_', ' ')}: {escape_markdown(one.help)}" for one in SELECTORS
+        help=explain(
+            "selector, score, latents",
+            "  \n".join(
+                f"{one.name.replace('_', ' ')}: {escape_markdown(one.help)}" for one in SELECTORS
+            ),
         ),
         persist_state="session",
     )

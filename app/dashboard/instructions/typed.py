@@ -15,15 +15,18 @@ from app.dashboard.fields.parameter_fields import draw_parameters
 from app.dashboard.kept_work import keep, read_part
 from app.dashboard.work import work
 from app.presentation.escaping import escape_markdown
-from app.presentation.glossary import meaning
+from app.presentation.glossary import explain, meaning
 from saif_core.errors import PromptPairError
 from saif_core.inputs.instruction_files import MAX_NAME_LETTERS, check_instruction
 from saif_core.inputs.prompt_pairs import english_wordings
 from saif_core.inputs.shipped import shipped_instructions
+from saif_core.judging.languages import language_of
 from saif_core.records.prompts import Instruction, Wording
 from saif_core.registry import EVALUATORS
 
 MAX_TYPED = 4000
+# A few words are easily taken for another language; below this a wording counts as English.
+SURE_OF_LANGUAGE = 0.6
 NOBODY = ""
 _KEY, _FIELDS = "typed_instruction", "typed_fields"
 
@@ -64,7 +67,7 @@ class Typed:
             "",
             self.evaluator,
             dict(self.parameters),
-            tuple(Wording(text) for text in self.wordings),
+            tuple(_wording(text) for text in self.wordings),
         )
         check_instruction(made, source="what you typed")
         return made
@@ -111,8 +114,10 @@ def draw_box(key: str, *, label: str, height: int = 100) -> None:
         height=height,
         key=f"{key}_say",
         placeholder="Answer as a pirate.\nReply the way a pirate would.",
-        help="One wording, or several that mean the same, one a line. Each is put to every "
-        "content.",
+        help=explain(
+            "instruction, wording, content",
+            "One wording, or several that mean the same, one a line. Each is put to every content.",
+        ),
     )
     if len(text or "") > MAX_TYPED:
         st.caption(
@@ -168,6 +173,11 @@ def _read(part: Any) -> Typed:
 def _hold(value: Typed) -> None:
     st.session_state[_KEY] = value
     keep(_KEY, asdict(value) if value != Typed() else None)
+
+
+def _wording(text: str) -> Wording:
+    """A typed wording in the language that it is clearly in, else in English."""
+    return Wording(text, language_of(text, above=SURE_OF_LANGUAGE) or "en")
 
 
 def _slug(wording: str) -> str:

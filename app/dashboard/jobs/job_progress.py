@@ -1,6 +1,7 @@
 """A job as every page starts and shows it: progress with a stop, its result, or what ended it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -9,7 +10,7 @@ from app.dashboard.handles import engine
 from app.dashboard.messages import shown
 from app.presentation.escaping import escape_markdown
 from saif_core.errors import JobCancelled, SaifError
-from saif_core.records.jobs import JobRecord
+from saif_core.records.jobs import JobRecord, Step
 
 if TYPE_CHECKING:
     from saif_core.engine.job import Job
@@ -53,9 +54,32 @@ def _draw_progress(job: "Job", key: str, facts: Callable[[], str], stops: str) -
             st.caption(stops)
 
 
+@contextmanager
+def page_progress(title: str) -> Iterator[Step]:
+    """Progress of work that the page does itself, told by a step; the bar goes when it ends.
+
+    A person who moves on stops the work, as each look at the bar is where a page may be left.
+    """
+    bar = st.progress(0.0, text=escape_markdown(title))
+
+    def step(done: int, total: int, message: str) -> None:
+        told = f"{title}: {message} · leaving this page stops it"
+        bar.progress(share_of(done, total), text=escape_markdown(told))
+
+    try:
+        yield step
+    finally:
+        bar.empty()
+
+
+def share_of(done: int, total: int) -> float:
+    """How much of some work is done, from 0; never all of it, as it still runs."""
+    return min(done / total, MOST_SHOWN) if total else 0.0
+
+
 def shown_share(record: JobRecord) -> float:
     """How much of the work is done; never all of it, as it still runs."""
-    return min(record.done / record.total, MOST_SHOWN) if record.total else 0.0
+    return share_of(record.done, record.total)
 
 
 def progress_words(record: JobRecord) -> str:

@@ -9,6 +9,7 @@ from app.charts.latent import logit_histogram, profile_histogram, token_bars
 from app.dashboard.corpus.indexes import indexes_of
 from app.presentation.escaping import escape_markdown, promotes
 from app.presentation.figures import counted
+from app.presentation.glossary import explain
 from saif_core.records.corpus import LatentIndex, LatentProfile, LatentSummary
 
 _VERDICTS = {
@@ -59,8 +60,11 @@ def draw_chips(known: KnownLatent) -> None:
             f"fires on {percent(share)} of {index.n_tokens:,} tokens",
             icon=":material/percent:",
             color="gray",
-            help=f"Its density: {counted(profile.n_fired, 'token')} of "
-            f"{counted(index.n_contexts, 'context')}.",
+            help=explain(
+                "density",
+                f"Here: {counted(profile.n_fired, 'token')} of "
+                f"{counted(index.n_contexts, 'context')}.",
+            ),
         )
         if not profile.n_fired:
             return
@@ -98,9 +102,12 @@ def _draw_verdict(index: LatentIndex, profile: LatentProfile) -> None:
             "reads or writes: not measured",
             icon=":material/help:",
             color="gray",
-            help="S_in takes tokens on which the latent fires; on this corpus there are none."
-            if not profile.n_fired
-            else "This index holds no S_in or S_out; index the corpus anew.",
+            help=explain(
+                "S_in, S_out",
+                "S\\_in takes tokens on which the latent fires; on this corpus there are none."
+                if not profile.n_fired
+                else "This index holds no S\\_in or S\\_out; index the corpus anew.",
+            ),
         )
         return
     found = verdict_on(index.n_tokens, profile.s_in, profile.s_out)
@@ -110,8 +117,11 @@ def _draw_verdict(index: LatentIndex, profile: LatentProfile) -> None:
             f"reads or writes: not known · {scores}",
             icon=":material/help:",
             color="gray",
-            help=f"{counted(index.n_tokens, 'token')} of {escape_markdown(index.name)} are too few "
-            f"to tell; a corpus of {LEAST_VERDICT_TOKENS:,} tokens is enough.",
+            help=explain(
+                "S_in, S_out",
+                f"{counted(index.n_tokens, 'token')} of {escape_markdown(index.name)} are too few "
+                f"to tell; a corpus of {LEAST_VERDICT_TOKENS:,} tokens is enough.",
+            ),
         )
         return
     st.badge(
@@ -137,7 +147,7 @@ def draw_token_bars(
         strict=True,
     ):
         with column:
-            st.subheader(title, anchor=False)
+            st.subheader(title, anchor=False, help=explain(f"{title}, promotes, logits"))
             listed = ", ".join(f"{token.strip()} {logit:+z.2f}" for token, logit in tokens[:5])
             st.altair_chart(
                 token_bars(tokens, promoted=up),
@@ -167,7 +177,9 @@ def draw_histograms(known: KnownLatent) -> None:
             st.altair_chart(profile_histogram(profile), key="latent_firing_histogram", alt=sentence)
             st.caption(sentence)
     with right:
-        st.subheader("What it does to the vocabulary", anchor=False)
+        st.subheader(
+            "What it does to the vocabulary", anchor=False, help=explain("logit lens, logits")
+        )
         low, high = profile.logit_range
         sentence = (
             f"Logits of all {sum(profile.logit_histogram):,} tokens, from {low:+.3g} to "

@@ -9,6 +9,7 @@ import streamlit as st
 
 from app.charts.latent import FLOW_CLICK, flow_chart
 from app.dashboard.corpus.indexes import summaries_of
+from app.dashboard.fields.explained_columns import explained_columns
 from app.dashboard.handles import engine, store
 from app.dashboard.latent.evidence import (
     KnownLatent,
@@ -19,6 +20,7 @@ from app.dashboard.latent.evidence import (
 from app.dashboard.work import VIA_LINK, Work, open_page
 from app.presentation.escaping import escape_markdown
 from app.presentation.figures import counted
+from app.presentation.glossary import explain
 from app.presentation.latents import relatives_of
 from saif_core.records.as_json import from_json
 from saif_core.records.corpus import LatentIndex
@@ -94,7 +96,7 @@ def _stored_rankings(_store_number: int, sae_id: str) -> list[Ranking]:
 
 
 def _draw_instructions(in_hand: Work, sae_id: str, latent: int) -> None:
-    st.subheader("Instructions it ranks for", anchor=False)
+    st.subheader("Instructions it ranks for", anchor=False, help=explain("instructions, ranking"))
     ranked = rankings_with(in_hand, sae_id, latent)
     if not ranked:
         st.info(
@@ -143,7 +145,9 @@ def _draw_partners(sae_id: str, known: KnownLatent | None) -> None:
 def _draw_nearest(
     sae_id: str, near: Mapping[str, Sequence[Neighbour]], known: KnownLatent | None
 ) -> None:
-    st.subheader("Nearest decoder directions", anchor=False)
+    st.subheader(
+        "Nearest decoder directions", anchor=False, help=explain("decoder directions, cosine")
+    )
     st.caption("Cosine between decoder directions; 1 is the same direction.")
     for other_id, neighbours in near.items():
         place = f"layer {neighbours[0].layer}" if neighbours else "layer"
@@ -161,7 +165,7 @@ def _draw_nearest(
 def _draw_flow(sae_id: str, latent: int, graph: FlowGraph, known: KnownLatent | None) -> None:
     from saif_core.explaining.flow import CHANCE_COSINE, KEPT_COSINE
 
-    st.subheader("Flow through the layers", anchor=False)
+    st.subheader("Flow through the layers", anchor=False, help=explain("flow, layers"))
     layers = layers_of(engine().saes())
     if not graph.edges:
         n_layers = len({*layers.values()})
@@ -231,7 +235,12 @@ def _draw_coactivation(
             icon=":material/info:",
         )
         return
-    st.dataframe(counted[2], hide_index=True, alt="How often joined latents fire together")
+    st.dataframe(
+        counted[2],
+        hide_index=True,
+        column_config=explained_columns(counted[2][0]),
+        alt="How often joined latents fire together",
+    )
 
 
 def _coactivations(

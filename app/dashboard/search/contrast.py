@@ -13,6 +13,7 @@ from app.dashboard.search.table import draw_latents
 from app.dashboard.work import publish_parameter, work
 from app.presentation.escaping import escape_markdown
 from app.presentation.figures import counted, shown_at, too_long
+from app.presentation.glossary import explain
 from saif_core.errors import PromptPairError
 from saif_core.inputs.prompt_pairs import load_contents
 from saif_core.inputs.text_files import MAX_MB
@@ -33,7 +34,7 @@ def draw_contrast(index: LatentIndex | None) -> None:
             "As chat messages",
             key="contrast_chat",
             persist_state="session",
-            help="Puts every text through the model's chat template.",
+            help=explain("chat template", "Every text is put through that of the model."),
         )
         submitted = st.form_submit_button(
             "Compare the sets", type="primary", icon=":material/compare_arrows:"

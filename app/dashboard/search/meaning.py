@@ -16,6 +16,7 @@ from app.dashboard.search.table import draw_latents, summary_columns
 from app.dashboard.search.words import MAX_QUERY
 from app.presentation.escaping import escape_markdown
 from app.presentation.figures import duration, too_long
+from app.presentation.glossary import explain
 from app.settings import load_settings
 from app.store_tasks import EmbedRequest, embedding_seconds, search_meaning, vectors_file
 from saif_core.models.text_embeddings import REQUIREMENT, is_installed
@@ -58,7 +59,7 @@ def draw_meaning(index: LatentIndex) -> None:
             persist_state="session",
             icon=":material/search:",
             placeholder="words about family",
-            help="In English; other languages are understood badly.",
+            help=explain("latent", "Ask in English; other languages are understood badly."),
         )
         st.form_submit_button("Search", type="primary", icon=":material/search:")
     publish(_QUERY, "")

@@ -6,9 +6,11 @@ from typing import Any
 import streamlit as st
 
 from app.dashboard.corpus.indexes import summaries_of
+from app.dashboard.fields.explained_columns import explained_columns
 from app.dashboard.handles import engine, store
 from app.dashboard.work import open_page, work
 from app.presentation.figures import shown_at
+from app.presentation.glossary import explain
 from app.presentation.latents import with_whole_tokens
 from saif_core.records.corpus import LatentIndex, LatentSummary
 from saif_core.records.questions import PromotedAnswer, PromotedQuestion
@@ -37,7 +39,7 @@ def draw_latents(
         hide_index=True,
         on_select="rerun",
         selection_mode=["multi-row", "single-cell"],
-        column_config=_COLUMNS,
+        column_config=explained_columns(columns, _COLUMNS),
         alt=alt,
     )
 
@@ -120,39 +122,37 @@ def _coefficient(index: LatentIndex | None, latent: int) -> float:
 _COLUMNS: Any = {
     "latent": st.column_config.NumberColumn("latent", format="%d", width=70),
     "label": st.column_config.TextColumn("label", help="The newest that people gave it"),
-    "promotes": st.column_config.TextColumn(
-        "promotes", width="medium", help="Tokens whose logits its decoder direction raises most"
-    ),
-    "density": st.column_config.NumberColumn(
-        "density", format="%.3f%%", help="Share of the corpus's tokens on which it fires"
-    ),
+    "promotes": st.column_config.TextColumn("promotes", width="medium"),
+    "density": st.column_config.NumberColumn("density", format="%.3f%%"),
     "maximum": st.column_config.NumberColumn(
-        "maximum", format="%.3g", help="Largest activation in the corpus"
+        "maximum",
+        format="%.3g",
+        help=explain("latent activation", "The largest in the corpus."),
     ),
-    "S_in": st.column_config.NumberColumn(
-        "S_in", format="%.2f", help="Share of the tokens it fires on most that it also promotes"
-    ),
+    "S_in": st.column_config.NumberColumn("S_in", format="%.2f"),
     "S_out": st.column_config.NumberColumn(
-        "S_out",
-        format="%.3f",
-        help="How much amplifying it helps the tokens that it promotes, at a neutral prompt",
+        "S_out", format="%.3f", help="It is measured at a neutral prompt."
     ),
     "verdict": st.column_config.TextColumn(
         "verdict",
         help="Reads from S_in 0.1 on, writes from S_out 0.01 on; empty: not measured, or on a "
         "corpus of too few tokens to tell",
     ),
-    "starred": st.column_config.CheckboxColumn("starred"),
+    "starred": st.column_config.CheckboxColumn("starred", help="A person marked it."),
     "found in": st.column_config.TextColumn(
         "found in", help="Where the search words stand, and the tokens that hold them"
     ),
     "cosine": st.column_config.NumberColumn(
         "cosine", format="%.3f", help="Between the embeddings of the query and of the latent"
     ),
-    "activation": st.column_config.NumberColumn("activation", format="%.3g"),
-    "largest activation": st.column_config.NumberColumn("largest activation", format="%.3g"),
+    "activation": st.column_config.NumberColumn(
+        "activation", format="%.3g", help=explain("latent activation")
+    ),
+    "largest activation": st.column_config.NumberColumn(
+        "largest activation", format="%.3g", help=explain("latent activation")
+    ),
     "d": st.column_config.NumberColumn(
-        "d", format="%.2f", help="Cohen's d of the mean activations, first set less second"
+        "d", format="%.2f", help="Of the mean activations, first set less second."
     ),
     "AUC": st.column_config.NumberColumn(
         "AUC",

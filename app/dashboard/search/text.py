@@ -11,6 +11,7 @@ from app.dashboard.search.table import draw_latents, meaning_columns
 from app.dashboard.work import publish_parameter, work
 from app.presentation.escaping import escape_markdown, visible
 from app.presentation.figures import counted, too_long
+from app.presentation.glossary import explain
 from saif_core.characters import token_with
 from saif_core.records.corpus import LatentIndex
 from saif_core.records.latents import TextReading
@@ -44,7 +45,7 @@ def draw_text(index: LatentIndex | None) -> None:
             "As a chat message",
             key=_CHAT,
             persist_state="session",
-            help="Puts the text through the model's chat template.",
+            help=explain("chat template", "The text is put through that of the model."),
         )
         submitted = st.form_submit_button(
             "Read it", type="primary", icon=":material/travel_explore:"
@@ -79,7 +80,7 @@ def _read(asked: TextQuestion) -> TextReading:
 
 def _draw_reading(index: LatentIndex | None, reading: TextReading) -> None:
     n_tokens = counted(len(reading.tokens), "token")
-    st.subheader("Token by token", anchor=False)
+    st.subheader("Token by token", anchor=False, help=explain("token"))
     st.caption(f"{n_tokens}; under each is the index of the latent that fires most.")
     st.html(ribbon(reading))
     token = _draw_token_choice(reading)
@@ -139,11 +140,17 @@ def _draw_token_choice(reading: TextReading) -> int | None:
             format_func=lambda at: f"{at} {escape_markdown(visible(reading.tokens[at]))}",
             key=_TOKEN,
             persist_state="session",
+            help=explain("token"),
         )
     # Whatever was chosen of another text may lie beyond this one.
     st.session_state[_TOKEN] = min(st.session_state.get(_TOKEN) or 0, n_tokens - 1)
     return st.slider(
-        f"Token (of {n_tokens:,})", 0, n_tokens - 1, key=_TOKEN, persist_state="session"
+        f"Token (of {n_tokens:,})",
+        0,
+        n_tokens - 1,
+        key=_TOKEN,
+        persist_state="session",
+        help=explain("token"),
     )
 
 

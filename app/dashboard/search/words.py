@@ -11,6 +11,7 @@ from app.dashboard.search.table import draw_latents, summary_columns, whole_rows
 from app.dashboard.work import publish_parameter
 from app.presentation.escaping import escape_markdown, visible
 from app.presentation.figures import too_long
+from app.presentation.glossary import explain
 from saif_core.records.corpus import (
     LatentFilter,
     LatentIndex,
@@ -129,14 +130,17 @@ def _draw_form() -> None:
             key=_WORDS,
             persist_state="session",
             icon=":material/search:",
-            help="All words have to be found; the beginnings of words will do.",
+            help=explain("tokens", "All words have to be found; the beginnings of words will do."),
         )
         right.selectbox(
             "Order",
             list(_SORTS),
             key=_SORT,
             persist_state="session",
-            help="Of all latents that are found, not only of those on this page.",
+            help=explain(
+                "density, S_in, S_out",
+                "All latents that are found are put in order, not only those on this page.",
+            ),
         )
         fields = st.container(horizontal=True, vertical_alignment="bottom")
         for key, (label, high, step) in _NUMBERS.items():
@@ -152,6 +156,7 @@ def _draw_form() -> None:
                 persist_state="session",
                 placeholder="any",
                 width=150,
+                help=explain(label),
             )
         fields.toggle("Starred", key=_STARRED, persist_state="session")
         fields.toggle(

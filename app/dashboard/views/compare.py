@@ -30,6 +30,7 @@ from app.dashboard.sae_fit import draw_broken_model, misfit
 from app.dashboard.scrolling import scroll_to, want_in_view
 from app.dashboard.work import Work, publish_parameter, resume_ranking, work, write_url
 from app.presentation.escaping import escape_markdown
+from app.presentation.glossary import explain
 from app.presentation.sessions import default_session_name, saes_of, session_of_work
 from app.presentation.texts import arm_size_sentence, sizes_sentence, speed_sentence
 from saif_core.errors import JobCancelled, PromptPairError, SaifError
@@ -174,7 +175,9 @@ def _hold_run(run_id: str) -> None:
 
 def _draw_latents(in_hand: Work, form: SteeringForm) -> bool:
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.subheader("Steer with", anchor=False, width="content")
+        st.subheader(
+            "Steer with", anchor=False, width="content", help=explain("basket, coefficient")
+        )
         draw_undo(in_hand, form)
     if in_hand.basket:
         return draw_basket(in_hand)

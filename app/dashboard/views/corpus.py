@@ -16,14 +16,16 @@ from app.dashboard.corpus.uploads import (
     save_uploads,
     uploads_of,
 )
+from app.dashboard.fields.explained_columns import explained_columns
 from app.dashboard.fields.upload_bounds import BOUNDS, check_files
 from app.dashboard.frame import describe_sae
 from app.dashboard.handles import engine, store
-from app.dashboard.jobs.job_progress import draw_failure, draw_progress, submit_once
+from app.dashboard.jobs.job_progress import draw_failure, draw_progress, page_progress, submit_once
 from app.dashboard.messages import shown
 from app.dashboard.work import open_page, work
 from app.presentation.escaping import escape_markdown
 from app.presentation.figures import counted, left_out_words, too_long
+from app.presentation.glossary import explain
 from app.settings import load_settings
 from app.store_tasks import MAX_LABEL, LabelsReport, LabelsRequest, NewLabel, vectors_file
 from saif_core.engine.job import Job
@@ -64,7 +66,7 @@ def draw_page() -> None:
             "your own, or import an index that was exported elsewhere.",
             icon=":material/library_books:",
         )
-    st.subheader("Read another corpus", anchor=False)
+    st.subheader("Read another corpus", anchor=False, help=explain("corpus"))
     with shown():
         _draw_start()
     left, right = st.columns(2, gap="large")
@@ -117,28 +119,30 @@ def _draw_list(indexes: Sequence[LatentIndex]) -> LatentIndex | None:
     column = st.column_config
     # A selection is a row number: another list needs a table of its own.
     version = hash(tuple(index.id for index in indexes))
+    table = {
+        "name": [index.name for index in indexes],
+        "SAE": [_sae_name(index.sae_id) for index in indexes],
+        "tokens": [index.n_tokens for index in indexes],
+        "contexts": [index.n_contexts for index in indexes],
+        "L0": [index.n_nonzero / max(index.n_tokens, 1) for index in indexes],
+        "state": ["finished" if index.finished else "unfinished" for index in indexes],
+        "begun": [_moment(index.created_at) for index in indexes],
+    }
     event: Any = st.dataframe(
-        {
-            "name": [index.name for index in indexes],
-            "SAE": [_sae_name(index.sae_id) for index in indexes],
-            "tokens": [index.n_tokens for index in indexes],
-            "contexts": [index.n_contexts for index in indexes],
-            "L0": [index.n_nonzero / max(index.n_tokens, 1) for index in indexes],
-            "state": ["finished" if index.finished else "unfinished" for index in indexes],
-            "begun": [_moment(index.created_at) for index in indexes],
-        },
+        table,
         key=f"corpus_table_{version}",
         hide_index=True,
         on_select="rerun",
         selection_mode="single-row",
-        column_config={
-            "tokens": column.NumberColumn("tokens", format="localized"),
-            "contexts": column.NumberColumn("contexts", format="localized"),
-            "L0": column.NumberColumn(
-                "L0", format="%.1f", help="Mean latents that fire on a token"
-            ),
-            "begun": column.DatetimeColumn("begun", format="YYYY-MM-DD HH:mm"),
-        },
+        column_config=explained_columns(
+            table,
+            {
+                "tokens": column.NumberColumn("tokens", format="localized"),
+                "contexts": column.NumberColumn("contexts", format="localized"),
+                "L0": column.NumberColumn("L0", format="%.1f"),
+                "begun": column.DatetimeColumn("begun", format="YYYY-MM-DD HH:mm"),
+            },
+        ),
         alt="Corpus indexes",
     )
     rows = event.selection.rows
@@ -239,7 +243,7 @@ def _draw_start() -> None:
             default=[work().sae_id],
             format_func=lambda sae_id: describe_sae(offered[sae_id]),
             key="corpus_saes",
-            help="The text runs through the model once for all SAEs.",
+            help=explain("SAE", "The text runs through the model once for all of them."),
         )
         submitted = st.form_submit_button("Read it", type="primary", icon=":material/menu_book:")
     st.caption(
@@ -272,7 +276,7 @@ def _draw_import() -> None:
             ["index"],
             key="corpus_import",
             max_upload_size=MAX_UPLOAD_MB,
-            help=f"At most {MAX_UPLOAD_MB} MB.",
+            help=explain("index", f"At most {MAX_UPLOAD_MB} MB."),
         )
         if not st.form_submit_button("Import", icon=":material/upload:"):
             return
@@ -280,7 +284,9 @@ def _draw_import() -> None:
         st.error("Choose a file first.", icon=":material/error:")
         return
     known = {index.id for index in store().latents.indexes()}
-    if store().profiles.import_index(file.getvalue()) in known:
+    with page_progress(f"Import {file.name}") as step:
+        imported = store().profiles.import_index(file.getvalue(), step=step)
+    if imported in known:
         st.info("That index is here already.", icon=":material/info:")
         return
     # The list, drawn before, does not have it yet.

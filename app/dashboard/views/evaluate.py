@@ -13,6 +13,7 @@ from app.dashboard.evaluate.form import (
     layers_of_request,
 )
 from app.dashboard.evaluate.results import draw_evaluation
+from app.dashboard.fields.explained_columns import explained_columns
 from app.dashboard.handles import engine, store
 from app.dashboard.jobs.job_progress import draw_progress
 from app.dashboard.jobs.speed import speed_now
@@ -197,20 +198,25 @@ def _draw_earlier(evaluation: Evaluation | None) -> None:
         return
     ids = [summary.id for summary in summaries]
     # Rows are known by their number, so another list of rows needs a table of its own.
+    table = _summary_table(summaries)
     event: Any = st.dataframe(
-        _summary_table(summaries),
+        table,
         key=f"evaluation_list_{hash(tuple(ids))}",
         hide_index=True,
         on_select="rerun",
         selection_mode="single-row",
-        column_config={
-            "strict": st.column_config.NumberColumn(
-                "strict",
-                format="%.0f%%",
-                help="Of the best arm that uses an SAE, on the other half",
-            ),
-            "measured": st.column_config.DatetimeColumn("measured", format="YYYY-MM-DD HH:mm"),
-        },
+        column_config=explained_columns(
+            table,
+            {
+                "strict": st.column_config.NumberColumn(
+                    "strict",
+                    format="%.0f%%",
+                    help="The share of texts of the best arm that uses an SAE, on the contents "
+                    "that did not choose it.",
+                ),
+                "measured": st.column_config.DatetimeColumn("measured", format="YYYY-MM-DD HH:mm"),
+            },
+        ),
         alt="Earlier evaluations, newest first",
     )
     rows = [row for row in event["selection"]["rows"] if row < len(ids)]

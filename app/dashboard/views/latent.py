@@ -22,6 +22,7 @@ from app.dashboard.messages import shown
 from app.dashboard.work import Work, work
 from app.presentation.escaping import escape_markdown
 from app.presentation.figures import counted
+from app.presentation.glossary import explain
 from app.presentation.latents import newest_label, read_examples, words_of_tokens
 from saif_core.errors import UnknownLatentError
 from saif_core.records.corpus import LatentIndex
@@ -112,7 +113,12 @@ def _remember(index: int) -> None:
 def _draw_choice(in_hand: Work) -> None:
     with st.form("latent_choice", width="content"):
         number = st.number_input(
-            f"Latent of {in_hand.sae_id}", min_value=0, value=0, step=1, key="latent_number"
+            f"Latent of {in_hand.sae_id}",
+            min_value=0,
+            value=0,
+            step=1,
+            key="latent_number",
+            help=explain("latent"),
         )
         if st.form_submit_button("Show this latent", icon=":material/search:"):
             _remember(int(number))
@@ -196,7 +202,7 @@ def _draw_from_weights(in_hand: Work, latent: int) -> None:
 
 
 def _draw_title(in_hand: Work, latent: int, title: str, hook_point: str) -> None:
-    st.title(f"What is latent {latent}?")
+    st.title(f"What is latent {latent}?", help=explain("latent"))
     st.subheader(title, anchor=False)
     st.caption(f"{escape_markdown(in_hand.sae_id)} · {escape_markdown(hook_point)}")
 
@@ -299,7 +305,9 @@ def _draw_weights(detail: LatentDetail) -> None:
 
 
 def _draw_pairs(in_hand: Work, latent: int) -> None:
-    st.subheader("On the pairs of the ranking in hand", anchor=False)
+    st.subheader(
+        "On the pairs of the ranking in hand", anchor=False, help=explain("prompt pairs, ranking")
+    )
     request = in_hand.ranking_request
     if request is None:
         st.info(

@@ -6,6 +6,7 @@ from typing import Any
 import streamlit as st
 
 from app.charts.ranking import BRUSH, latents_in, overlap_rows, rate_scatter, score_curve
+from app.dashboard.fields.explained_columns import explained_columns
 from app.dashboard.fields.url_fields import publish, seed_number
 from app.dashboard.handles import engine
 from app.dashboard.jobs.job_panel import draw_ranking_job
@@ -14,6 +15,7 @@ from app.dashboard.work import FinishedRanking, open_page, resume_ranking, work
 from app.presentation.arms import READ_WORDS
 from app.presentation.escaping import escape_markdown, promotes
 from app.presentation.figures import counted, shown_at
+from app.presentation.glossary import explain
 from app.presentation.ranking import verdict
 from saif_core.records.ranking import LatentScore, Ranking
 from saif_core.records.saes import layers_of
@@ -85,7 +87,7 @@ def _draw_head(ranking: Ranking) -> int:
                 key="k",
                 persist_state="session",
                 width=140,
-                help="Where the list is cut: the dashed line in the score chart.",
+                help=explain("ranking", "It is cut here: at the dashed line in the score chart."),
             )
         )
         steer = st.button(
@@ -124,7 +126,7 @@ def _draw_charts(ranking: Ranking, top: int) -> tuple[LatentScore, ...]:
     )
     inside = latents_in(ranking.latents, event.selection.get(BRUSH, {}))
     st.caption("Drag over dots to list only those; double-click to list all.")
-    st.subheader("Scores in order", anchor=False)
+    st.subheader("Scores in order", anchor=False, help=explain("Scores"))
     best, last = ranking.latents[0], ranking.latents[top - 1]
     st.altair_chart(
         score_curve(ranking, top),
@@ -135,7 +137,7 @@ def _draw_charts(ranking: Ranking, top: int) -> tuple[LatentScore, ...]:
 
 
 def _draw_table(ranking: Ranking, inside: Sequence[LatentScore]) -> None:
-    st.subheader("The latents", anchor=False)
+    st.subheader("The latents", anchor=False, help=explain("latents"))
     n_all = len(ranking.latents)
     if not inside:
         st.info("No latent is in the area that you marked; double-click the chart to clear it.")
@@ -145,35 +147,38 @@ def _draw_table(ranking: Ranking, inside: Sequence[LatentScore]) -> None:
     # Rows are known by their number, so another list of rows needs a table of its own.
     key = f"latent_table_{ranking.id}_{hash(tuple(latent.index for latent in inside))}"
     _apply_selection(key, inside)
+    table = _table(inside)
     st.dataframe(
-        _table(inside),
+        table,
         key=key,
         hide_index=True,
         height=640,
         on_select="rerun",
         selection_mode=["multi-row", "single-cell"],
-        column_config={
-            "latent": st.column_config.NumberColumn("latent", format="%d", width=60),
-            "score": st.column_config.NumberColumn("score", format="%.3f"),
-            "with": st.column_config.NumberColumn(
-                "with",
-                format="%.0f%%",
-                width=60,
-                help="Share of positions with the instruction it fires at",
-            ),
-            "without": st.column_config.NumberColumn(
-                "without", format="%.0f%%", width=70, help="Share of positions without it"
-            ),
-            "mean": st.column_config.NumberColumn(
-                "mean", format="%.3g", help="Mean activation where it fires with the instruction"
-            ),
-            "sd": st.column_config.NumberColumn(
-                "± sd", format="%.2g", help="Standard deviation of that activation"
-            ),
-            "promotes": st.column_config.TextColumn(
-                "promotes", help="Tokens whose logits its decoder direction raises most"
-            ),
-        },
+        column_config=explained_columns(
+            table,
+            {
+                "latent": st.column_config.NumberColumn("latent", format="%d", width=60),
+                "score": st.column_config.NumberColumn("score", format="%.3f"),
+                "with": st.column_config.NumberColumn(
+                    "with",
+                    format="%.0f%%",
+                    width=60,
+                    help="Share of positions with the instruction it fires at",
+                ),
+                "without": st.column_config.NumberColumn(
+                    "without", format="%.0f%%", width=70, help="Share of positions without it"
+                ),
+                "mean": st.column_config.NumberColumn(
+                    "mean",
+                    format="%.3g",
+                    help="Mean activation where it fires with the instruction",
+                ),
+                "sd": st.column_config.NumberColumn(
+                    "± sd", format="%.2g", help="Standard deviation of that activation"
+                ),
+            },
+        ),
         alt="Latents by score",
     )
 
@@ -226,7 +231,9 @@ def _draw_comparison(ranking: Ranking, top: int) -> None:
     ]
     if not others:
         return
-    st.subheader("Shared with other rankings of this session", anchor=False)
+    st.subheader(
+        "Shared with other rankings of this session", anchor=False, help=explain("rankings")
+    )
     names = _names(others)
     chosen = st.multiselect(
         "Compare with",
@@ -234,6 +241,7 @@ def _draw_comparison(ranking: Ranking, top: int) -> None:
         default=list(names)[-1:],
         key="compare_rankings",
         persist_state="session",
+        help=explain("rankings"),
     )
     tops = {_name(ranking): [latent.index for latent in ranking.latents[:top]]}
     for name in chosen:
@@ -245,6 +253,7 @@ def _draw_comparison(ranking: Ranking, top: int) -> None:
             key="overlap_table",
             hide_index=True,
             width="content",
+            column_config=explained_columns(["ranking"]),
             alt="Number of shared latents between rankings",
         )
 

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app.dashboard.corpus.indexes import choose_index, indexes_of
+from app.dashboard.fields.explained_columns import explained_columns
 from app.dashboard.handles import engine, store
 from app.dashboard.jobs.job_progress import draw_failure, draw_progress, submit_once
 from app.dashboard.sae_fit import misfit
 from app.dashboard.work import work
 from app.presentation.escaping import escape_markdown
 from app.presentation.figures import counted
+from app.presentation.glossary import explain
 from app.presentation.latents import corpus_words
 from saif_core.records.corpus import LatentIndex
 from saif_core.records.health import DensityReport, TextMeasurement
@@ -96,7 +98,9 @@ def _draw_figures(
 ) -> None:
     from app.presentation.health import figure_table
 
-    st.subheader("How much of the residual stream it keeps", anchor=False)
+    st.subheader(
+        "How much of the residual stream it keeps", anchor=False, help=explain("residual stream")
+    )
     running = job if job is not None and not job.finished() else None
     if st.button(
         "Measure here",
@@ -120,29 +124,30 @@ def _draw_figures(
         )
         return
     number = st.column_config.NumberColumn
+    table = figure_table(info.cards, measured)
     st.dataframe(
-        figure_table(info.cards, measured),
+        table,
         key="health_figures",
         hide_index=True,
-        column_config={
-            "text": st.column_config.TextColumn("text"),
-            "measured": st.column_config.TextColumn("measured", help="Its card, or here and now"),
-            "ce": number(
-                "CE recovered",
-                format="%.1f%%",
-                help="Of the loss that setting the residual stream to zero costs",
-            ),
-            "fvu": number("FVU", format="%.3f", help="Fraction of variance unexplained"),
-            "explained": number("explained variance", format="%.3f"),
-            "l0": number("L0", format="%.1f", help="Latents that fire on a token, on average"),
-            "tokens": number("tokens", format="%d", help="Tokens that count"),
-            "sinks": number(
-                "sinks left out",
-                format="%.1f%%",
-                help="Share of tokens after the first that are attention sinks; a card does not "
-                "tell it",
-            ),
-        },
+        column_config=explained_columns(
+            table,
+            {
+                "measured": st.column_config.TextColumn(
+                    "measured", help="Its card, or here and now"
+                ),
+                "ce": number("CE recovered", format="%.1f%%"),
+                "fvu": number("FVU", format="%.3f"),
+                "explained": number("explained variance", format="%.3f"),
+                "l0": number("L0", format="%.1f"),
+                "tokens": number("tokens", format="%d", help="As many count for the figures."),
+                "sinks": number(
+                    "sinks left out",
+                    format="%.1f%%",
+                    help="Share of tokens after the first that are attention sinks; a card does "
+                    "not tell it",
+                ),
+            },
+        ),
         alt="Measured quality per kind of text",
     )
     st.caption(
@@ -172,7 +177,7 @@ def _draw_density(density: DensityReport | None, index: LatentIndex | None) -> N
     from app.charts.health import density_chart
     from app.presentation.health import density_sentence
 
-    st.subheader("How often its latents fire", anchor=False)
+    st.subheader("How often its latents fire", anchor=False, help=explain("latents, density"))
     if density is None or index is None:
         st.info(
             "No corpus was indexed with this SAE, so its densities are not known: run saif index "

@@ -4,6 +4,7 @@ import streamlit as st
 
 from app.dashboard.compare.open_session import open_in_compare
 from app.dashboard.compare.text_columns import draw_finished
+from app.dashboard.fields.explained_columns import explained_columns
 from app.dashboard.handles import store
 from app.presentation.arms import describe_arm
 from app.presentation.escaping import escape_markdown
@@ -137,17 +138,21 @@ def _if_of(edit: Edit, ranking: Ranking | None) -> Ranking | None:
 
 def _draw_chosen(latents: tuple[ChosenLatent, ...], ranking: Ranking | None, key: str) -> None:
     column = st.column_config
+    table = chosen_table(latents, ranking)
     st.dataframe(
-        chosen_table(latents, ranking),
+        table,
         key=key,
         hide_index=True,
-        column_config={
-            "latent": column.NumberColumn("latent", format="%d"),
-            "coefficient": column.NumberColumn("coefficient", format="%.6g"),
-            "score": column.NumberColumn("score", format="%.3f"),
-            "with": column.NumberColumn("fires with", format="percent"),
-            "without": column.NumberColumn("fires without", format="percent"),
-        },
+        column_config=explained_columns(
+            table,
+            {
+                "latent": column.NumberColumn("latent", format="%d"),
+                "coefficient": column.NumberColumn("coefficient", format="%.6g"),
+                "score": column.NumberColumn("score", format="%.3f"),
+                "with": column.NumberColumn("fires with", format="percent"),
+                "without": column.NumberColumn("fires without", format="percent"),
+            },
+        ),
         alt="The latents steered with",
     )
 

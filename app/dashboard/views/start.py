@@ -23,7 +23,7 @@ from app.presentation.escaping import escape_markdown
 from app.presentation.text_diff import plain_html
 from app.presentation.texts import judgement_line
 from saif_core.errors import SaeMismatchError, UnknownNameError
-from saif_core.inputs.prompt_pairs import english_wordings, make_pairs
+from saif_core.inputs.prompt_pairs import make_pairs
 from saif_core.inputs.shipped import shipped_contents, shipped_example, shipped_instructions
 from saif_core.judging.judgements import judge_generations
 from saif_core.records.ranking import RankingRequest
@@ -128,7 +128,8 @@ def _find() -> None:
         instruction,
         contents,
         n_contents=min(N_CONTENTS, len(contents)),
-        wordings=english_wordings(instruction),
+        # Whatever language they are in; of a shipped instruction these are the English ones.
+        wordings=typed().wordings,
     )
     choose_instruction(instruction)
     is_shipped = instruction.name in shipped_instructions()

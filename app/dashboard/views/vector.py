@@ -7,12 +7,14 @@ import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from app.dashboard.compare.open_session import INCOMING
+from app.dashboard.fields.explained_columns import explained_columns
 from app.dashboard.handles import engine, store
 from app.dashboard.jobs.job_progress import draw_progress, result_of
 from app.dashboard.messages import shown
 from app.dashboard.work import Work, open_page, resume_ranking, work
 from app.presentation.escaping import escape_markdown
 from app.presentation.figures import counted
+from app.presentation.glossary import explain
 from app.presentation.texts import size_sentence
 from saif_core.errors import JobCancelled
 from saif_core.records.questions import (
@@ -55,6 +57,7 @@ def draw_page() -> None:
         required=True,
         key="vector_source",
         persist_state="session",
+        help=explain("steering vector, instruction, basket"),
     )
     with shown():
         {"instruction": _draw_instruction, "file": _draw_file, "basket": _draw_basket}[
@@ -233,7 +236,9 @@ def _draw_pursuit(in_hand: Work, job_id: str, report: VectorReport) -> None:
     from app.presentation.vector import atom_table, explained_sentence
     from saif_core.finding.vector_files import vector_file
 
-    st.subheader("The latents it is a sum of", anchor=False)
+    st.subheader(
+        "The latents it is a sum of", anchor=False, help=explain("latents, decoder direction")
+    )
     st.caption(
         "Signed pursuit: each step takes the decoder direction nearest to what is left and fits "
         "all coefficients anew. A negative coefficient takes away what the latent promotes."
@@ -249,7 +254,7 @@ def _draw_pursuit(in_hand: Work, job_id: str, report: VectorReport) -> None:
                 step=1,
                 key=f"vector_k_{job_id}",
                 width=140,
-                help="Where the sum is cut: the dashed line in the chart.",
+                help=explain("atoms", "The sum is cut here: at the dashed line in the chart."),
             )
         )
         st.button(
@@ -280,7 +285,7 @@ def _draw_pursuit(in_hand: Work, job_id: str, report: VectorReport) -> None:
             atom_table(report, k),
             {
                 "coefficient": st.column_config.NumberColumn(
-                    "coefficient", format="%+.3g", help="When only these atoms are taken"
+                    "coefficient", format="%+.3g", help="It is fitted to these atoms alone."
                 ),
                 "explained": st.column_config.NumberColumn(
                     "explained", format="%.1f%%", help="Of the squared norm, up to this atom"
@@ -313,7 +318,11 @@ def _draw_changes(job_id: str, report: VectorReport) -> None:
     _draw_latents(
         f"vector_changes_{job_id}",
         change_table(report),
-        {"change": st.column_config.NumberColumn("mean change", format="%+.3g")},
+        {
+            "change": st.column_config.NumberColumn(
+                "mean change", format="%+.3g", help=explain("latent activation")
+            )
+        },
         alt=f"The {counted(len(report.changes), 'latent')} that change most",
     )
 
@@ -337,13 +346,13 @@ def _draw_latents(
         hide_index=True,
         on_select="rerun",
         selection_mode="single-cell",
-        column_config={
-            "latent": st.column_config.NumberColumn("latent", format="%d", width=60),
-            "promotes": st.column_config.TextColumn(
-                "promotes", help="Tokens whose logits its decoder direction raises most"
-            ),
-            **columns,
-        },
+        column_config=explained_columns(
+            rows,
+            {
+                "latent": st.column_config.NumberColumn("latent", format="%d", width=60),
+                **columns,
+            },
+        ),
         alt=alt,
     )
     st.caption("Click a row to open the latent's page.")

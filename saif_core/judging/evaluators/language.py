@@ -7,15 +7,14 @@ loose: at least one clause of four words or more is detected as the language.
 none: anything else. Sentences that repeat the prompt word for word do not count: an answer that
 repeats the prompt and then translates it is loose, one that only repeats it is none.
 
-Source: lingua (n-gram models, offline). Portuguese, Italian, Dutch and Japanese are among its
-choices so that a text in one of these is not taken for a neighbour.
+Source: lingua (n-gram models, offline), as ``saif_core/judging/languages.py`` asks it.
 """
 
 import re
 import unicodedata
-from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from saif_core.judging.languages import language_of
 from saif_core.judging.words import (
     clean,
     only_repeats,
@@ -25,9 +24,6 @@ from saif_core.judging.words import (
 )
 from saif_core.records.prompts import PromptPair
 from saif_core.records.texts import Judgement
-
-if TYPE_CHECKING:
-    from lingua import LanguageDetector
 
 _NAMES = {"fr": "French", "de": "German", "es": "Spanish", "zh": "Chinese", "en": "English"}
 _CLAUSE = re.compile(r"[:;：；«»“”\"()（）\[\]{}<>|*]+|\s[-–—]\s")
@@ -54,11 +50,11 @@ def language(
         return Judgement("none", "The text only repeats the prompt.")
     own = own_sentences(pair, text)
     clauses = [clause for sentence in own for clause in _clauses(sentence)]
-    found = [_detect(clause) for clause in clauses]
+    found = [language_of(clause, above=_MIN_CONFIDENCE) for clause in clauses]
     repeats = len(own) < len(split_sentences(text))
     mixed = repeats or any(code not in (language, "") for code in found)
     whole = _is_in_script(text, language) and _is_varied(text)
-    if whole and not mixed and _detect(text, least=0.0) == language:
+    if whole and not mixed and language_of(text, above=0.0) == language:
         return Judgement("strict", f"The whole text is {name}.")
     if language in found:
         return Judgement("loose", f"A part of the text is {name}.")
@@ -79,29 +75,3 @@ def _is_in_script(text: str, language: str) -> bool:
     script = "CJK" if language == "zh" else "LATIN"
     foreign = sum(not unicodedata.name(letter, "").startswith(script) for letter in letters)
     return foreign <= _FOREIGN_SHARE.get(language, 0.1) * len(letters)
-
-
-def _detect(text: str, *, least: float = _MIN_CONFIDENCE) -> str:
-    """ISO code of the text's language, or nothing where it is not clear."""
-    best = _detector().compute_language_confidence_values(text)[0]
-    if best.value <= least:
-        return ""
-    return best.language.iso_code_639_1.name.lower()
-
-
-@lru_cache(maxsize=1)
-def _detector() -> "LanguageDetector":
-    # Imported at the first use: the library with its models takes a second and 200 MB.
-    from lingua import Language, LanguageDetectorBuilder
-
-    return LanguageDetectorBuilder.from_languages(
-        Language.ENGLISH,
-        Language.FRENCH,
-        Language.GERMAN,
-        Language.SPANISH,
-        Language.CHINESE,
-        Language.PORTUGUESE,
-        Language.ITALIAN,
-        Language.DUTCH,
-        Language.JAPANESE,
-    ).build()
