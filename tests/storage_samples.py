@@ -60,7 +60,7 @@ def sample_recipe(
         "steered",
         edits=edits,
         strength=0.75,
-        schedule=Schedule("first", 3, 0.5, 2.0),
+        schedule=Schedule("first", 3, decay=0.5, decay_power=2.0),
         origin=Origin("saif", {"top": 1}, "cc", "dd"),
     )
     request = GenerationRequest(

@@ -67,6 +67,8 @@ def test_a_schedule_is_told_with_its_numbers() -> None:
     assert scope_words(Arm("a", schedule=Schedule("generated", decay=0.2))) == (
         "the answer only, strength at token t over (1 + 0.2 × t)"
     )
+    at_ends = Schedule("prompt-ends", prompt_first=1, prompt_last=3)
+    assert scope_words(Arm("a", schedule=at_ends)) == "the first 1 and last 3 prompt tokens"
     assert (
         scope_words(Arm("a", schedule=Schedule("first", first=4)))
         == "the first 4 tokens of the answer"

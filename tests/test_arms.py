@@ -17,6 +17,7 @@ from saif_core.records.steering import (
     GenerationRequest,
     Sampling,
     Schedule,
+    SteeringScope,
 )
 from saif_core.registry import STEERING_METHODS
 from saif_core.saes.loaded_sae import LoadedSae
@@ -156,6 +157,17 @@ def test_strength_follows_scope_and_decay() -> None:
     assert strengths(scope="first", first=2) == [2.0, 2.0, 0, 0]
     assert strengths(decay=1.0) == pytest.approx([2.0, 1.0, 2 / 3, 0.5])
     assert strengths(decay=1.0, decay_power=2.0)[1] == 0.5
+
+
+def test_strengths_along_prompt_and_answer() -> None:
+    def strengths(n_tokens: int, scope: SteeringScope, **options: int) -> list[float]:
+        steering = Steering(0, torch.zeros_like, 2.0, Schedule(scope, **options))
+        return steering.strengths(5, n_tokens).flatten().tolist()
+
+    assert strengths(7, "generated") == [0, 0, 0, 0, 2, 2, 2]
+    assert strengths(7, "prompt") == [2, 2, 2, 2, 2, 0, 0]
+    assert strengths(7, "prompt-ends", prompt_first=1, prompt_last=2) == [2, 0, 0, 2, 2, 0, 0]
+    assert strengths(3, "prompt-ends", prompt_first=1, prompt_last=3) == [2, 0, 2]
 
 
 def test_keeping_the_norm_turns_the_residual_stream_only() -> None:

@@ -193,7 +193,7 @@ def test_every_option_reaches_the_engine(saif: Saif) -> None:
     assert (request.read, request.response_tokens) == ("last-token", 7)
     assert (request.position, request.selector) == ("before", "sensitivity")
     assert request.selector_parameters == {"compare": "higher"}
-    assert request.schedule == Schedule("first", 3, 0.1, 2.0)
+    assert request.schedule == Schedule("first", 3, decay=0.1, decay_power=2.0)
     assert request.sampling == Sampling(False, "Be brief.", 7, 0.2, 0.9, ("!",), 3)
     assert saif.request("--sae", "tiny/12").sae_ids == ("tiny/12",)
 

@@ -81,14 +81,16 @@ def test_a_method_and_its_arms_share_schedule_and_norm(saif: Run) -> None:
     found = saif(
         *("generate", *PROMPT, "--latents", NAMED, "--method", "clamp", "--strength", 1.5),
         *("--scope", "first", "--first", 2, "--decay", 0.5, "--decay-power", 2, "--keep-norm"),
-        *("--arm", f"basket:latents={NAMED},scope=all,name=other"),
+        *("--arm", f"basket:latents={NAMED},scope=prompt-ends,prompt_last=9,name=other"),
     ).answer
 
     arms = arms_of(found)
     assert arms["steered"]["edits"][0]["method"] == "clamp"
     assert arms["steered"]["strength"] == 1.5
-    assert arms["steered"]["schedule"] == to_json(Schedule("first", 2, 0.5, 2.0))
-    assert arms["other"]["schedule"] == to_json(Schedule("all", 2, 0.5, 2.0))
+    assert arms["steered"]["schedule"] == to_json(Schedule("first", 2, decay=0.5, decay_power=2.0))
+    assert arms["other"]["schedule"] == to_json(
+        Schedule("prompt-ends", 2, prompt_last=9, decay=0.5, decay_power=2.0)
+    )
     assert all(arms[name]["edits"][0]["keep_norm"] for name in ("steered", "other"))
 
 

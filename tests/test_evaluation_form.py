@@ -236,7 +236,7 @@ def test_whatever_a_request_can_hold_can_be_set_in_the_form() -> None:
     for field in fields(EvaluationRequest):
         changed = last if field.name == "read" else request
         assert getattr(changed, field.name) != getattr(before, field.name), field.name
-    assert request.schedule == Schedule("first", 3, 0.25, 0.5)
+    assert request.schedule == Schedule("first", 3, decay=0.25, decay_power=0.5)
     sampling = Sampling(True, "Be brief.", 9, 0.75, 0.9, ("END", "\n\n"), 5)
     assert request.sampling == sampling
     # Every content has one text, so there are no samples to ask for.

@@ -1,7 +1,7 @@
 """Batched, steered decoding on a tiny model against plain transformers."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,11 @@ def push(
     layer: int = 0,
     scope: SteeringScope = "generated",
     seed: int = 3,
+    **ends: int,
 ) -> Steering:
     direction = torch.randn(model.d_model, generator=torch.Generator().manual_seed(seed)) * 3
-    return Steering(layer, lambda resid: direction.expand_as(resid), strength, Schedule(scope))
+    schedule = Schedule(scope, **ends)
+    return Steering(layer, lambda resid: direction.expand_as(resid), strength, schedule)
 
 
 def write(
@@ -79,6 +81,11 @@ def reference(model: LoadedModel, prompt: list[int], n_tokens: int) -> list[int]
     return ids
 
 
+def ends_of(prompt: list[int], schedule: Schedule) -> list[int]:
+    at = list(range(len(prompt)))
+    return sorted({*at[: schedule.prompt_first], *at[-schedule.prompt_last :]})
+
+
 def by_hand(model: LoadedModel, prompt: list[int], steering: Steering, n_tokens: int) -> list[int]:
     """Greedy steered decoding without any cache or batch: the meaning of every scope."""
     ids = list(prompt)
@@ -87,9 +94,10 @@ def by_hand(model: LoadedModel, prompt: list[int], steering: Steering, n_tokens:
             "all": range(len(ids)),
             "prompt": range(len(prompt)),
             "generated": range(len(prompt) - 1, len(ids)),
+            "prompt-ends": ends_of(prompt, steering.schedule),
         }[steering.schedule.scope]
 
-        def edit(resid: torch.Tensor, positions: range = positions) -> torch.Tensor:
+        def edit(resid: torch.Tensor, positions: Sequence[int] = positions) -> torch.Tensor:
             edited = resid.clone()
             where = list(positions)
             edited[:, where] += steering.strength * steering.delta(resid)[:, where]
@@ -128,6 +136,20 @@ def test_each_row_is_steered_by_its_own_strength_layer_and_scope(
         assert steering is not None
         assert row.token_ids == by_hand(model, PROMPTS[0], steering, 8)
     assert len({tuple(row.token_ids) for row in rows}) > 1
+
+
+@pytest.mark.parametrize("ends", [(1, 2), (0, 1), (2, 3), (9, 9)])
+def test_both_ends_of_prompts_of_any_length_are_steered(
+    model: LoadedModel, ends: tuple[int, int]
+) -> None:
+    # One begins like another and is longer, so that they could share what they must not.
+    prompts = [*PROMPTS, [*PROMPTS[0], 3, 4], PROMPTS[0]]
+    first, last = ends
+    steering = push(model, 2.0, scope="prompt-ends", prompt_first=first, prompt_last=last)
+    rows = write(model, prompts, [steering] * 4 + [None])
+    assert tokens(rows)[-1] == reference(model, PROMPTS[0], 8)
+    for prompt, row in zip(prompts[:4], rows[:4], strict=True):
+        assert row.token_ids == by_hand(model, prompt, steering, 8)
 
 
 def test_hook_reaches_every_steered_token_once(model: LoadedModel) -> None:

@@ -120,7 +120,7 @@ def test_arms_of_schema_1_keep_what_they_did() -> None:
     assert arms["ablate"].edits[0].method == "ablate"
     for name, kind in (("random", "random"), ("flipped", "flipped"), ("logit bias", "logit-bias")):
         assert (arms[name].kind, arms[name].edits) == (kind, arms["fading"].edits)
-    assert arms["fading"].schedule == Schedule("generated", 1, 0.2, 0.5)
+    assert arms["fading"].schedule == Schedule("generated", 1, decay=0.2, decay_power=0.5)
     assert arms["fading"].strength == 2.0
     assert arms["prompt scope"].schedule == Schedule("prompt")
     assert arms["all keep"].schedule == Schedule("all")

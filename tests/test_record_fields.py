@@ -37,7 +37,7 @@ def keys(at: AppTest) -> set[str]:
     ("draw", "record"),
     [
         (draw_schedule, Schedule()),
-        (draw_schedule, Schedule("first", 2048, 10.0, 0.0)),
+        (draw_schedule, Schedule("first", 2048, decay=10.0, decay_power=0.0)),
         (draw_sampling, Sampling()),
         (
             draw_sampling,
@@ -79,6 +79,14 @@ def test_fields_that_change_nothing_cannot_be_set() -> None:
     settle(at.run())
     assert not at.number_input(key="x_first").disabled
     assert not at.number_input(key="x_decay_power").disabled
+    assert at.number_input(key="x_prompt_first").disabled
+    settle(at.selectbox(key="x_scope").set_value("prompt-ends").run())
+    assert at.number_input(key="x_first").disabled
+    settle(at.number_input(key="x_prompt_first").set_value(0).run())
+    settle(at.number_input(key="x_prompt_last").set_value(7).run())
+    assert at.session_state["made"] == Schedule(
+        "prompt-ends", prompt_first=0, prompt_last=7, decay=0.5
+    )
 
 
 def test_the_scope_is_chosen_in_words_and_help_comes_from_the_docstring() -> None:

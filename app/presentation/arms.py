@@ -27,6 +27,7 @@ SCOPES: dict[SteeringScope, str] = {
     "first": "the first tokens of the answer",
     "last-token": "the last prompt token only",
     "prompt": "the prompt only",
+    "prompt-ends": "both ends of the prompt only",
     "all": "prompt and answer",
 }
 READ_WORDS: dict[ReadPosition, str] = {
@@ -68,6 +69,8 @@ def scope_words(arm: Arm) -> str:
     if schedule.scope == "first":
         count = "token" if schedule.first == 1 else f"{schedule.first} tokens"
         words = [f"the first {count} of the answer"]
+    if schedule.scope == "prompt-ends":
+        words = [f"the first {schedule.prompt_first} and last {schedule.prompt_last} prompt tokens"]
     if schedule.decay:
         power = "" if schedule.decay_power == 1 else f" ^ {number_words(schedule.decay_power)}"
         words.append(f"strength at token t over (1 + {number_words(schedule.decay)} × t){power}")

@@ -9,7 +9,7 @@ from saif_core.records.as_json import Record
 from saif_core.records.prompts import InstructionPosition, Turn
 from saif_core.records.ranking import ChosenLatent
 
-SteeringScope = Literal["generated", "last-token", "first", "prompt", "all"]
+SteeringScope = Literal["generated", "last-token", "first", "prompt", "prompt-ends", "all"]
 ArmKind = Literal[
     "unsteered", "prompted", "steered", "random", "flipped", "logit-bias", "cue-token"
 ]
@@ -26,8 +26,11 @@ class Schedule(Record):
     Attributes:
         scope: tokens whose residual stream is edited; "generated" begins with the last prompt
             token, which writes the first token; "last-token" is that one alone; "first" the
-            first ``first`` of them.
+            first ``first`` of them; "prompt-ends" the first ``prompt_first`` and the last
+            ``prompt_last`` tokens of the prompt.
         first: how many tokens the scope "first" steers.
+        prompt_first, prompt_last: tokens at each end of the prompt that the scope "prompt-ends"
+            steers.
         decay: strength at token t of the answer is divided by (1 + decay·t) to the power
             ``decay_power``.
         decay_power: see ``decay``.
@@ -35,6 +38,8 @@ class Schedule(Record):
 
     scope: SteeringScope = "generated"
     first: Annotated[int, Interval(ge=1, le=2048)] = 1
+    prompt_first: Annotated[int, Interval(ge=0, le=2048)] = 4
+    prompt_last: Annotated[int, Interval(ge=1, le=2048)] = 4
     decay: Annotated[float, Interval(ge=0, le=10)] = 0.0
     decay_power: Annotated[float, Interval(ge=0, le=5)] = 1.0
 
@@ -49,10 +54,24 @@ class Schedule(Record):
                 return 0.0
         return float(strength / (1 + self.decay * step) ** self.decay_power)
 
+    def strength_on_prompt(self, strength: float, position: int, n_tokens: int) -> float:
+        """What a strength is on a token of the prompt before its last.
+
+        Source of "prompt-ends": PrOSV (arXiv 2605.05983), reconstructed.
+
+        Args:
+            position: of the token, from 0.
+            n_tokens: of the prompt.
+        """
+        if self.scope == "prompt-ends":
+            at_end = position < self.prompt_first or position >= n_tokens - self.prompt_last
+            return strength if at_end else 0.0
+        return strength if self.edits_prompt else 0.0
+
     @property
     def edits_prompt(self) -> bool:
         """Whether tokens before the last one of the prompt are steered."""
-        return self.scope in ("all", "prompt")
+        return self.scope in ("all", "prompt", "prompt-ends")
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,19 @@ class Steering:
         """Strength while token number ``step`` of the answer is being written."""
         return self.schedule.strength_at(self.strength, step)
 
+    def strengths(self, n_prompt: int, n_tokens: int) -> Float[Tensor, "1 pos 1"]:
+        """Strength at every token of a prompt of ``n_prompt`` tokens and of what follows it.
+
+        Args:
+            n_tokens: of both together.
+        """
+        on_prompt = [
+            self.schedule.strength_on_prompt(self.strength, position, n_prompt)
+            for position in range(min(n_prompt - 1, n_tokens))
+        ]
+        later = [self.strength_at(step) for step in range(n_tokens - len(on_prompt))]
+        return torch.tensor([*on_prompt, *later])[None, :, None]
+
     @property
     def edits_prompt(self) -> bool:
         """Whether tokens before the last one of the prompt are steered."""

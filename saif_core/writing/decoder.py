@@ -358,10 +358,12 @@ class Decoder:
                 by_prefix[rows[number].request.prompt[:-1]].append(number)
             n_read += len(by_prefix.pop((), ()))
             prefixes = list(by_prefix)
+            n_prompt = len(rows[numbers[0]].request.prompt)
             pack = pack_prefix_trees if self._model.packs_trees else pack_singly
             for packed in pack(prefixes):
                 targets = [(by_prefix[prefixes[index]], path) for index, path in packed.paths]
-                self._read_tree(packed, rows[numbers[0]].request.steering, targets, first)
+                steering = rows[numbers[0]].request.steering
+                self._read_tree(packed, steering, n_prompt, targets, first)
                 n_read += sum(len(where) for where, _ in targets)
                 if on_read:
                     on_read(n_read, len(rows))
@@ -370,11 +372,13 @@ class Decoder:
         self,
         packed: PackedRow,
         steerings: Sequence[Steering],
+        n_prompt: int,
         targets: Sequence[tuple[Sequence[int], np.ndarray]],
         first: int,
     ) -> None:
         with ExitStack() as hooks:
-            for layer, changes in _prompt_changes(steerings).items():
+            depths = torch.from_numpy(packed.depths)
+            for layer, changes in _prompt_changes(steerings, n_prompt, depths).items():
                 edit = partial(add_deltas, changes=changes)
                 hooks.enter_context(edit_resid(self._model.blocks[layer], edit))
             computed = self._model.read_tree(
@@ -430,23 +434,38 @@ def _steering_now(row: Row) -> list[tuple[Steering, float]]:
 
 
 def _prompt_changes(
-    steerings: Sequence[Steering],
+    steerings: Sequence[Steering], n_prompt: int, depths: Int[Tensor, " pos"]
 ) -> dict[int, list[tuple[Delta, Tensor, Tensor]]]:
-    """What is added to the tokens of a prompt before its last, by layer."""
+    """What is added to the tokens of prompts before their last, by layer.
+
+    Args:
+        n_prompt: tokens of a prompt, where steering depends on it.
+        depths: position of each token in its prompt.
+    """
     layers: dict[int, list[tuple[Delta, Tensor, Tensor]]] = defaultdict(list)
     for steering in steerings:
         if steering.edits_prompt:
-            strength, keeps = torch.tensor(steering.strength), torch.tensor(steering.keep_norm)
-            layers[steering.layer].append((steering.delta, strength, keeps))
+            longest = int(depths.max()) + 1
+            strengths = steering.strengths(max(n_prompt, longest + 1), longest)[:, depths]
+            keeps_norm = (strengths != 0) & torch.tensor(steering.keep_norm)
+            layers[steering.layer].append((steering.delta, strengths, keeps_norm))
     return layers
 
 
 def _same_prefix_steering(rows: Sequence[Row]) -> list[list[int]]:
-    """Rows whose prompts, but for the last token, are steered alike; most are not at all."""
+    """Rows whose prompts, but for the last token, are steered alike; most are not at all.
+
+    Where the end of a prompt is steered, only prompts of one length are.
+    """
     groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
         key = tuple(
-            (steering.layer, id(steering.delta), steering.strength, steering.keep_norm)
+            (
+                *(steering.layer, id(steering.delta), steering.strength, steering.keep_norm),
+                *(steering.schedule.scope, steering.schedule.prompt_first),
+                steering.schedule.prompt_last,
+                len(row.request.prompt) if steering.schedule.scope == "prompt-ends" else 0,
+            )
             for steering in row.request.steering
             if steering.edits_prompt
         )

@@ -56,11 +56,7 @@ def _steered_resid(model: LoadedModel, row: Row) -> Float[Tensor, "tokens d_mode
     sequence = torch.tensor([[*prompt, *row.token_ids[:-1]]])
     layers: dict[int, list[tuple[Delta, Tensor, Tensor]]] = defaultdict(list)
     for steering in row.request.steering:
-        strengths = torch.zeros(1, sequence.shape[1], 1)
-        if steering.edits_prompt:
-            strengths[:, : len(prompt) - 1] = steering.strength
-        for position in range(len(prompt) - 1, sequence.shape[1]):
-            strengths[:, position] = steering.strength_at(position - len(prompt) + 1)
+        strengths = steering.strengths(len(prompt), sequence.shape[1])
         keeps_norm = (strengths != 0) & torch.tensor(steering.keep_norm)
         layers[steering.layer].append((steering.delta, strengths, keeps_norm.to(model.device)))
     with ExitStack() as hooks:

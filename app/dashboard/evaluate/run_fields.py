@@ -1,11 +1,13 @@
 """How an evaluation reads latents, and how it steers and writes texts, as fields."""
 
+from dataclasses import replace
 from typing import Any, get_args
 
 import streamlit as st
 
 from app.dashboard.fields.parameter_fields import draw_field, draw_parameters
 from app.dashboard.fields.record_fields import read_lines, write_lines
+from app.dashboard.fields.schedule_fields import SCHEDULE_LABELS, is_unused
 from app.dashboard.messages import shown
 from app.presentation.arms import READ_WORDS, SCOPES
 from app.presentation.escaping import escape_markdown
@@ -19,10 +21,7 @@ from saif_core.registry import SELECTORS
 
 _LABELS = {
     "response_tokens": "Answer tokens to read",
-    "scope": "Steer",
-    "first": "How many tokens",
-    "decay": "Decay of the strength (0: none)",
-    "decay_power": "Power of the decay",
+    **SCHEDULE_LABELS,
     "keep_norm": "Keep the norm",
     "chat": "Chat template",
     "system": "System prompt",
@@ -137,10 +136,9 @@ def _draw_schedule() -> Schedule:
     drawn: dict[str, Any] = {}
     for parameter in record_parameters(Schedule):
         # Greyed out where it changes nothing; those that it depends on are drawn before it.
-        idle = (parameter.name == "first" and drawn.get("scope") != "first") or (
-            parameter.name == "decay_power" and not drawn.get("decay")
-        )
-        value = getattr(EvaluationRequest.schedule, parameter.name)
+        usual = EvaluationRequest.schedule
+        idle = is_unused(parameter.name, replace(usual, **drawn))
+        value = getattr(usual, parameter.name)
         drawn[parameter.name] = _draw(parameter, value, disabled=idle)
     return Schedule(**drawn)
 

@@ -8,9 +8,11 @@ from app.presentation.arms import SCOPES
 from saif_core.parameters import record_parameters
 from saif_core.records.steering import Edit, Sampling, Schedule
 
-_SCHEDULE = {
+SCHEDULE_LABELS = {
     "scope": "Steer",
     "first": "How many tokens",
+    "prompt_first": "First prompt tokens",
+    "prompt_last": "Last prompt tokens",
     "decay": "Decay of the strength (0: none)",
     "decay_power": "Power of the decay",
 }
@@ -32,7 +34,7 @@ def draw_schedule(schedule: Schedule, *, key: str) -> Schedule:
         key: begins the widget keys.
     """
     return draw_record(
-        schedule, key=key, labels=_SCHEDULE, words={"scope": SCOPES}, idle=_is_unused
+        schedule, key=key, labels=SCHEDULE_LABELS, words={"scope": SCOPES}, idle=is_unused
     )
 
 
@@ -58,9 +60,13 @@ def draw_keep_norm(keep_norm: bool, *, key: str) -> bool:
     return kept
 
 
-def _is_unused(name: str, schedule: Schedule) -> bool:
-    return (name == "first" and schedule.scope != "first") or (
-        name == "decay_power" and schedule.decay == 0
+def is_unused(name: str, schedule: Schedule) -> bool:
+    """Whether a field of a schedule changes nothing as the others stand."""
+    at_ends = name in ("prompt_first", "prompt_last")
+    return (
+        (name == "first" and schedule.scope != "first")
+        or (at_ends and schedule.scope != "prompt-ends")
+        or (name == "decay_power" and schedule.decay == 0)
     )
 
 
