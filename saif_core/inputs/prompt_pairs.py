@@ -64,6 +64,36 @@ def load_contents(data: bytes, *, filename: str) -> list[str]:
     return contents
 
 
+def load_references(data: bytes, *, filename: str) -> dict[str, dict[str, str]]:
+    """Translations of the contents in a user's file: {language: {content: its translation}}.
+
+    A row of a .jsonl file may have the key references, an object with an ISO 639-1 code for each
+    translation: ``{"text": ..., "references": {"fr": ..., "de": ...}}``. Other files have none. Of
+    repeated contents, the first one's translations count.
+
+    Raises:
+        PromptPairError: the file cannot be used; the message has the line and the reason.
+    """
+    found: dict[str, dict[str, str]] = {}
+    if not filename.lower().endswith(".jsonl"):
+        return found
+    source = short_name(filename)
+    for row in read_rows(data, filename):
+        references = row.cells.get("references")
+        if references is None:
+            continue
+        if not isinstance(references, dict):
+            raise file_error(
+                source, row.line, "'references' has to be an object of languages and translations"
+            )
+        content = text_cell(row, "content" if "content" in row.cells else "text", source)
+        translations = Row(row.line, references)
+        for language in references:
+            text = text_cell(translations, language, source)
+            found.setdefault(language, {}).setdefault(content, text)
+    return found
+
+
 def make_pairs(
     instruction: Instruction,
     contents: Sequence[str],

@@ -1,13 +1,14 @@
-"""What comes with SAIF: instructions, contents, indexes and a finished example."""
+"""What comes with SAIF: instructions, contents with translations, indexes, a finished example."""
 
 import json
 from functools import lru_cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import saif_core
 from saif_core.inputs.instruction_files import load_instruction
-from saif_core.inputs.prompt_pairs import load_contents
+from saif_core.inputs.prompt_pairs import load_contents, load_references
 from saif_core.records.as_json import from_json
 from saif_core.records.prompts import Instruction
 from saif_core.records.sessions import SteeringSession
@@ -34,6 +35,15 @@ def shipped_contents() -> list[str]:
     return list(_shipped_contents())
 
 
+def shipped_references(language: str) -> dict[str, str]:
+    """Translations of the shipped contents, by content; empty for a language without any.
+
+    Args:
+        language: ISO 639-1 code; there are "fr", "de", "es" and "zh".
+    """
+    return dict(_shipped_references().get(language, {}))
+
+
 @lru_cache(maxsize=1)
 def shipped_example() -> SteeringSession | None:
     """The finished example that comes with SAIF, which `saif example` makes; None without one."""
@@ -55,5 +65,15 @@ def _shipped_instructions() -> dict[str, Instruction]:
 
 @lru_cache(maxsize=1)
 def _shipped_contents() -> tuple[str, ...]:
-    file = files("saif_core") / "defaults" / "contents.jsonl"
+    file = _contents_file()
     return tuple(load_contents(file.read_bytes(), filename=file.name))
+
+
+@lru_cache(maxsize=1)
+def _shipped_references() -> dict[str, dict[str, str]]:
+    file = _contents_file()
+    return load_references(file.read_bytes(), filename=file.name)
+
+
+def _contents_file() -> Traversable:
+    return files("saif_core") / "defaults" / "contents.jsonl"
