@@ -1,10 +1,11 @@
 """Methods by name: what can be chosen, with which parameters, read from the plug-in files.
 
-A plug-in is one file in ``finding/selectors``, ``finding/sources``, ``steering/methods`` or
-``judging/evaluators``, or in a folder of that last name below a folder of the user's own (see
-``use_plugins``). It holds a function with the file's name; the function's keyword-only arguments
-are its parameters, and their help is in its docstring. A source's file may also hold ``write``,
-which then writes its edits. Files whose name starts with an underscore are helpers.
+A plug-in is one file in ``finding/selectors``, ``finding/sources``, ``steering/methods``,
+``judging/evaluators`` or ``judging/target_rules``, or in a folder of that last name below a folder
+of the user's own (see ``use_plugins``). It holds a function with the file's name; the function's
+keyword-only arguments are its parameters, and their help is in its docstring. A source's file may
+also hold ``write``, which then writes its edits. Files whose name starts with an underscore are
+helpers.
 
 A plug-in package is imported when its registry is first asked for something, so importing this
 module costs nothing; ``load_plugins`` imports all of them at the start.
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     SteeringMethod = Callable[..., Float[Tensor, "batch pos d_model"]]
 
 Evaluator = Callable[..., Judgement]
+TargetRule = Callable[..., str]
 F = TypeVar("F", bound=Callable[..., Any])
 # Arms that are no source's: a source of such a name would share a line of an evaluation with one.
 RESERVED = frozenset({"unsteered", "prompted", "steered", "random", "flipped"})
@@ -244,7 +246,8 @@ def use_plugins(folders: Sequence[Path]) -> None:
     """Offer the plug-ins of folders of the user's own beside the shipped ones.
 
     Args:
-        folders: each may hold the folders selectors, sources, methods and evaluators.
+        folders: each may hold the folders selectors, sources, methods, evaluators and
+            target_rules.
 
     Raises:
         ImportError: a plug-in is broken, or has a name that is taken; none but the shipped ones
@@ -373,4 +376,13 @@ STEERING_METHODS: "Registry[SteeringMethod]" = Registry(
 EVALUATORS: Registry[Evaluator] = Registry(
     "evaluator", "saif_core.judging.evaluators", EvaluatorError
 )
-REGISTRIES: tuple[Registry[Any], ...] = (SELECTORS, SOURCES, STEERING_METHODS, EVALUATORS)
+TARGET_RULES: Registry[TargetRule] = Registry(
+    "target rule", "saif_core.judging.target_rules", EvaluatorError
+)
+REGISTRIES: tuple[Registry[Any], ...] = (
+    SELECTORS,
+    SOURCES,
+    STEERING_METHODS,
+    EVALUATORS,
+    TARGET_RULES,
+)

@@ -17,7 +17,7 @@ from saif_core.models.loaded_model import LoadedModel
 from saif_core.records.prompts import PromptPair
 from saif_core.records.ranking import RankingRequest
 from saif_core.records.steering import Arm
-from saif_core.registry import EVALUATORS, REGISTRIES, SELECTORS, use_plugins
+from saif_core.registry import EVALUATORS, REGISTRIES, SELECTORS, TARGET_RULES, use_plugins
 from saif_core.saes.loaded_sae import LoadedSae
 from saif_core.steering.arms import ArmBuilder
 from saif_core.steering.tensors import Tensors
@@ -83,11 +83,14 @@ def test_the_examples_of_extending_run(
     assert np.allclose(added.norm(dim=-1), expected, rtol=1e-4)
     judge = EVALUATORS.bind(instruction.evaluator, instruction.evaluator_parameters)
     assert judge(PromptPair("", ""), "Hello, bread.").grade == "strict"
+    greeted = TARGET_RULES.bind(instruction.target_rule, {})("Bread is baked.")
+    assert judge(PromptPair("", ""), greeted).grade == "strict"
     assert set(examples) == {
         "log_odds",
         "median_difference",
         "share_of_norm",
         "opening",
+        "greeted",
         "add-a-greeting",
     }
     assert SELECTORS.get("log_odds").parameters[0].help.startswith("firings added")

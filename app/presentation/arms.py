@@ -56,7 +56,7 @@ def describe_arm(arm: Arm) -> str:
     if arm.kind == "prompted":
         return f"the prompt with “{arm.instruction}” {arm.position} it"
     facts = [_what(arm), f"strength {number_words(arm.strength)}"]
-    scheduled = arm.schedule != Schedule() or any(edit.keep_norm for edit in arm.edits)
+    scheduled = _schedule(arm) != Schedule() or any(edit.keep_norm for edit in arm.edits)
     if arm.kind not in ("logit-bias", "cue-token") and scheduled:
         facts.append(scope_words(arm))
     return " · ".join(facts)
@@ -64,7 +64,7 @@ def describe_arm(arm: Arm) -> str:
 
 def scope_words(arm: Arm) -> str:
     """Which tokens an arm steers, and how that changes along the text."""
-    schedule = arm.schedule
+    schedule = _schedule(arm)
     words = [SCOPES[schedule.scope]]
     if schedule.scope == "first":
         count = "token" if schedule.first == 1 else f"{schedule.first} tokens"
@@ -77,6 +77,11 @@ def scope_words(arm: Arm) -> str:
     if any(edit.keep_norm for edit in arm.edits):
         words.append("norm kept")
     return ", ".join(words)
+
+
+def _schedule(arm: Arm) -> Schedule:
+    """The arm's schedule, or the one that what it writes was learned for."""
+    return next((edit.schedule for edit in arm.edits if edit.schedule), arm.schedule)
 
 
 def _what(arm: Arm) -> str:

@@ -21,8 +21,10 @@ from torch import Tensor
 
 from saif_core.errors import HookPointError, SteeringError
 from saif_core.finding.ranking import make_ranking
+from saif_core.judging.fluency import repeats_itself
 from saif_core.judging.judgements import judge_text
 from saif_core.models.activations import read_resid
+from saif_core.models.gradients import PromptKeys, logits_with_gradient, read_prompt_keys
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.reading.mean_difference import read_mean_difference
 from saif_core.reading.pairs import (
@@ -37,9 +39,9 @@ from saif_core.records.jobs import Step
 from saif_core.records.ports import ActivationCache
 from saif_core.records.prompts import PromptPair
 from saif_core.records.ranking import ChosenLatent, Ranking, RankingRequest
-from saif_core.records.steering import UNSTEERED, Arm, Edit, Sampling
+from saif_core.records.steering import UNSTEERED, Arm, Edit, Sampling, Schedule
 from saif_core.records.texts import Judgement
-from saif_core.registry import EVALUATORS, SELECTORS
+from saif_core.registry import EVALUATORS, SELECTORS, TARGET_RULES
 from saif_core.saes.latents import LatentActivations
 from saif_core.saes.loaded_sae import LoadedSae
 from saif_core.steering.arms import ArmBuilder
@@ -50,6 +52,7 @@ from saif_core.writing.decoder import RowRequest, decode
 T = TypeVar("T")
 # A checkpoint is looked for at every one of so many steps at most.
 MOST_CHECKPOINTS = 1000
+GENERATED = Schedule()
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Answer:
     Attributes:
         pair: what it answers.
         prompt, token_ids: of the prompt as it was put, and of the answer.
+        ended: the model ended it, before its limit.
     """
 
     pair: PromptPair
@@ -66,11 +70,15 @@ class Answer:
     token_ids: tuple[int, ...]
     text: str
     judgement: Judgement
+    ended: bool = False
 
 
 @dataclass(frozen=True)
 class Target:
-    """A prompt without the instruction, and an answer that follows it; both as token ids."""
+    """A prompt without the instruction, and an answer that follows it; both as token ids.
+
+    An answer that comes to its end has the token that ends it.
+    """
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
@@ -132,7 +140,8 @@ class Study:
         asked = to_json(self.request)
         asked.pop("sae_id")
         judge = self.request.judged_by.evaluator if self.request.judged_by else ""
-        used = ((SELECTORS, self.request.selector), (EVALUATORS, judge))
+        rule = self.request.judged_by.target_rule if self.request.judged_by else ""
+        used = ((SELECTORS, self.request.selector), (EVALUATORS, judge), (TARGET_RULES, rule))
         said = json.dumps(
             [
                 self.model.fingerprint,
@@ -245,42 +254,88 @@ class Study:
         return self._once(("answers", repr(arguments)), lambda: self._answer(*arguments))
 
     def targets(self, n: int = 32, max_new_tokens: int = 48) -> list[Target]:
-        """Prompts without the instruction, each with a prompted answer that follows it strictly.
+        """Prompts without the instruction, each with an answer that follows it strictly.
+
+        Where the instruction names a target rule, the rule makes the answers of what the model
+        answers by itself, so that their content is its own; else they are prompted answers.
 
         Args:
-            n: pairs that are tried.
+            n: contents that are tried.
 
         Raises:
-            SteeringError: no prompted answer follows the instruction.
+            SteeringError: no answer follows the instruction.
         """
-        answers = self.answers(prompted=True, n=n, max_new_tokens=max_new_tokens)
-        chat = self.request.chat
-        found = [
-            Target(tuple(self.model.encode_prompt(a.pair.negative, chat=chat)), a.token_ids)
-            for a in answers
-            if a.judgement.grade == "strict" and a.token_ids
-        ]
+        rule = self.request.judged_by.target_rule if self.request.judged_by else ""
+        if rule:
+            found = self._ruled_targets(rule, n, max_new_tokens)
+        else:
+            found = self._prompted_targets(n, max_new_tokens)
         if not found:
             raise SteeringError(
-                f"None of {len(answers)} answers to prompts with the instruction "
-                f"{self.instruction!r} follows it, so there is nothing to learn from; use a model "
-                "that follows it, or a source that compares prompts only."
+                f"None of {n} answers tried for the instruction {self.instruction!r} follows it, "
+                "so there is nothing to learn from; use a model that follows it, an instruction "
+                "with a target rule, or a source that compares prompts only."
             )
         return found
 
-    def loss(self, write: Mapping[int, Delta], targets: Sequence[Target]) -> Tensor:
+    def _prompted_targets(self, n: int, max_new_tokens: int) -> list[Target]:
+        answers = self.answers(prompted=True, n=n, max_new_tokens=max_new_tokens)
+        strict = [a for a in answers if a.judgement.grade == "strict" and a.token_ids]
+        # A model that only ever repeats itself has nothing better to offer.
+        whole = [answer for answer in strict if not repeats_itself(answer.text)] or strict
+        return [
+            Target(self._plain_prompt(a.pair), (*a.token_ids, *self._end(a.ended))) for a in whole
+        ]
+
+    def _ruled_targets(self, name: str, n: int, max_new_tokens: int) -> list[Target]:
+        assert self.request.judged_by is not None
+        rule, found = TARGET_RULES.bind(name, {}), []
+        for answer in self.answers(n=n, max_new_tokens=max_new_tokens):
+            text = rule(answer.text)
+            if not text or repeats_itself(text):
+                continue
+            if judge_text(self.request.judged_by, answer.pair, text).grade != "strict":
+                continue
+            # What a rule makes comes to its end, unless it has every word of what does not.
+            ended = answer.ended or len(text.split()) < len(answer.text.split())
+            token_ids = self.model.tokenizer.encode(text, add_special_tokens=False)
+            # Capital letters take more tokens than the small ones they were made of.
+            end = self._end(ended and len(token_ids) <= max_new_tokens)
+            answered = (*token_ids[:max_new_tokens], *end)
+            found.append(Target(self._plain_prompt(answer.pair), answered))
+        return found
+
+    def _plain_prompt(self, pair: PromptPair) -> tuple[int, ...]:
+        return tuple(self.model.encode_prompt(pair.negative, chat=self.request.chat))
+
+    def _end(self, ended: bool) -> tuple[int, ...]:
+        return (min(self.model.end_token_ids),) if ended and self.model.end_token_ids else ()
+
+    def loss(
+        self,
+        write: Mapping[int, Delta],
+        targets: Sequence[Target],
+        *,
+        schedule: Schedule = GENERATED,
+    ) -> Tensor:
         """Mean cross-entropy of the targets' answers, in nats per token.
 
         Differentiable in what ``write`` holds; the model's weights stay frozen.
 
         Args:
-            write: what is added after each layer, from the last prompt token on, at strength 1.
+            write: what is added after each layer at strength 1.
             targets: what is to become likelier. All run in one pass, whose gradients are in memory
                 at once, so a long list is for the caller to cut.
+            schedule: the tokens that it is added to.
         """
         sequences = [[*target.prompt, *target.answer] for target in targets]
         starts = [len(target.prompt) - 1 for target in targets]
-        logits = self.model.logits_with_gradient(sequences, starts, write)
+        strengths = [
+            schedule.strengths(1.0, len(target.prompt), len(sequence))
+            for target, sequence in zip(targets, sequences, strict=True)
+        ]
+        keys = None if schedule.edits_prompt else self._prompt_keys(targets)
+        logits = logits_with_gradient(self.model, sequences, starts, write, strengths, keys)
         losses = [
             torch.nn.functional.cross_entropy(
                 row.float(), torch.tensor(target.answer, device=row.device), reduction="sum"
@@ -288,6 +343,19 @@ class Study:
             for row, target in zip(logits, targets, strict=True)
         ]
         return torch.stack(losses).sum() / sum(len(target.answer) for target in targets)
+
+    def _prompt_keys(self, targets: Sequence[Target]) -> list[PromptKeys] | None:
+        """Keys and values of prompts without their last tokens, where a text can go on from them.
+
+        Whoever learns sees a prompt again and again, so they are kept.
+        """
+        starts = [target.prompt[:-1] for target in targets]
+        if not (all(starts) and self.model.keeps_keys and self.model.packs_trees):
+            return None
+        kept: dict[tuple[int, ...], PromptKeys] = self._once("prompt keys", dict)
+        new = list(dict.fromkeys(start for start in starts if start not in kept))
+        kept.update(zip(new, read_prompt_keys(self.model, new), strict=True))
+        return [kept[start] for start in starts]
 
     def edit(
         self,
@@ -298,6 +366,7 @@ class Study:
         parameters: Mapping[str, Any] | None = None,
         share: float | None = None,
         keep_norm: bool = False,
+        schedule: Schedule | None = None,
         **tensors: Tensor,
     ) -> Edit:
         """What is to be written after a layer.
@@ -306,6 +375,7 @@ class Study:
             latents: of the layer's SAE.
             method: how; the name of the source's own file if that holds ``write``.
             share: of the arm's strength; by default the study's layers share it equally.
+            schedule: the tokens that it was learned for; None leaves them to the arm.
             tensors: what the method reads, such as ``vector=`` (d_model,); kept by their content.
         """
         chosen = tuple(latents)
@@ -318,6 +388,7 @@ class Study:
             tensors=self.tensors.put(tensors, note=self._about) if tensors else "",
             share=1.0 / len(self.layers) if share is None else share,
             keep_norm=keep_norm,
+            schedule=schedule,
         )
 
     def step(self, done: int, total: int, message: str) -> None:
@@ -443,6 +514,7 @@ class Study:
                 tuple(row.token_ids),
                 text,
                 judge_text(instruction, pair, text),
+                row.ended,
             )
             for pair, row, text in zip(chosen, done, texts, strict=True)
         ]

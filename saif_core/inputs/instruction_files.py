@@ -14,22 +14,29 @@ from saif_core.inputs.text_files import (
 )
 from saif_core.parameters import describe_value
 from saif_core.records.prompts import Instruction, PromptPair, Wording
-from saif_core.registry import EVALUATORS
+from saif_core.registry import EVALUATORS, TARGET_RULES
 
 MAX_INSTRUCTION_BYTES = 200_000
 MAX_WORDINGS = 200
 MAX_NAME_LETTERS = 64
 _SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _LANGUAGE = re.compile(r"[a-z]{2}")
-_FIELDS = ("name", "description", "evaluator", "evaluator_parameters", "wordings")
+_FIELDS = (
+    "name",
+    "description",
+    "evaluator",
+    "evaluator_parameters",
+    "target_rule",
+    "wordings",
+)
 
 
 def load_instruction(text: str, *, source: str) -> Instruction:
     """The instruction in a user's YAML text.
 
     Args:
-        text: YAML with name and wordings, and if wanted description, evaluator and
-            evaluator_parameters; without an evaluator nobody judges the texts.
+        text: YAML with name and wordings, and if wanted description, evaluator,
+            evaluator_parameters and target_rule; without an evaluator nobody judges the texts.
         source: what the text is called in messages, such as its file name.
 
     Raises:
@@ -57,6 +64,7 @@ def load_instruction(text: str, *, source: str) -> Instruction:
         evaluator=evaluator,
         evaluator_parameters=_evaluator_parameters(fields, evaluator, source),
         wordings=_wordings(fields, source),
+        target_rule=_target_rule(fields, source),
     )
 
 
@@ -74,6 +82,7 @@ def check_instruction(instruction: Instruction, *, source: str) -> None:
         "name": instruction.name,
         **given,
         "evaluator_parameters": dict(instruction.evaluator_parameters),
+        "target_rule": instruction.target_rule,
         "wordings": [{"text": one.text, "language": one.language} for one in instruction.wordings],
     }
     for number, wording in enumerate(instruction.wordings, start=1):
@@ -192,6 +201,20 @@ def _evaluator_parameters(fields: dict[str, _Field], name: str, source: str) -> 
     except EvaluatorError as error:
         raise file_error(source, line, str(error).rstrip(".")) from error
     return dict(given)
+
+
+def _target_rule(fields: dict[str, _Field], source: str) -> str:
+    """The name of the rule that makes answers which follow; "" where none is given."""
+    field = fields.get("target_rule")
+    if field is None or field.value in (None, ""):
+        return ""
+    name = _text_field(fields, "target_rule", source)
+    if name not in TARGET_RULES:
+        known = ", ".join(TARGET_RULES.names())
+        raise file_error(
+            source, field.line, f"there is no target rule {describe_value(name)}; there are {known}"
+        )
+    return name
 
 
 def _wordings(fields: dict[str, _Field], source: str) -> tuple[Wording, ...]:

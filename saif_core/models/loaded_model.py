@@ -5,7 +5,7 @@ It knows token ids and residual streams, and nothing of SAEs, pairs or steering.
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
@@ -21,7 +21,6 @@ from saif_core.errors import ModelError, PromptPairError
 from saif_core.models.attention import attention_masks, tree_difference
 from saif_core.models.hook_points import (
     capture_resid,
-    edit_resid,
     find_blocks,
     find_final_norm,
     pause_for,
@@ -162,7 +161,7 @@ class LoadedModel(Prompting, Unembedding):
                 self.base_model(**inputs, use_cache=False)
             return captured
 
-        captured = self._give_way(run)
+        captured = self.pausing(run)
         for layer, resid in captured.items():
             if not torch.isfinite(resid).all():
                 raise self.not_finite(f"the residual stream after block {layer}")
@@ -254,7 +253,8 @@ class LoadedModel(Prompting, Unembedding):
         finally:
             self._urgent = None
 
-    def _give_way(self, run: Callable[[], T]) -> T:
+    def pausing(self, run: Callable[[], T]) -> T:
+        """What a forward pass returns; it is paused where more urgent work waits."""
         if self._urgent is None:
             return run()
         waits, serve = self._urgent
@@ -310,60 +310,6 @@ class LoadedModel(Prompting, Unembedding):
             logits: Tensor = self.hf_model(input_ids=token_ids, use_cache=False).logits
         return logits
 
-    def logits_with_gradient(
-        self,
-        sequences: Sequence[Sequence[int]],
-        starts: Sequence[int],
-        write: Mapping[int, Callable[[Tensor], Tensor]],
-    ) -> list[Tensor]:
-        """For each sequence the logits (n, d_vocab) that predict what follows its start.
-
-        They are differentiable in what ``write`` holds; the model's own weights are not learned.
-
-        Args:
-            sequences: token ids.
-            starts: position of each sequence from which on is written.
-            write: by layer, what is added to the residual stream (batch, pos, d_model) there.
-
-        Raises:
-            ModelError: the model mixes precisions, which keeps no gradient of what is added.
-        """
-        if self.mixed_precision:
-            raise ModelError(
-                f"Model {self.id!r} mixes two precisions, in which nothing can be learned; load it "
-                "in float32 or bfloat16."
-            )
-        width = max(map(len, sequences))
-        token_ids = torch.tensor([[*s, *[0] * (width - len(s))] for s in sequences])
-        real = torch.arange(width) < torch.tensor([[len(s)] for s in sequences])
-        written = (torch.arange(width) >= torch.tensor(starts)[:, None])[..., None]
-        n_kept = width - min(starts)
-
-        def edit(layer: int, resid: Tensor) -> Tensor:
-            added = torch.where(written.to(resid.device), write[layer](resid), 0.0)
-            # What is learned is often more precise than the model.
-            return resid + added.to(resid.dtype)
-
-        def run() -> Tensor:
-            with contextlib.ExitStack() as hooks:
-                for layer in write:
-                    hooks.enter_context(edit_resid(self.blocks[layer], partial(edit, layer)))
-                logits: Tensor = self.hf_model(
-                    input_ids=token_ids.to(self.device),
-                    attention_mask=real.long().to(self.device),
-                    use_cache=False,
-                    logits_to_keep=n_kept,
-                ).logits
-            return logits
-
-        with torch.enable_grad():
-            logits = self._give_way(run)
-        first = width - n_kept
-        return [
-            logits[row, start - first : len(sequence) - 1 - first]
-            for row, (sequence, start) in enumerate(zip(sequences, starts, strict=True))
-        ]
-
     @torch.no_grad()
     def read_tree(self, token_ids: Tensor, position_ids: Tensor, mask: Tensor) -> Cache:
         """Keys and values of every token of packed rows, for texts to go on from.
@@ -382,7 +328,7 @@ class LoadedModel(Prompting, Unembedding):
             self.base_model(**inputs, past_key_values=cache, use_cache=True)
             return cache
 
-        return self._give_way(run)
+        return self.pausing(run)
 
     @torch.no_grad()
     def decode_step(
@@ -412,7 +358,7 @@ class LoadedModel(Prompting, Unembedding):
 
         # What is recorded as a CUDA graph must hold nothing but this pass.
         recorded = self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-        return run() if recorded else self._give_way(run)
+        return run() if recorded else self.pausing(run)
 
     def resid_at_end(self, token_ids: Sequence[int], layer: int) -> Tensor:
         """Residual stream (d_model,) after ``layer`` at the last token of one sequence."""

@@ -22,6 +22,7 @@ class Instruction(Record):
 
     Attributes:
         evaluator: "" where nobody judges.
+        target_rule: makes an answer that follows of any answer, for what is trained; "" for none.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Instruction(Record):
     evaluator: str
     evaluator_parameters: dict[str, Any]
     wordings: tuple[Wording, ...]
+    target_rule: str = ""
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,20 @@ class Schedule(Record):
             return strength if at_end else 0.0
         return strength if self.edits_prompt else 0.0
 
+    def strengths(self, strength: float, n_prompt: int, n_tokens: int) -> list[float]:
+        """What a strength is on every token of a prompt and of what follows it.
+
+        Args:
+            n_prompt: tokens of the prompt.
+            n_tokens: of both together.
+        """
+        on_prompt = [
+            self.strength_on_prompt(strength, position, n_prompt)
+            for position in range(min(n_prompt - 1, n_tokens))
+        ]
+        later = [self.strength_at(strength, step) for step in range(n_tokens - len(on_prompt))]
+        return [*on_prompt, *later]
+
     @property
     def edits_prompt(self) -> bool:
         """Whether tokens before the last one of the prompt are steered."""
@@ -113,6 +127,7 @@ class Edit(Record):
             vector is the tensor "vector" (d_model,), in the residual stream's own scale.
         share: of the arm's strength; edits at several layers share it.
         keep_norm: rescale the edited residual stream to the norm it had.
+        schedule: the tokens that it was learned for; None leaves them to the arm.
     """
 
     layer: Annotated[int, Ge(0)]
@@ -123,6 +138,7 @@ class Edit(Record):
     tensors: str = ""
     share: Annotated[float, Interval(ge=-MAX_STRENGTH, le=MAX_STRENGTH)] = 1.0
     keep_norm: bool = False
+    schedule: Schedule | None = None
 
     @property
     def writes_something(self) -> bool:

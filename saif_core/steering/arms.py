@@ -124,7 +124,7 @@ class ArmBuilder:
             self._layer(edit),
             delta,
             sign * arm.strength * edit.share,
-            arm.schedule,
+            edit.schedule or arm.schedule,
             edit.keep_norm,
         )
 
@@ -165,7 +165,7 @@ class ArmBuilder:
 
     def _delta(self, edit: Edit) -> Delta:
         # Strength is not part of what an edit adds, so all of its shares have one delta.
-        key = repr(replace(edit, share=1.0, keep_norm=False))
+        key = repr(replace(edit, share=1.0, keep_norm=False, schedule=None))
         if key not in self._deltas:
             self._deltas[key] = self._new_delta(edit)
         return self._deltas[key]

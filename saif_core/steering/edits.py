@@ -43,17 +43,9 @@ class Steering:
         return self.schedule.strength_at(self.strength, step)
 
     def strengths(self, n_prompt: int, n_tokens: int) -> Float[Tensor, "1 pos 1"]:
-        """Strength at every token of a prompt of ``n_prompt`` tokens and of what follows it.
-
-        Args:
-            n_tokens: of both together.
-        """
-        on_prompt = [
-            self.schedule.strength_on_prompt(self.strength, position, n_prompt)
-            for position in range(min(n_prompt - 1, n_tokens))
-        ]
-        later = [self.strength_at(step) for step in range(n_tokens - len(on_prompt))]
-        return torch.tensor([*on_prompt, *later])[None, :, None]
+        """``Schedule.strengths`` as a factor of what is added to one row."""
+        found = self.schedule.strengths(self.strength, n_prompt, n_tokens)
+        return torch.tensor(found)[None, :, None]
 
     @property
     def edits_prompt(self) -> bool:

@@ -1,0 +1,231 @@
+"""Sources that are trained by the language model's loss: gated latents and their kin."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from saif_core.errors import JobCancelled
+from saif_core.finding.learning import learn
+from saif_core.finding.sources import gated_latents as gated
+from saif_core.finding.study import Study, Target
+from saif_core.finding.training import attribute, gate, train
+from saif_core.models.loaded_model import LoadedModel
+from saif_core.records.as_json import from_json, to_json
+from saif_core.records.prompts import Instruction, Wording
+from saif_core.records.ranking import RankingRequest
+from saif_core.records.steering import UNSTEERED, Arm, Edit, GenerationRequest, Sampling, Schedule
+from saif_core.saes.loaded_sae import LoadedSae
+from saif_core.steering.target import VECTOR
+from saif_core.steering.tensors import Tensors
+from saif_core.writing.run import generate
+from tests import tiny
+
+LAYER = 1
+SMALL: dict[str, Any] = {"contents": 6, "tokens": 4, "steps": 12}
+
+
+@pytest.fixture
+def asked(sae: LoadedSae) -> RankingRequest:
+    arguments = '{"keywords": ["oui"]}'
+    parameters = {"instruction_id": "keywords:existence", "arguments": arguments}
+    judged_by = Instruction("planted", "", "ifeval", parameters, (Wording(tiny.PLANTED_WORD),))
+    pairs = tiny.planted_pairs(6)
+    return RankingRequest(sae.id, "planted", pairs, read="last-token", judged_by=judged_by)
+
+
+@pytest.fixture
+def study(model: LoadedModel, sae: LoadedSae, asked: RankingRequest, tensors: Tensors) -> Study:
+    return Study(model, [sae], asked, tensors=tensors)
+
+
+def pushing(tensors: Mapping[str, Tensor]) -> Mapping[int, partial[Tensor]]:
+    return {LAYER: partial(lambda resid, push: push.expand_as(resid), push=tensors["push"])}
+
+
+def start(model: LoadedModel) -> dict[str, Tensor]:
+    return {"push": torch.zeros(model.d_model)}
+
+
+def test_training_lowers_the_loss_and_finds_what_was_planted(
+    study: Study, model: LoadedModel
+) -> None:
+    targets = study.targets(n=6, max_new_tokens=3)
+    found = train(study, start(model), pushing, targets, steps=30, rates={"push": 0.1})
+    assert float(found.losses[-5:].mean()) < 0.5 * float(found.losses[:5].mean())
+    push = torch.nn.functional.normalize(found.tensors["push"], dim=0)
+    assert float(push @ torch.nn.functional.normalize(tiny.plant_direction(), dim=0)) > 0.3
+
+
+def test_a_tensor_without_a_rate_stays_as_it_is(study: Study, model: LoadedModel) -> None:
+    targets = study.targets(n=2, max_new_tokens=2)
+    both = {**start(model), "kept": torch.ones(2)}
+    found = train(study, both, pushing, targets, steps=2, rates={"push": 0.1, "kept": 0.0})
+    assert torch.equal(found.tensors["kept"], torch.ones(2))
+    assert bool(found.tensors["push"].any())
+
+
+def test_training_that_was_stopped_goes_on_to_the_same_end(
+    model: LoadedModel, sae: LoadedSae, asked: RankingRequest
+) -> None:
+    cache = tiny.MemoryCache()
+
+    def stop(done: int, _total: int, message: str) -> None:
+        if message.startswith("training") and done == 7:
+            raise JobCancelled("Stopped.")
+
+    def trained(**options: Any) -> Tensor:
+        study = Study(model, [sae], asked, **options)
+        made = learn(study, "gated_latents", {"k": 4, **SMALL})
+        return study.tensors.get(made.edits[0].tensors)["gate_weight"]
+
+    whole = trained()
+    with pytest.raises(JobCancelled):
+        trained(cache=cache, step=stop)
+    steps: list[str] = []
+
+    def note(done: int, _total: int, message: str) -> None:
+        steps.append(f"{done} {message}")
+
+    again = trained(cache=cache, step=note)
+    assert torch.equal(again, whole)
+    begun = next(step for step in steps if "training" in step)
+    assert begun.startswith("8 ")
+
+
+@pytest.mark.parametrize("schedule", [Schedule(), Schedule("all"), Schedule("prompt-ends")])
+def test_the_gradient_of_a_gate_is_that_of_finite_differences(
+    study: Study, model: LoadedModel, sae: LoadedSae, schedule: Schedule
+) -> None:
+    targets = study.targets(n=4, max_new_tokens=3)
+    generator = torch.Generator().manual_seed(1)
+    weight = (0.05 * torch.randn(3, model.d_model, generator=generator)).requires_grad_()
+    bias = torch.full((3,), 0.5, requires_grad=True)
+    directions = 2 * sae.W_dec[[tiny.PLANTED_LATENT, 1, 2]].float()
+
+    def loss() -> Tensor:
+        tensors = {gated.WEIGHT: weight, gated.BIAS: bias}
+        delta = partial(gated._delta, tensors=tensors, directions=directions, sae=sae)
+        return study.loss({LAYER: delta}, targets, schedule=schedule)
+
+    loss().backward()  # type: ignore[no-untyped-call]
+    for tensor, at in ((weight, (0, 3)), (weight, (2, 9)), (bias, (1,))):
+        assert tensor.grad is not None
+        with torch.no_grad():
+            tensor[at] += 1e-2
+            more = float(loss())
+            tensor[at] -= 2e-2
+            less = float(loss())
+            tensor[at] += 1e-2
+        assert float(tensor.grad[at]) == pytest.approx((more - less) / 2e-2, rel=0.05, abs=2e-4)
+
+
+def test_prompts_that_are_read_once_give_the_loss_of_whole_sequences(
+    study: Study,
+) -> None:
+    # The prompts differ in length, so some stand behind padding.
+    targets = [Target(tuple(range(5, 5 + n)), (9, 10, 11)[:m]) for n, m in ((2, 1), (7, 3), (4, 2))]
+    push = {LAYER: lambda resid: tiny.plant_direction().expand_as(resid)}
+    kept = float(study.loss(push, targets))
+    # A prompt of one token leaves nothing to be kept, so all of them are run whole.
+    one = Target((3,), (4, 5))
+    both = float(study.loss(push, [*targets, one]))
+    alone = float(study.loss(push, [one]))
+    assert 6 * kept + 2 * alone == pytest.approx(8 * both, rel=1e-5)
+
+
+def test_the_planted_latent_has_the_largest_effect(study: Study, sae: LoadedSae) -> None:
+    targets = study.targets(n=6, max_new_tokens=3)
+    scores = attribute(study, LAYER, targets, batch=4)
+    assert scores.shape == (sae.d_sae,)
+    assert int(scores.argmax()) == tiny.PLANTED_LATENT
+    assert torch.allclose(attribute(study, LAYER, targets, batch=1), scores, rtol=1e-3, atol=1e-6)
+
+
+def test_a_gate_is_closed_below_zero_whatever_the_size_of_the_residual_stream() -> None:
+    resid = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
+    weight, bias = torch.randn(4, 8, generator=torch.Generator().manual_seed(1)), torch.zeros(4)
+    opened = gate(resid, weight, bias)
+    assert opened.shape == (2, 3, 4)
+    assert torch.allclose(gate(100 * resid, weight, bias), opened, atol=1e-4)
+    unit = resid / resid.norm(dim=-1, keepdim=True) * 8**0.5
+    assert torch.allclose(opened, (unit @ weight.T).clamp(min=0), atol=1e-5)
+    assert not bool(gate(resid, weight, torch.full((4,), -1e3)).any())
+
+
+def written(
+    model: LoadedModel, sae: LoadedSae, tensors: Tensors, edits: tuple[Edit, ...], **arm: Any
+) -> list[tuple[int, ...]]:
+    arms = (UNSTEERED, Arm("steered", edits=edits, **arm))
+    asked = GenerationRequest(("one two", "three"), arms, Sampling(max_new_tokens=6))
+    made = generate(model, {sae.id: sae}, asked, tensors=tensors)
+    return [g.token_ids for g in made.generations]
+
+
+def test_closed_gates_and_strength_zero_are_the_unsteered_model(
+    study: Study, model: LoadedModel, sae: LoadedSae, tensors: Tensors
+) -> None:
+    (edit,) = learn(study, "gated_latents", {"k": 4, **SMALL}).edits
+    plain, steered, *_ = written(model, sae, tensors, (edit,), strength=3.0)
+    assert steered != plain
+    first = written(model, sae, tensors, (edit,), strength=0.0)
+    assert first[0] == first[1]
+    assert first[2] == first[3]
+    found = tensors.get(edit.tensors)
+    never = {gated.BIAS: torch.full((4,), -1e3), gated.WEIGHT: torch.zeros(4, model.d_model)}
+    closed = replace(edit, tensors=tensors.put({**found, **never}))
+    with pytest.raises(Exception, match="changed no logit"):
+        written(model, sae, tensors, (closed,), strength=3.0)
+
+
+def test_a_gated_arm_is_replayed_from_its_record(
+    study: Study, model: LoadedModel, sae: LoadedSae, tensors: Tensors
+) -> None:
+    made = learn(study, "gated_latents", {"k": 4, **SMALL})
+    again = tuple(from_json(Edit, to_json(edit)) for edit in made.edits)
+    assert written(model, sae, tensors, again) == written(model, sae, tensors, made.edits)
+    assert [latent.coefficient > 0 for latent in made.edits[0].latents] == [True] * 4
+
+
+def test_controls_are_trained_alike(study: Study, tensors: Tensors) -> None:
+    def made(**parameters: Any) -> tuple[list[int], Mapping[str, Tensor]]:
+        (edit,) = learn(study, "gated_latents", {"k": 4, **SMALL, **parameters}).edits
+        return [latent.index for latent in edit.latents], tensors.get(edit.tensors)
+
+    own, _ = made()
+    assert tiny.PLANTED_LATENT in own
+    ranked, _ = made(chosen="ranking")
+    assert ranked[0] == tiny.PLANTED_LATENT
+    drawn, _ = made(chosen="random")
+    assert len(set(drawn)) == 4
+    assert drawn != own
+    _, constant = made(gates="constant")
+    assert not bool(constant[gated.WEIGHT].any())
+    assert bool((constant[gated.BIAS] != 1).any())
+
+
+def test_answers_are_shuffled_over_all_contents() -> None:
+    targets = [Target((n,), (n, n)) for n in range(4)]
+    shuffled = gated._shuffled(targets)
+    assert [target.prompt for target in shuffled] == [(n,) for n in range(4)]
+    assert sorted(target.answer for target in shuffled) == [(n, n) for n in range(4)]
+    assert all(target.answer[0] != target.prompt[0] for target in shuffled)
+
+
+def test_a_prompt_vector_is_added_to_the_ends_of_the_prompt_alone(
+    study: Study, model: LoadedModel, sae: LoadedSae, tensors: Tensors
+) -> None:
+    asked = {"prompt_first": 1, "prompt_last": 2, **SMALL}
+    (edit,) = learn(study, "prompt_vector", asked).edits
+    at_ends = Schedule("prompt-ends", prompt_first=1, prompt_last=2)
+    assert edit.schedule == at_ends
+    own = written(model, sae, tensors, (edit,), strength=2.0)
+    assert own == written(
+        model, sae, tensors, (replace(edit, schedule=None),), strength=2.0, schedule=at_ends
+    )
+    assert own != written(model, sae, tensors, (replace(edit, schedule=None),), strength=2.0)
+    assert VECTOR in tensors.get(edit.tensors)
