@@ -107,7 +107,7 @@ class Findings:
             [from_json(EvaluationText, t) for t in data["texts"] if t["cell"] == number][1::2]
             for number in (cell, matching[0])
         )
-        return paired_p(ours, theirs, grades=grades)
+        return paired_p(ours, theirs, counts=lambda text: text.grade in grades)
 
     def prompting(self, instruction: str) -> tuple[float, float]:
         """Strict accuracy of prompting: mean over the wordings, and that of the best one."""

@@ -4,7 +4,8 @@ A plug-in is one file in ``finding/selectors``, ``finding/sources``, ``steering/
 ``judging/evaluators`` or ``judging/target_rules``, or in a folder of that last name below a folder
 of the user's own (see ``use_plugins``). It holds a function with the file's name; the function's
 keyword-only arguments are its parameters, and their help is in its docstring. A source's file may
-also hold ``write``, which then writes its edits. Files whose name starts with an underscore are
+also hold ``write``, which then writes its edits; whatever writes edits may hold ``gates``, which
+tells how far it opened at each token. Files whose name starts with an underscore are
 helpers.
 
 A plug-in package is imported when its registry is first asked for something, so importing this
@@ -57,6 +58,7 @@ class Registered(Generic[F]):
         needs_sae: a steering method, or a source's ``write``, that cannot do without an SAE.
         file_sha256: hash of the file as it was loaded, for everything kept of what it made.
         write: a source's own way of writing its edits.
+        gates: of what writes edits: the same arguments → how far each of its gates is open.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Registered(Generic[F]):
     needs_sae: bool = False
     file_sha256: str = ""
     write: "Registered[Any] | None" = None
+    gates: Callable[..., Any] | None = None
 
     def check(
         self, kind: str, parameters: Mapping[str, Any], error: type[SaifError]
@@ -321,7 +324,8 @@ def _register(kind: str, module: types.ModuleType) -> Registered[Any]:
         )
     write: Any = vars(module).get("write")
     owns_write = inspect.isfunction(write) and write.__module__ == module.__name__
-    return _describe(name, function, module, _describe(name, write, module) if owns_write else None)
+    own = _describe(name, write, module) if owns_write else None
+    return _describe(name, function, module, own)
 
 
 def _place(module: types.ModuleType) -> str:
@@ -358,6 +362,7 @@ def _describe(
         needs_sae=_needs_sae(signature.get("sae")),
         file_sha256=hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else "",
         write=write,
+        gates=vars(module).get("gates"),
     )
 
 

@@ -113,6 +113,7 @@ class EvaluationStore:
             EvaluationRow.n,
             EvaluationRow.best_sae_arm,
             EvaluationRow.best_strict,
+            EvaluationRow.best_useful,
             EvaluationRow.created_at,
         )
         if instruction:
@@ -154,7 +155,7 @@ def _unreadable(evaluation_id: str) -> StorageError:
 
 
 def _to_columns(evaluation: Evaluation) -> dict[str, Any]:
-    best = {found.arm: found.rates.strict for found in evaluation.best}
+    best = {found.arm: found.rates for found in evaluation.best}.get(evaluation.best_sae_arm)
     return {
         "id": valid_text(evaluation.id),
         "instruction": valid_text(evaluation.request.instruction.name),
@@ -162,7 +163,8 @@ def _to_columns(evaluation: Evaluation) -> dict[str, Any]:
         "n_cells": len(evaluation.cells),
         "n": len(evaluation.request.test_contents),
         "best_sae_arm": valid_text(evaluation.best_sae_arm),
-        "best_strict": best.get(evaluation.best_sae_arm),
+        "best_strict": best.strict if best else None,
+        "best_useful": best.useful if best else None,
         "created_at": valid_text(evaluation.created_at),
         "record": _written(evaluation),
     }

@@ -246,7 +246,8 @@ class EvaluationRow(Base):
     Attributes:
         number: keeps the order of creation, as times are whole seconds.
         n: number of test contents.
-        best_strict: strict share of the best SAE arm on the reporting half.
+        best_strict, best_useful: strict and useful share of the best SAE arm on the reporting
+            half; that of evaluations of before is not known.
     """
 
     __tablename__ = "evaluations"
@@ -259,6 +260,7 @@ class EvaluationRow(Base):
     n: Mapped[int] = mapped_column(Integer)
     best_sae_arm: Mapped[str] = mapped_column(Text)
     best_strict: Mapped[float | None] = mapped_column(Float(53))
+    best_useful: Mapped[float | None] = mapped_column(Float(53))
     created_at: Mapped[str] = mapped_column(Text)
     record: Mapped[str] = mapped_column(Text)
 

@@ -140,6 +140,8 @@ def sample_rates(strict: float) -> Rates:
         disorder_ci=(0.0, 0.1),
         perplexity=None,
         distinct_2=0.75,
+        useful=strict / 2,
+        useful_ci=(0.0, 0.9),
     )
 
 
@@ -165,10 +167,19 @@ def sample_evaluation(name: str = "translate-to-french", **changes: Any) -> Eval
         sae_sha256s=("bb",),
         dtype="float32",
         cells=tuple(
-            Cell(setting, rate, rate, rate, resid_share=0.3, p_unsteered=0.5, p_random=0.25)
+            Cell(
+                setting,
+                rate,
+                rate,
+                rate,
+                resid_share=0.3,
+                p_unsteered=0.5,
+                p_random=0.25,
+                p_prompted=0.125,
+            )
             for setting, rate in zip(settings, rates, strict=True)
         ),
-        best=(BestCell("saif", 1, rates[1], 1e-5, 2e-4),),
+        best=(BestCell("saif", 1, rates[1], 1e-5, 2e-4, 3e-3),),
         best_sae_arm="saif",
         seconds=12.0,
         made=(
@@ -176,11 +187,36 @@ def sample_evaluation(name: str = "translate-to-french", **changes: Any) -> Eval
         ),
         plugin_sha256s={"saif": "cc"},
         versions={"torch": "2.0"},
+        content_measure="chrf",
     )
     return replace(made, **changes)
 
 
+def as_before(evaluation: Evaluation) -> Evaluation:
+    """The evaluation as it was kept before texts were checked for their content."""
+
+    def rates_before(rates: Rates) -> Rates:
+        return replace(rates, useful=None, useful_ci=None)
+
+    cells = tuple(
+        replace(
+            cell,
+            rates=rates_before(cell.rates),
+            choosing=rates_before(cell.choosing),
+            reporting=rates_before(cell.reporting),
+            p_prompted=None,
+        )
+        for cell in evaluation.cells
+    )
+    best = tuple(
+        replace(one, rates=rates_before(one.rates), p_prompted=None) for one in evaluation.best
+    )
+    return replace(evaluation, cells=cells, best=best, content_measure="", content_reason="")
+
+
 def sample_text(number: int, text: str, **changes: Any) -> EvaluationText:
     """A text of a cell."""
-    made = EvaluationText(number, "a content", text, "strict", "It is French.", "success", 3.5)
+    made = EvaluationText(
+        number, "a content", text, "strict", "It is French.", "success", 3.5, about=True
+    )
     return replace(made, **changes)

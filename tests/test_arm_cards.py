@@ -10,7 +10,9 @@ import pytest
 from app.dashboard.handles import engine, store
 from app.dashboard.work import Work
 from app.presentation.escaping import escape_markdown
+from app.presentation.token_change_html import changes_html
 from saif_core.records.evaluation import CONTROLS
+from saif_core.records.prompts import Instruction, Wording
 from saif_core.records.ranking import ChosenLatent
 from saif_core.records.steering import Arm, Edit, Origin, Sampling, Schedule
 from saif_core.registry import SOURCES
@@ -57,6 +59,48 @@ def test_every_arm_writes_a_text_of_its_own(steering_work: Work) -> None:
     page = texts(at)
     for name in texts_of:
         assert f"**{escape_markdown(name)}**" in page
+    assert not errors(at)
+
+
+def test_a_steered_arm_is_prompted_as_well(steering_work: Work) -> None:
+    at = open_compare(steering_work)
+    prompted = add_arm(at, "prompted")
+    set_in(at, "text_area", prompted, "instruction", PLANTED_WORD)
+    one = add_source(at, "denoised")
+    set_in(at, "toggle", one, "told", True)
+    # It is told what the prompted arm is told, until it is told something else.
+    assert at.text_area(key=f"arm_{one.uid}_instruction").value == PLANTED_WORD
+    set_in(at, "segmented_control", one, "position", "before")
+    arm = generate_and_wait(at).request.arms[-1]
+    assert (arm.kind, arm.instruction, arm.position) == ("steered", PLANTED_WORD, "before")
+    assert arm.edits
+    settle(at.switch_page("views/sessions.py").run())
+    settle(at.switch_page("views/compare.py").run())
+    assert at.toggle(key=f"arm_{one.uid}_told").value
+    set_in(at, "toggle", one, "told", False)
+    assert generate_and_wait(at).request.arms[-1].instruction == ""
+    assert not errors(at)
+
+
+def test_the_gates_of_an_arm_are_seen_token_by_token(steering_work: Work) -> None:
+    judged = {"instruction_id": "keywords:existence", "arguments": '{"keywords": ["oui"]}'}
+    name = steering_work.instruction
+    steering_work.uploaded = {name: Instruction(name, "", "ifeval", judged, (Wording("Say oui."),))}
+    at = open_compare(steering_work)
+    one = add_source(at, "gated_latents")
+    (edit,) = one.arm.edits
+    text = generate_and_wait(at).result().generations[-1]
+    assert any(sum(change.gates) > 0 for change in text.changes)
+    settle(at.segmented_control(key="texts_mark").set_value("gates").run())
+    names = [f"latent {latent.index}" for latent in edit.latents]
+    assert at.selectbox(key="texts_gate").options == ["all gates", *names]
+    assert changes_html(text.changes, "gates", names=names) in texts(at)
+    settle(at.selectbox(key="texts_gate").set_value(names[1]).run())
+    assert changes_html(text.changes, "gates", gate=1, names=names) in texts(at)
+    # Without a gated arm there is nothing to choose.
+    settle(at.button(key=f"arm_{one.uid}_remove").click().run())
+    generate_and_wait(at)
+    assert "gates" not in at.segmented_control(key="texts_mark").options
     assert not errors(at)
 
 

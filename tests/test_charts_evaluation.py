@@ -12,6 +12,7 @@ from app.charts.evaluation import (
     disorder_chart,
     heat_groups,
     heat_map,
+    measures,
     pareto_chart,
     pareto_front,
     perplexity_chart,
@@ -43,6 +44,7 @@ from saif_core.records.evaluation import (
 from saif_core.records.prompts import Instruction, Wording
 from saif_core.records.ranking import ChosenLatent
 from saif_core.records.steering import Edit, Origin, Sampling, Schedule
+from tests.storage_samples import as_before
 
 INSTRUCTION = Instruction("say-oui", "", "keyword", {"keyword": "oui"}, (Wording("Say oui."),))
 REQUEST = EvaluationRequest(
@@ -58,8 +60,15 @@ REQUEST = EvaluationRequest(
 LATENTS = tuple(ChosenLatent(100 + n, 1.0 + n) for n in range(15))
 
 
-def rates(strict: float, disorder: float, perplexity: float | None = 10.0) -> Rates:
-    """Rates of 40 judged texts and one that was not."""
+def rates(
+    strict: float,
+    disorder: float,
+    perplexity: float | None = 10.0,
+    *,
+    useful: float | None = None,
+) -> Rates:
+    """Rates of 40 judged texts and one that was not; half of the strict ones are useful."""
+    useful = strict / 2 if useful is None else useful
     return Rates(
         n=40,
         strict=strict,
@@ -73,12 +82,22 @@ def rates(strict: float, disorder: float, perplexity: float | None = 10.0) -> Ra
         disorder_ci=(disorder / 2, (1 + disorder) / 2),
         perplexity=perplexity,
         distinct_2=0.9,
+        useful=useful,
+        useful_ci=(useful / 2, (1 + useful) / 2),
     )
 
 
-def cell(setting: CellSetting, strict: float, disorder: float, **extra: Any) -> Cell:
-    found = rates(strict, disorder)
-    return Cell(setting, found, found, replace(found, strict=strict / 4), **extra)
+def cell(
+    setting: CellSetting,
+    strict: float,
+    disorder: float,
+    *,
+    useful: float | None = None,
+    **extra: Any,
+) -> Cell:
+    found = rates(strict, disorder, useful=useful)
+    reported = replace(found, strict=strict / 4, useful=found.primary / 4)
+    return Cell(setting, found, found, reported, **extra)
 
 
 def saif(top: int, strength: float, *, layer: int = 1, beta: float = 0.0) -> CellSetting:
@@ -97,7 +116,15 @@ CELLS = (
     cell(saif(5, 0.5), 0.10, 0.00),
     cell(saif(5, 1.0), 0.30, 0.05),
     cell(saif(15, 0.5), 0.25, 0.05),
-    cell(saif(15, 1.0), 0.60, 0.10, resid_share=0.4, p_unsteered=0.001, p_random=0.002),
+    cell(
+        saif(15, 1.0),
+        0.60,
+        0.10,
+        resid_share=0.4,
+        p_unsteered=0.001,
+        p_random=0.002,
+        p_prompted=0.5,
+    ),
     cell(replace(saif(5, 1.0), arm="random", of="saif"), 0.01, 0.50),
 )
 EVALUATION = Evaluation(
@@ -109,12 +136,14 @@ EVALUATION = Evaluation(
     cells=CELLS,
     best=(
         BestCell("unsteered", 0, CELLS[0].reporting),
-        BestCell("saif", 5, CELLS[5].reporting, 0.001, 0.002),
+        BestCell("saif", 5, CELLS[5].reporting, 0.001, 0.002, 0.5),
     ),
     best_sae_arm="saif",
     made=tuple(made(saif(top, 1.0), Edit(1, sae_id="s", latents=LATENTS[:top])) for top in (5, 15)),
     seconds=2.0,
+    content_measure="embedding",
 )
+BEFORE = as_before(EVALUATION)
 
 
 def rows_of(spec: dict[str, Any], part: dict[str, Any]) -> list[dict[str, Any]]:
@@ -202,6 +231,9 @@ def test_numbers_are_told_as_they_are_typed(typed: float, words: str) -> None:
 
 def test_rows_hold_the_figures_of_the_chosen_grade() -> None:
     strict, loose = cell_rows(EVALUATION, "strict"), cell_rows(EVALUATION, "loose")
+    useful = cell_rows(EVALUATION, "useful")
+    assert [row["value"] for row in useful] == [one.rates.useful for one in CELLS]
+    assert [(row["low"], row["high"]) for row in useful] == [one.rates.useful_ci for one in CELLS]
     assert [row["value"] for row in strict] == [one.rates.strict for one in CELLS]
     assert [row["value"] for row in loose] == [one.rates.loose for one in CELLS]
     assert [(row["low"], row["high"]) for row in loose] == [one.rates.loose_ci for one in CELLS]
@@ -255,7 +287,7 @@ def test_points_of_one_strength_stand_apart_but_near_it() -> None:
 
 
 def test_baselines_are_rules_and_all_else_lines_with_intervals() -> None:
-    spec = accuracy_chart(EVALUATION, "strict").to_dict()
+    spec = accuracy_chart(EVALUATION, "useful").to_dict()
     rules, labels, intervals, lines, points = spec["layer"]
     assert [row["arm"] for row in rows_of(spec, rules)] == ["unsteered", "prompted"]
     assert labels["encoding"]["text"]["field"] == "arm"
@@ -263,7 +295,9 @@ def test_baselines_are_rules_and_all_else_lines_with_intervals() -> None:
     assert intervals["encoding"]["y"]["field"] == "low"
     assert intervals["encoding"]["y2"]["field"] == "high"
     assert lines["mark"]["strokeDash"] == [1, 0]
-    assert accuracy_chart(EVALUATION, "loose").to_dict()["layer"][3]["mark"]["strokeDash"] != [1, 0]
+    others = [accuracy_chart(EVALUATION, measure).to_dict() for measure in ("strict", "loose")]
+    dashes = [tuple(chart["layer"][3]["mark"]["strokeDash"]) for chart in others]
+    assert len({*dashes, (1, 0)}) == 3
     (click,) = spec["params"]
     assert click["name"] == CELL_CLICK
     assert click["select"]["fields"] == ["cell"]
@@ -272,6 +306,50 @@ def test_baselines_are_rules_and_all_else_lines_with_intervals() -> None:
         "saif": CANDIDATE_COLOURS[0],
         **{arm: FIXED_COLOURS[arm] for arm in ("unsteered", "prompted", "random")},
     }
+
+
+def tooltips(layer: dict[str, Any]) -> dict[str, str]:
+    """What a mark tells, by its title."""
+    told = layer["encoding"]["tooltip"]
+    return {one.get("title") or one["field"]: one["field"] for one in told}
+
+
+def test_charts_count_useful_texts_and_tell_the_other_rates_beside() -> None:
+    assert measures(EVALUATION) == ("useful", "strict", "loose")
+    (group,) = heat_groups(EVALUATION).values()
+    for chart, mark in (
+        (accuracy_chart(EVALUATION, "useful"), -1),
+        (pareto_chart(EVALUATION), -1),
+        (heat_map(EVALUATION, group), 0),
+    ):
+        spec = chart.to_dict()
+        told = tooltips(spec["layer"][mark])
+        assert told["useful"] == "value"
+        assert {"strict", "loose", "disorder"} <= set(told.values())
+        for row in rows_of(spec, spec["layer"][mark] if "data" in spec["layer"][mark] else spec):
+            assert row["value"] == CELLS[row["cell"]].rates.useful
+    assert (
+        tooltips(accuracy_chart(EVALUATION, "strict").to_dict()["layer"][-1])["strict"] == "value"
+    )
+    titles = [
+        chart.to_dict()["layer"][-1]["encoding"]["y"]["title"]
+        for chart in (accuracy_chart(EVALUATION, "useful"), pareto_chart(EVALUATION))
+    ]
+    assert titles == ["useful texts"] * 2
+
+
+def test_of_an_evaluation_of_before_charts_count_strict_texts() -> None:
+    assert measures(BEFORE) == ("strict", "loose")
+    spec = pareto_chart(BEFORE).to_dict()
+    dots = spec["layer"][-1]
+    assert [row["value"] for row in rows_of(spec, dots)] == [one.rates.strict for one in CELLS]
+    assert dots["encoding"]["y"]["title"] == "strict accuracy"
+    assert tooltips(dots)["strict"] == "value"
+    assert "useful" not in tooltips(dots)
+    assert chart_words(BEFORE, "value") == chart_words(EVALUATION, "value", "strict")
+    (group,) = heat_groups(BEFORE).values()
+    for chart in (disorder_chart(BEFORE), perplexity_chart(BEFORE), heat_map(BEFORE, group)):
+        assert chart.to_dict()["layer"]
 
 
 def test_the_panels_have_the_same_x_axis() -> None:
@@ -317,9 +395,9 @@ def test_the_front_is_what_no_steered_cell_beats() -> None:
     def beaten(one: Cell, others: tuple[Cell, ...]) -> bool:
         mine = one.rates
         return any(
-            other.rates.strict >= mine.strict
+            other.rates.primary >= mine.primary
             and other.rates.disorder <= mine.disorder
-            and (other.rates.strict, other.rates.disorder) != (mine.strict, mine.disorder)
+            and (other.rates.primary, other.rates.disorder) != (mine.primary, mine.disorder)
             for other in others
         )
 
@@ -327,7 +405,8 @@ def test_the_front_is_what_no_steered_cell_beats() -> None:
     sets = [
         CELLS,
         *(
-            tuple(cell(saif(5, 1.0), *pair) for pair in chosen)
+            # The more useful, the less strict.
+            tuple(cell(saif(5, 1.0), 1 - u, disorder, useful=u) for u, disorder in chosen)
             for chosen in itertools.combinations_with_replacement(figures, 4)
         ),
     ]
@@ -358,10 +437,10 @@ def test_several_values_of_a_parameter_make_a_heat_map_per_arm() -> None:
     spec = heat_map(EVALUATION, groups["saif · layer 1: top"]).to_dict()
     rows = rows_of(spec, spec)
     assert {(row["value_of_parameter"], row["strength"]): row["value"] for row in rows} == {
-        ("5", 0.5): 0.10,
-        ("5", 1.0): 0.30,
-        ("15", 0.5): 0.25,
-        ("15", 1.0): 0.60,
+        ("5", 0.5): 0.05,
+        ("5", 1.0): 0.15,
+        ("15", 0.5): 0.125,
+        ("15", 1.0): 0.30,
     }
     y = spec["layer"][0]["encoding"]["y"]
     assert (y["title"], y["sort"]) == ("top", ["15", "5"])
@@ -402,7 +481,8 @@ def test_no_chart_rounds_a_strength() -> None:
 
 def test_words_for_a_chart_hold_its_figures() -> None:
     words = chart_words(EVALUATION, "value")
-    assert "saif · layer 1 · top 15 · strength 1: 60%" in words
+    assert "saif · layer 1 · top 15 · strength 1: 30%" in words
+    assert "strength 1: 60%" in chart_words(EVALUATION, "value", "strict")
     assert words.count(";") == len(CELLS) - 1
 
 
@@ -410,6 +490,13 @@ def test_tables_hold_the_figures_in_percent() -> None:
     table = cell_table(EVALUATION)
     assert table["strict"][5] == 60.0
     assert table["strict_ci"][5] == "30–80%"
+    assert (table["useful"][5], table["useful_ci"][5]) == (30.0, "15–65%")
+    assert table["p_prompted"][5] == 0.5
+    names = list(table)
+    assert names.index("useful") < names.index("strict")
+    before = cell_table(BEFORE)
+    assert set(names) - set(before) == {"useful", "useful_ci"}
+    assert before["strict"] == table["strict"]
     assert table["resid_share"] == [None, None, None, None, None, 40.0, None]
     assert table["p_random"][5] == 0.002
     assert table["top"] == [None, None, 5, 5, 15, 15, 5]
@@ -434,7 +521,11 @@ def test_the_table_of_the_best_is_of_the_reporting_half() -> None:
     table = best_table(EVALUATION)
     assert table["setting"][1] == describe_setting(REQUEST, CELLS[5].setting)
     assert table["strict"][1] == pytest.approx(15.0)
+    assert table["useful"][1] == pytest.approx(7.5)
+    assert {"loose", "disorder", "disorder_ci", "perplexity"} <= set(table)
     assert table["p_unsteered"] == [None, 0.001]
+    assert table["p_prompted"] == [None, 0.5]
+    assert "useful" not in best_table(BEFORE)
 
 
 def test_an_arm_of_which_nothing_qualified_is_called_so() -> None:
@@ -443,7 +534,8 @@ def test_an_arm_of_which_nothing_qualified_is_called_so() -> None:
     evaluation = replace(EVALUATION, cells=(*CELLS[:5], broken, *CELLS[6:]))
     sentence = unqualified_sentence(evaluation)
     assert sentence.startswith("None qualified of saif: every setting broke more than 20%")
-    assert "only the nearest" in sentence
+    assert sentence.endswith("only the nearest, the one with the most useful texts.")
+    assert unqualified_sentence(as_before(evaluation)).endswith("the one that follows most often.")
     # A baseline has no settings to choose from.
     broken = replace(CELLS[0], choosing=rates(0.9, 0.3))
     assert not unqualified_sentence(replace(EVALUATION, cells=(broken, *CELLS[1:])))

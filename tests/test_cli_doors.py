@@ -54,7 +54,10 @@ OPTIONS: dict[type[Record], dict[str, tuple[str, ...]]] = {
     LatentFilter: {"text": ("words",)},
 }
 WITHOUT: dict[tuple[str, type[Record]], dict[str, str]] = {
-    ("generate", Edit): {"share": "layers that are written after together share the strength"},
+    ("generate", Edit): {
+        "share": "layers that are written after together share the strength",
+        "schedule": "a source that learns for certain tokens says which; Schedule has options",
+    },
     ("search words", LatentFilter): {"latents": "a latent that is known is `saif latent`'s"},
 }
 DOORS: list[tuple[str, type[Record]]] = [

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import pytest
 
 from app.cli.main import main
+from app.cli.texts import evaluation_text
+from app.presentation.evaluation import content_sentence
 from app.presentation.evaluation_files import evaluation_data, evaluation_sentence
 from app.settings import Settings, load_settings
 from saif_core.engine.job import Job
@@ -24,6 +26,7 @@ from saif_core.records.evaluation import (
 from saif_core.records.saes import SaeInfo
 from saif_core.records.steering import Sampling, Schedule
 from storage import Store, open_store
+from tests.storage_samples import as_before
 from tests.test_evaluation_files import sample_evaluation, sample_text
 
 FRENCH = "translate-to-french"
@@ -277,8 +280,18 @@ def test_people_read_a_table_and_the_sentence(saif: Saif) -> None:
     rows = lines[3 : 3 + len(evaluation.cells)]
     assert [row.startswith("*") for row in rows] == [False, True, False, True, True, False]
     assert "0.8" in rows[3]
-    assert "46% [36–56]" in rows[3]
-    assert lines[-1] == evaluation_sentence(evaluation)
+    assert lines[2].split()[-4:] == ["useful", "strict", "loose", "broken"]
+    assert "38% [28–48]  46% [36–56]" in rows[3]
+    assert lines[-2:] == [evaluation_sentence(evaluation), content_sentence(evaluation)]
+
+
+def test_people_read_of_an_evaluation_of_before_what_is_known() -> None:
+    before = as_before(sample_evaluation())
+    lines = evaluation_text(before).splitlines()
+    assert lines[2].split()[-3:] == ["strict", "loose", "broken"]
+    assert "useful" not in lines[2]
+    assert "46% [36–56]" in lines[6]
+    assert lines[-2:] == [evaluation_sentence(before), content_sentence(before)]
 
 
 def test_the_html_file_holds_the_texts_of_the_best_cells(saif: Saif, tmp_path: Path) -> None:

@@ -147,7 +147,9 @@ def test_evaluations_are_listed_shown_exported_and_deleted(
     assert saif("evaluations", "list", "--instruction", "other", "--json").answer == {
         "evaluations": []
     }
+    assert (listed["best_useful"], listed["best_strict"]) == (pytest.approx(0.38), 0.46)
     listing = saif("evaluations", "list").out
+    assert "38%     46%" in listing
     assert evaluation.id in listing
     assert moment_words(evaluation.created_at) in listing
     assert listed["created_at"] == evaluation.created_at not in listing
@@ -156,6 +158,8 @@ def test_evaluations_are_listed_shown_exported_and_deleted(
     assert "test contents" in saif("evaluations", "show", evaluation.id).out
     cell = evaluation.best[0].cell
     texts = saif("evaluations", "show", evaluation.id, "--cell", cell, "--json").answer["texts"]
+    assert [text["about"] for text in texts] == [True]
+    assert "about its content" in saif("evaluations", "show", evaluation.id, "--cell", cell).out
     assert [text["text"] for text in texts] == ["Voilà <b>."]
 
     def exported(form: str) -> str:
@@ -184,7 +188,8 @@ def test_evaluations_are_listed_shown_exported_and_deleted(
 def test_methods_tell_everything_of_every_plugin(saif: Run) -> None:
     found = saif("methods", "--json").answer
 
-    assert list(found) == ["selectors", "sources", "steering_methods", "evaluators"]
+    kinds = ["selectors", "sources", "steering_methods", "evaluators", "target_rules"]
+    assert list(found) == kinds
     sources = {one["name"]: one for one in found["sources"]}
     assert set(sources) == set(SOURCES.names())
     assert sources["saif"]["file_sha256"] == SOURCES.get("saif").file_sha256

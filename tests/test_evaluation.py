@@ -1,6 +1,6 @@
 """Evaluations on a tiny model whose right answer is planted."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,13 +16,17 @@ from saif_core.errors import (
     SteeringError,
     UnknownNameError,
 )
+from saif_core.evaluating import content as evaluation_content
 from saif_core.evaluating import texts as evaluation_texts
+from saif_core.evaluating.content import ContentJudge
 from saif_core.evaluating.evaluation import evaluate
 from saif_core.evaluating.plan import check_request, plan_settings
 from saif_core.evaluating.rates import paired_p, rates_of
 from saif_core.finding.sources.denoised import largest_differences
 from saif_core.finding.sources.saif import drop_silent_latents
+from saif_core.inputs.shipped import shipped_contents, shipped_instructions, shipped_references
 from saif_core.judging import fluency
+from saif_core.judging.content import choose_others
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.pipeline import rank_latents
 from saif_core.reading.mean_difference import read_mean_difference
@@ -33,6 +37,7 @@ from saif_core.records.evaluation import (
     CellSetting,
     Evaluation,
     EvaluationRequest,
+    EvaluationText,
 )
 from saif_core.records.prompts import Instruction, Wording
 from saif_core.records.ranking import RankingRequest
@@ -348,3 +353,190 @@ def test_latents_that_do_not_write_are_dropped(model: LoadedModel, sae: LoadedSa
     assert len(kept.latents) < len(ranking.latents)
     with pytest.raises(SteeringError, match="output score of 2 or more"):
         drop_silent_latents(model, sae, ranking, 2.0)
+
+
+# --- useful texts
+
+SHIPPED = tuple(shipped_contents()[:24])
+GERMAN = shipped_references("de")
+WEAK, STRONG = 0.5, 1.0
+
+
+def translating(**changes: Any) -> EvaluationRequest:
+    """Steering shipped contents into German, by one vector at two strengths."""
+    made = EvaluationRequest(
+        shipped_instructions()["translate-to-german"],
+        (),
+        rank_contents=SHIPPED[:4],
+        rank_wordings=("In German.",),
+        test_contents=SHIPPED[4:],
+        test_wordings=("Auf Deutsch.",),
+        layers=(1,),
+        candidates=(Candidate("mean_difference"),),
+        controls=(),
+        strengths=(WEAK, STRONG),
+        read="last-token",
+        sampling=Sampling(max_new_tokens=2),
+    )
+    return replace(made, **changes)
+
+
+def of_another(content: str) -> str:
+    """A right translation of another content, which the content is compared with."""
+    return GERMAN[choose_others(content, shipped_contents())[0]]
+
+
+def planted_text(setting: CellSetting, number: int, content: str) -> str:
+    """Strong steering always writes German, but about something else; weak one half of the time."""
+    if setting.arm == "prompted":
+        return GERMAN[content]
+    if setting.strength == STRONG:
+        return of_another(content)
+    if setting.strength == WEAK and number % 4 < 2:
+        return GERMAN[content]
+    return content
+
+
+PlantTexts = Callable[[Callable[[CellSetting, int, str], str]], None]
+
+
+@pytest.fixture
+def plant_texts(monkeypatch: pytest.MonkeyPatch) -> PlantTexts:
+    """Has evaluations write given texts, instead of what the model would write."""
+
+    def plant(text_of: Callable[[CellSetting, int, str], str]) -> None:
+        def write(
+            self: evaluation_texts.TextWriter, settings: Sequence[CellSetting], *_: int
+        ) -> list[list[evaluation_texts._Written]]:
+            contents = list(enumerate(self._request.test_contents))
+            return [
+                [evaluation_texts._Written(text_of(one, *numbered), 5.0) for numbered in contents]
+                for one in settings
+            ]
+
+        monkeypatch.setattr(evaluation_texts.TextWriter, "_write", write)
+
+    return plant
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Collects the texts, with their contents, that are compared with others."""
+    pairs: list[tuple[str, str]] = []
+    judge = evaluation_content.judge_contents
+
+    def listen(scorer: Any, texts: Sequence[str], contents: Sequence[str], pool: Any) -> Any:
+        pairs.extend(zip(texts, contents, strict=True))
+        return judge(scorer, texts, contents, pool)
+
+    monkeypatch.setattr(evaluation_content, "judge_contents", listen)
+    return pairs
+
+
+def texts_of(evaluation: Evaluation, texts: Sequence[EvaluationText], one: Cell) -> list[Any]:
+    number = evaluation.cells.index(one)
+    return [text for text in texts if text.cell == number]
+
+
+def test_strict_texts_about_another_content_are_not_useful(
+    model: LoadedModel, plant_texts: PlantTexts
+) -> None:
+    plant_texts(planted_text)
+    evaluation, texts = evaluate(model, [], translating())
+    assert (evaluation.content_measure, evaluation.content_reason) == ("chrf", "")
+    prompted, strong = (
+        cell(evaluation, "prompted"),
+        cell(evaluation, "mean_difference", strength=STRONG),
+    )
+    assert (strong.rates.strict, strong.rates.useful) == (1.0, 0.0)
+    assert {text.about for text in texts_of(evaluation, texts, strong)} == {False}
+    assert (prompted.rates.strict, prompted.rates.useful) == (1.0, 1.0)
+    assert {text.about for text in texts_of(evaluation, texts, prompted)} == {True}
+    # All of its texts are strict, so only a test of useful ones tells it from prompting.
+    assert strong.p_prompted == pytest.approx(2 * 0.5**20)
+    assert strong.p_unsteered == 1.0
+    assert prompted.p_prompted is None
+
+
+def test_settings_are_chosen_by_useful_texts(model: LoadedModel, plant_texts: PlantTexts) -> None:
+    plant_texts(planted_text)
+    evaluation, texts = evaluate(model, [], translating())
+    weak = cell(evaluation, "mean_difference", strength=WEAK)
+    assert (
+        weak.choosing.strict < cell(evaluation, "mean_difference", strength=STRONG).choosing.strict
+    )
+    best = {one.arm: one for one in evaluation.best}["mean_difference"]
+    assert evaluation.cells[best.cell] == weak
+    assert (best.rates.n, best.rates.useful) == (10, 0.5)
+    halves = [
+        texts_of(evaluation, texts, one)[1::2] for one in (weak, cell(evaluation, "prompted"))
+    ]
+    assert best.p_prompted == paired_p(*halves) == pytest.approx(2 * 0.5**5)
+
+
+def loops(content: str) -> str:
+    """German that says the same again and again, which is a broken text."""
+    return " ".join([GERMAN[content]] * 6)
+
+
+def test_only_strict_and_whole_texts_are_asked_what_they_are_about(
+    model: LoadedModel, plant_texts: PlantTexts, asked: list[tuple[str, str]]
+) -> None:
+    def mixed(setting: CellSetting, number: int, content: str) -> str:
+        if setting.arm == "prompted":
+            return loops(content)
+        return GERMAN[content] if setting.strength == STRONG and number % 2 else content
+
+    plant_texts(mixed)
+    evaluation, texts = evaluate(model, [], translating())
+    right = [content for number, content in enumerate(SHIPPED[4:]) if number % 2]
+    assert sorted(asked) == sorted((GERMAN[content], content) for content in right)
+    broken = texts_of(evaluation, texts, cell(evaluation, "prompted"))
+    assert {(text.grade, text.outcome, text.about) for text in broken} == {
+        ("strict", "disorder", None)
+    }
+    assert cell(evaluation, "prompted").rates.useful == 0.0
+    assert {text.about for text in texts if text.grade == "none"} == {None}
+    assert [text.content for text in texts if text.about] == right
+
+
+def test_what_a_text_is_about_is_kept_in_the_cache(
+    model: LoadedModel, plant_texts: PlantTexts, asked: list[tuple[str, str]]
+) -> None:
+    plant_texts(planted_text)
+    cache = tiny.MemoryCache()
+    _, texts = evaluate(model, [], translating(), cache=cache)
+    n_pairs = len(asked)
+    # Each distinct pair is looked at once: 20 translations, and 20 of other contents.
+    assert n_pairs == len(set(asked)) == 40
+    _, again = evaluate(model, [], translating(), cache=cache)
+    assert again == texts
+    assert len(asked) == n_pairs
+    evaluate(model, [], translating(), cache=tiny.MemoryCache())
+    assert len(asked) == 2 * n_pairs
+
+
+def test_a_kept_verdict_is_of_one_text_with_one_content(model: LoadedModel) -> None:
+    judge = ContentJudge(model, translating(), tiny.MemoryCache())
+    one, other = SHIPPED[4], choose_others(SHIPPED[4], shipped_contents())[0]
+    right, wrong, same_text = (GERMAN[one], one), (GERMAN[other], one), (GERMAN[one], other)
+    said = {right: True, wrong: False, same_text: False}
+    assert judge.judge([right, wrong, right]) == {right: True, wrong: False}
+    assert judge.judge([same_text, wrong, right]) == said
+
+
+def test_where_contents_are_too_few_useful_is_strict_and_whole(
+    model: LoadedModel, plant_texts: PlantTexts, asked: list[tuple[str, str]]
+) -> None:
+    def half_broken(_setting: CellSetting, number: int, _content: str) -> str:
+        return loops(SHIPPED[number]) if number % 4 == 0 else GERMAN[SHIPPED[number]]
+
+    plant_texts(half_broken)
+    few = translating(rank_contents=CONTENTS[:4], test_contents=CONTENTS[4:])
+    evaluation, texts = evaluate(model, [], few)
+    assert evaluation.content_measure == ""
+    assert "12 contents in all; give at least 20" in evaluation.content_reason
+    for one in evaluation.cells:
+        assert (one.rates.n, one.rates.strict, one.rates.useful) == (12, 1.0, 0.75)
+    assert {text.about for text in texts} == {None}
+    assert asked == []

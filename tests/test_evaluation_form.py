@@ -258,6 +258,14 @@ def test_every_source_is_offered_with_a_field_for_each_parameter() -> None:
         assert {f"evaluation_source/{source.name}/{p.name}" for p in source.parameters} <= drawn
 
 
+def test_steering_on_top_of_prompting_is_a_candidate_of_its_own() -> None:
+    at = open_form(Work(sae_id=engine().saes()[0].id))
+    settle(at.multiselect(key="evaluation_sources").set_value(["saif"]).run())
+    both = ["instead of prompting", "on top of prompting"]
+    settle(at.segmented_control(key="evaluation_prompted/saif").set_value(both).run())
+    assert [one.arm for one in request_of(at).candidates] == ["saif", "saif and prompted"]
+
+
 PICKY = """
 from typing import Annotated, Literal
 

@@ -6,9 +6,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from app.presentation.evaluation import CANDIDATE_COLOURS, FIXED_COLOURS
+from app.presentation.evaluation import CANDIDATE_COLOURS, FIXED_COLOURS, content_sentence
 from app.presentation.evaluation_page import SHOWN_TEXTS, evaluation_html
 from saif_core.records.evaluation import Candidate, CellSetting
+from tests.storage_samples import as_before
 from tests.test_evaluation_files import (
     BEST,
     CELLS,
@@ -94,7 +95,7 @@ def test_the_chart_stands_at_the_shares_and_strengths_of_the_cells() -> None:
     marks = [(float(m["cx"] or 0), float(m["cy"] or 0)) for m in page.all("circle")]
     # Per panel, the marks of: SAIF at 0.4 and 0.8, mean difference at 1, random at 0.8.
     assert (len(grid), len(marks)) == (10, 8)
-    for start, lowest, shares in ((0, grid[0], (0.2, 0.46, 0.6, 0.03)), (4, grid[5], (0.02,) * 4)):
+    for start, lowest, shares in ((0, grid[0], (0.12, 0.38, 0.52, 0.0)), (4, grid[5], (0.02,) * 4)):
         highest = grid[4] if start == 0 else grid[9]
         for (_, y), share in zip(marks[start : start + 4], shares, strict=True):
             assert y == pytest.approx(lowest + share * (highest - lowest), abs=0.2)
@@ -110,7 +111,51 @@ def test_the_chart_stands_at_the_shares_and_strengths_of_the_cells() -> None:
     lines = [found["color"] for found in page.all("g") if found.get("class") == "line"]
     assert lines == [*CANDIDATE_COLOURS[:2], FIXED_COLOURS["random"]] * 2
     titles = page.within("title")
+    assert any(title.endswith("strength 0.8: 38% [28–48]") for title in titles)
+
+
+def test_the_page_counts_useful_texts_and_says_how_content_was_measured() -> None:
+    evaluation = sample_evaluation()
+    page = Page(evaluation_html(evaluation, {}))
+    assert content_sentence(evaluation) in page.within("p")
+    assert "useful texts" in page.within("text")
+    assert any("McNemar tests of useful texts" in text for text in page.within("p"))
+    cells = page.within("td")
+    headers = page.within("th")
+    assert headers.count("useful") == headers.count("against prompted") == 2
+    assert headers.index("useful") < headers.index("strict") < headers.index("loose")
+    assert cells[cells.index("84% [74–94]") + 1] == "92% [82–100]"
+    silent = sample_evaluation(content_measure="", content_reason="A refusal need not be.")
+    assert "A refusal need not be. So useful means" in evaluation_html(silent, {}).decode()
+
+
+def test_the_page_of_an_evaluation_of_before_counts_strict_texts() -> None:
+    before = as_before(sample_evaluation())
+    page = Page(evaluation_html(before, {3: [sample_text(3, "Le chat.", about=None)]}))
+    assert content_sentence(before) in page.within("p")
+    assert "follows strictly" in page.within("text")
+    assert any("McNemar tests of strict grades" in text for text in page.within("p"))
+    assert "useful" not in page.within("th")
+    assert "content not measured" in page.within("td")
+    titles = page.within("title")
     assert any(title.endswith("strength 0.8: 46% [36–56]") for title in titles)
+
+
+def test_each_text_says_whether_it_is_about_its_content() -> None:
+    texts = {
+        3: [
+            sample_text(3, "Le chat."),
+            sample_text(3, "Le chien.", about=False),
+            sample_text(3, "The cat.", grade="none", about=None),
+        ]
+    }
+    cells = Page(evaluation_html(sample_evaluation(), texts)).within("td")
+    for text, words in (
+        ("Le chat.", "about its content"),
+        ("Le chien.", "not about its content, so it does not count as useful"),
+        ("The cat.", "content not looked at"),
+    ):
+        assert cells[cells.index(text) + 4] == words
 
 
 def test_an_arm_with_several_settings_has_a_line_and_a_dash_for_each() -> None:

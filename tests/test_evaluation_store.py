@@ -10,14 +10,16 @@ from saif_core.errors import StorageError, UnknownNameError
 from saif_core.records.evaluation import EvaluationSummary
 from storage import Store
 from storage.tables import EvaluationRow, EvaluationTextsRow
-from tests.storage_samples import KEPT_TEXT, ODD_TEXT, sample_evaluation, sample_text
+from tests.storage_samples import KEPT_TEXT, ODD_TEXT, as_before, sample_evaluation, sample_text
 
 pytest_plugins = ["tests.storage_fixtures"]
 
 TEXTS = (
     sample_text(0, "first of cell 0"),
-    sample_text(2, ODD_TEXT, content=ODD_TEXT, reason=ODD_TEXT, grade=None, perplexity=None),
-    sample_text(0, "second of cell 0", grade="none", outcome="disorder"),
+    sample_text(
+        2, ODD_TEXT, content=ODD_TEXT, reason=ODD_TEXT, grade=None, perplexity=None, about=False
+    ),
+    sample_text(0, "second of cell 0", grade="none", outcome="disorder", about=None),
 )
 
 
@@ -81,9 +83,19 @@ def test_the_list_sums_evaluations_up_newest_first(store: Store) -> None:
     assert [len(store.evaluations.list(limit=limit)) for limit in (-1, 0, 2, 9)] == [0, 0, 2, 3]
     newest, _, oldest = store.evaluations.list()
     assert newest == EvaluationSummary(
-        ids[2], "french", "tiny", 3, 100, "saif", 0.46, made[2].created_at
+        ids[2], "french", "tiny", 3, 100, "saif", 0.46, 0.23, made[2].created_at
     )
-    assert (oldest.best_sae_arm, oldest.best_strict) == ("", None)
+    assert (oldest.best_sae_arm, oldest.best_strict, oldest.best_useful) == ("", None, None)
+
+
+def test_of_an_evaluation_of_before_the_useful_rate_is_not_known(store: Store) -> None:
+    evaluation = as_before(sample_evaluation())
+    store.evaluations.save(evaluation, (sample_text(0, "a", about=None),))
+    assert store.evaluations.get(evaluation.id) == evaluation
+    (text,) = store.evaluations.texts(evaluation.id, 0)
+    assert text.about is None
+    (listed,) = store.evaluations.list()
+    assert (listed.best_strict, listed.best_useful) == (0.46, None)
 
 
 def test_a_deleted_evaluation_is_gone_with_its_texts(store: Store) -> None:

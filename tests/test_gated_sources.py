@@ -14,6 +14,7 @@ from saif_core.finding.learning import learn
 from saif_core.finding.sources import gated_latents as gated
 from saif_core.finding.study import Study, Target
 from saif_core.finding.training import attribute, gate, train
+from saif_core.models.hook_points import edit_resid
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.records.as_json import from_json, to_json
 from saif_core.records.prompts import Instruction, Wording
@@ -191,6 +192,44 @@ def test_a_gated_arm_is_replayed_from_its_record(
     assert [latent.coefficient > 0 for latent in made.edits[0].latents] == [True] * 4
 
 
+def test_each_token_tells_how_far_the_gates_were_open(
+    study: Study, model: LoadedModel, sae: LoadedSae, tensors: Tensors
+) -> None:
+    (edit,) = learn(study, "gated_latents", {"k": 4, **SMALL}).edits
+    arms = (
+        UNSTEERED,
+        Arm("gated", edits=(edit,), strength=2.0),
+        Arm("random", "random", edits=(edit,), strength=2.0),
+    )
+    asked = GenerationRequest(("one two",), arms, Sampling(max_new_tokens=5), divergence=True)
+    made = generate(model, {sae.id: sae}, asked, tensors=tensors).generations
+    plain, gated_text, random = made
+    assert all(change.gates == () for text in (plain, random) for change in text.changes)
+    assert all(len(change.gates) == 4 for change in gated_text.changes)
+    # What was open as a token was written is read at the token before it.
+    prompt = model.encode_prompt("one two", chat=True)
+    seen: list[Tensor] = []
+    found = tensors.get(edit.tensors)
+
+    def note(resid: Tensor) -> Tensor:
+        seen.append(gate(resid, found[gated.WEIGHT], found[gated.BIAS]))
+        delta = gated._delta(
+            resid,
+            found,
+            torch.tensor([x.coefficient for x in edit.latents])[:, None]
+            * sae.W_dec[[x.index for x in edit.latents]],
+            sae,
+        )
+        where = torch.arange(resid.shape[1])[None, :, None] >= len(prompt) - 1
+        return resid + 2.0 * torch.where(where, delta, 0.0)
+
+    with edit_resid(model.blocks[LAYER], note):
+        model.logits(torch.tensor([[*prompt, *gated_text.token_ids[:-1]]]))
+    expected = seen[0][0, len(prompt) - 1 :]
+    told = torch.tensor([change.gates for change in gated_text.changes])
+    assert torch.allclose(told, expected, atol=2e-3)
+
+
 def test_controls_are_trained_alike(study: Study, tensors: Tensors) -> None:
     def made(**parameters: Any) -> tuple[list[int], Mapping[str, Tensor]]:
         (edit,) = learn(study, "gated_latents", {"k": 4, **SMALL, **parameters}).edits
@@ -203,7 +242,7 @@ def test_controls_are_trained_alike(study: Study, tensors: Tensors) -> None:
     drawn, _ = made(chosen="random")
     assert len(set(drawn)) == 4
     assert drawn != own
-    _, constant = made(gates="constant")
+    _, constant = made(strengths="constant")
     assert not bool(constant[gated.WEIGHT].any())
     assert bool((constant[gated.BIAS] != 1).any())
 

@@ -15,10 +15,12 @@ from app.dashboard.compare.measured_strength import (
 from saif_core.records.evaluation import Cell, CellSetting, Evaluation, MadeEdits, Rates
 from saif_core.records.ranking import ChosenLatent
 from saif_core.records.steering import Edit
+from tests.storage_samples import as_before
 from tests.test_charts_evaluation import EVALUATION
 
 
-def rates(strict: float, disorder: float, n: int = 50) -> Rates:
+def rates(strict: float, disorder: float, n: int = 50, *, useful: float | None = None) -> Rates:
+    useful = strict / 2 if useful is None else useful
     return Rates(
         n=n,
         strict=strict,
@@ -32,6 +34,8 @@ def rates(strict: float, disorder: float, n: int = 50) -> Rates:
         disorder_ci=(0.0, 1.0),
         perplexity=None,
         distinct_2=1.0,
+        useful=useful,
+        useful_ci=(useful / 2, (1 + useful) / 2),
     )
 
 
@@ -44,10 +48,12 @@ def cell(
     k: int = 15,
     layers: tuple[int, ...] = (29,),
     reported: float | None = None,
+    useful: float | None = None,
 ) -> Cell:
     setting = CellSetting(arm, layers=layers, parameters={"top": k}, strength=strength)
-    reporting = rates(strict if reported is None else reported, disorder)
-    return Cell(setting, rates(strict, disorder, 100), rates(strict, disorder), reporting)
+    reporting = rates(strict if reported is None else reported, disorder, useful=useful)
+    whole, choosing = (rates(strict, disorder, n, useful=useful) for n in (100, 50))
+    return Cell(setting, whole, choosing, reporting)
 
 
 def made_of(cells: Sequence[Cell], sae_id: str = "sae") -> tuple[MadeEdits, ...]:
@@ -84,10 +90,30 @@ def found(cells: Sequence[Cell], n: int = 15) -> MeasuredStrength:
 def test_the_best_strength_is_chosen_on_one_half_and_told_on_the_other() -> None:
     cells = [cell(0.4, 0.2, 0.0), cell(0.8, 0.5, 0.02, reported=0.46), cell(1.2, 0.4, 0.2)]
     measured = found(cells)
-    assert (measured.strength, measured.strict, measured.n) == (0.8, 0.46, 50)
+    assert (measured.strength, measured.rates) == (0.8, cells[1].reporting)
     assert measured_sentence(measured) == (
-        "Measured with 15 latents of saif, n = 50: strict 46% at 0.8, 2% disorder; at most 20% "
-        "disorder up to 1.2 (the band)."
+        "Measured with 15 latents of saif, n = 50: useful 23% [12–62], strict 46%, disorder 2% at "
+        "0.8; at most 20% disorder up to 1.2 (the band)."
+    )
+
+
+def test_the_strength_with_the_most_useful_texts_is_the_best() -> None:
+    cells = [cell(0.4, 0.5, 0.0, useful=0.4), cell(0.8, 0.9, 0.0, useful=0.1)]
+    assert found(cells).strength == 0.4
+    silent = best_strength(measured_with(cells, content_measure=""), edit_of(15))
+    assert silent is not None
+    assert "useful 40% [20–70] (content was not checked), strict 50%" in measured_sentence(silent)
+    level = [cell(0.4, 0.5, 0.0, useful=0.0), cell(0.8, 0.9, 0.0, useful=0.0)]
+    assert found(level).strength == 0.8
+
+
+def test_of_an_evaluation_of_before_the_strictest_strength_is_told() -> None:
+    cells = [cell(0.4, 0.5, 0.0, useful=0.4), cell(0.8, 0.9, 0.02, useful=0.1)]
+    measured = best_strength(as_before(measured_with(cells)), edit_of(15))
+    assert measured is not None
+    assert measured_sentence(measured) == (
+        "Measured with 15 latents of saif, n = 50: strict 90% [0–100] (content was not checked), "
+        "disorder 2% at 0.8; at most 20% disorder up to 0.8 (the band)."
     )
 
 
@@ -144,7 +170,7 @@ def test_disorder_at_every_strength_leaves_none_to_take() -> None:
 @pytest.mark.parametrize("strength", [0.75, 0.625, 1.0])
 def test_strengths_are_told_as_they_were_typed(strength: float) -> None:
     measured = found([cell(strength, 0.5, 0.0)])
-    assert f"strict 50% at {strength:g}, " in measured_sentence(measured)
+    assert f"disorder 0% at {strength:g}; " in measured_sentence(measured)
     assert f"up to {strength:g} (the band)" in measured_sentence(measured)
     spec = band_chart(measured, 0.0, 3.0).to_dict()
     for layer in spec["layer"]:

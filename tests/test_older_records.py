@@ -1,6 +1,8 @@
 """What earlier versions wrote, read as the records of today."""
 
+import csv
 import gzip
+import io
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +15,26 @@ import numpy as np
 import pytest
 from sqlalchemy import insert, select, update
 
+from app.charts.evaluation import pareto_chart
+from app.cli.texts import evaluation_text
+from app.presentation.evaluation import content_sentence
+from app.presentation.evaluation_files import (
+    evaluation_csv,
+    evaluation_json,
+    evaluation_sentence,
+)
+from app.presentation.evaluation_page import evaluation_html
 from app.presentation.session_files import MAX_TENSORS, export_session, import_session
 from saif_core.errors import StorageError
 from saif_core.records.as_json import from_json, to_json
 from saif_core.records.corpus import LatentFilter
-from saif_core.records.evaluation import Candidate, CellSetting, Evaluation, MadeEdits
+from saif_core.records.evaluation import (
+    Candidate,
+    CellSetting,
+    Evaluation,
+    EvaluationText,
+    MadeEdits,
+)
 from saif_core.records.older import upgrade_arm_name, upgrade_evaluation, upgrade_session
 from saif_core.records.ranking import ChosenLatent
 from saif_core.records.sessions import SESSION_SCHEMA_VERSION, SteeringSession
@@ -25,7 +42,7 @@ from saif_core.records.steering import UNSTEERED, Arm, Edit, Sampling, Schedule
 from saif_core.records.texts import ArmSize
 from storage import Store, open_store
 from storage.tables import EvaluationRow, SessionRow
-from tests.storage_samples import sample_evaluation, sample_session
+from tests.storage_samples import as_before, sample_evaluation, sample_session, sample_text
 
 pytest_plugins = ["tests.storage_fixtures"]
 
@@ -154,7 +171,9 @@ def test_recipe_and_result_of_schema_1_keep_hashes_texts_and_the_size() -> None:
     ]
     assert len(result.generations) == 14
     (changes,) = (text.changes for text in result.generations if text.changes)
-    assert to_json(changes[0]) == old["result"]["generations"][1]["changes"][0]
+    # Arms of that time had no gates.
+    told = {**old["result"]["generations"][1]["changes"][0], "gates": []}
+    assert json.loads(json.dumps(to_json(changes[0]))) == told
     assert session.ranking is not None
     assert json.loads(json.dumps(to_json(session.ranking))) == old["ranking"]
     assert (session.id, session.name, session.notes) == (old["id"], old["name"], old["notes"])
@@ -276,6 +295,7 @@ def test_the_evaluation_of_an_earlier_version_is_read_with_its_texts(
         "saif",
         0.5,
     )
+    assert summary.best_useful is None
     evaluation = migrated.evaluations.get(summary.id)
     assert evaluation.best_sae_arm == "saif"
     assert [(best.arm, best.cell, best.rates.strict) for best in evaluation.best] == [
@@ -288,7 +308,10 @@ def test_the_evaluation_of_an_earlier_version_is_read_with_its_texts(
         ("mean_difference", 10, 0.5),
     ]
     for cell, old in zip(evaluation.cells, old_evaluation["cells"], strict=True):
-        assert json.loads(json.dumps(to_json(cell.rates))) == old["rates"]
+        unknown = {"useful": None, "useful_ci": None}
+        assert json.loads(json.dumps(to_json(cell.rates))) == {**old["rates"], **unknown}
+        assert cell.rates.primary == old["rates"]["strict"]
+        assert cell.p_prompted is None
         assert (cell.resid_share, cell.p_unsteered, cell.p_random) == (
             old["resid_share"],
             old["p_unsteered"],
@@ -298,6 +321,43 @@ def test_the_evaluation_of_an_earlier_version_is_read_with_its_texts(
     assert [len(some) for some in texts] == [4] * 24
     assert texts[1][0].text == "Oui, je ne sais quai pas. Il y aime,"
     assert (texts[1][0].grade, texts[1][0].outcome) == ("strict", "success")
+    assert texts[1][0].about is None
+
+
+def test_every_door_shows_an_evaluation_of_an_earlier_version(migrated: Store) -> None:
+    (summary,) = migrated.evaluations.list()
+    evaluation = migrated.evaluations.get(summary.id)
+    texts = {cell: migrated.evaluations.texts(summary.id, cell) for cell in range(24)}
+    told = content_sentence(evaluation)
+    assert "before texts were checked for their content" in told
+    assert told in evaluation_html(evaluation, texts).decode()
+    assert told in evaluation_text(evaluation)
+    assert "follow the instruction strictly" in evaluation_sentence(evaluation)
+    data = json.loads(evaluation_json(evaluation, texts))
+    assert (data["primary"], data["cells"][1]["useful"], data["texts"]["1"][0]["about"]) == (
+        "strict",
+        None,
+        None,
+    )
+    rows = list(csv.DictReader(io.StringIO(evaluation_csv(evaluation).decode(), newline="")))
+    assert {row["useful"] for row in rows} == {""}
+    assert pareto_chart(evaluation).to_dict()["layer"]
+
+
+def test_an_evaluation_kept_without_useful_rates_is_read_as_one_of_before() -> None:
+    evaluation = sample_evaluation()
+    data: Any = json.loads(json.dumps(to_json(evaluation)))
+    for name in ("content_measure", "content_reason"):
+        del data[name]
+    for one in (*data["cells"], *data["best"]):
+        del one["p_prompted"]
+        for rates in ("rates", "choosing", "reporting"):
+            for name in ("useful", "useful_ci") if rates in one else ():
+                del one[rates][name]
+    assert from_json(Evaluation, upgrade_evaluation(data)) == as_before(evaluation)
+    text: Any = to_json(sample_text(0, "a", about=None))
+    del text["about"]
+    assert from_json(EvaluationText, text) == sample_text(0, "a", about=None)
 
 
 def test_the_request_of_an_earlier_evaluation_has_candidates_with_grids(

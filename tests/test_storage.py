@@ -32,7 +32,7 @@ from tests.storage_samples import sample_evaluation, sample_recipe, sample_sessi
 pytest_plugins = ["tests.storage_fixtures"]
 
 ROOT = Path(__file__).parent.parent
-HEAD = "0010"
+HEAD = "0011"
 
 WRITER = """
 import sys

@@ -20,6 +20,7 @@ from saif_core.errors import (
     UnknownNameError,
 )
 from saif_core.finding.study import Study, Target
+from saif_core.inputs.shipped import learning_contents, shipped_contents
 from saif_core.models.hook_points import edit_resid
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.models.loading import load_model
@@ -238,6 +239,31 @@ def test_targets_are_prompts_without_the_instruction_and_answers_with_it(
     study = Study(model, [sae], replace(asked, judged_by=never))
     with pytest.raises(SteeringError, match="None of 3 answers .* nothing to learn from"):
         study.targets(n=3, max_new_tokens=2)
+
+
+def test_learning_goes_on_with_shipped_contents_where_there_are_too_few(
+    model: LoadedModel, sae: LoadedSae, asked: RankingRequest
+) -> None:
+    judged = replace(INSTRUCTION, evaluator="casing", evaluator_parameters={"casing": "lower"})
+    own = {pair.negative for pair in asked.pairs}
+    study = Study(model, [sae], replace(asked, judged_by=judged))
+    few = study.answers(n=len(own) + 3, max_new_tokens=2)
+    assert {answer.pair.negative for answer in few} == own
+    more = study.answers(n=len(own) + 3, max_new_tokens=2, fill=True)
+    assert [answer.pair for answer in more[: len(own)]] == [answer.pair for answer in few]
+    added = [answer.pair for answer in more[len(own) :]]
+    assert [pair.negative for pair in added] == list(learning_contents()[:3])
+    assert all(pair.positive == f"{pair.content} {pair.instruction}" for pair in added)
+    assert {pair.instruction for pair in added} <= {pair.instruction for pair in asked.pairs}
+    before = [replace(p, positive=f"{p.instruction} {p.content}") for p in asked.pairs]
+    study = Study(model, [sae], replace(asked, pairs=tuple(before), judged_by=judged))
+    last = study.answers(n=len(own) + 1, max_new_tokens=2, fill=True)[-1].pair
+    assert last.positive == f"{last.instruction} {last.content}"
+
+
+def test_contents_to_learn_from_are_none_to_test_on() -> None:
+    assert len(learning_contents()) == 240
+    assert not set(learning_contents()) & set(shipped_contents())
 
 
 TARGETS = (Target((5, 6, 7, 8), (9, 10, 11)), Target((12, 13), (14,)), Target((3,), (4, 5)))

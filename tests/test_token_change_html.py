@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -55,6 +56,24 @@ def test_everything_is_escaped_and_line_breaks_stay(tint: str) -> None:
     assert "&lt;script&gt;" in shown
     assert "&quot;&amp;" in shown
     assert "</span>\n</span>" in shown
+
+
+def test_gates_are_tinted_as_far_as_they_are_open_together_or_one_by_one() -> None:
+    changes = [
+        replace(change("a", 0.0), gates=(0.0, 2.0)),
+        replace(change("b", 0.0), gates=(0.5, 0.5)),
+        replace(change("c", 0.0), gates=(0.0, 0.0)),
+    ]
+    assert tints(changes_html(changes, "gates")) == [50, 25]
+    assert tints(changes_html(changes, "gates", gate=0)) == [50]
+    names = ["latent 7", "latent 9"]
+    shown = changes_html(changes, "gates", names=names)
+    assert "gates: latent 9 2.00" in shown
+    assert "gates: latent 7 0.50, latent 9 0.50" in shown
+    assert "gates: all closed" in shown
+    # A text whose gates never open has nothing to tint, and divides by nothing.
+    assert tints(changes_html(changes[2:], "gates")) == []
+    assert "gates" not in changes_html([change("a", 1.0)], "change")
 
 
 def test_legends_say_what_is_shown() -> None:

@@ -467,10 +467,11 @@ def test_a_strength_that_was_measured_can_be_taken(
         "saif",
         1.0,
         made=made_of(cells, steering_work.sae_id),
+        content_measure="chrf",
     )
     store().evaluations.save(evaluation, [])
     settle(at.run())
-    told = "strict 46% at 0.8, 2% disorder; at most 20% disorder up to 0.8"
+    told = "useful 23% [12–62], strict 46%, disorder 2% at 0.8; at most 20% disorder up to 0.8"
     assert escape_markdown(told) in texts(at)
     assert len(at.get("vega_lite_chart")) == 1
     settle(at.button(key="compare_use_measured").click().run())

@@ -12,6 +12,7 @@ from app.dashboard.compare.steering_form import SteeringForm
 from app.dashboard.handles import engine, store
 from app.dashboard.jobs import speed
 from app.dashboard.work import Work
+from app.presentation.escaping import escape_markdown
 from app.presentation.evaluation import describe_setting
 from saif_core.engine.job import Job
 from saif_core.errors import EvaluatorError
@@ -26,6 +27,7 @@ from saif_core.records.steering import Arm, Edit, Sampling, Schedule
 from tests import tiny
 from tests.explained import check_explained
 from tests.pages import MAIN, errors, open_page, settle, texts, wait_for
+from tests.storage_samples import as_before
 from tests.test_charts_evaluation import EVALUATION, LATENTS, REQUEST, made, saif
 from tests.tiny import PLANTED_ANSWER, PLANTED_LATENT, PLANTED_WORD
 
@@ -65,7 +67,10 @@ def save(evaluation: Evaluation = EVALUATION, **changes: Any) -> Evaluation:
     """A saved evaluation: 25 texts in cell 5, two evil ones in cell 3, none elsewhere."""
     evaluation = replace(with_sae(evaluation), **changes)
     kept = [
-        EvaluationText(5, f"content {n}", f"text {n}.", "strict", f"reason {n}", "success", 12.5)
+        EvaluationText(
+            *(5, f"content {n}", f"text {n}.", "strict", f"reason {n}", "success", 12.5),
+            about=n != 1,
+        )
         for n in range(25)
     ]
     kept += [
@@ -134,11 +139,18 @@ def test_a_saved_evaluation_is_shown_with_its_figures() -> None:
     at = open_page("evaluate", evaluation=evaluation.id)
     page = texts(at)
     assert "Steered with saif at strength 1" in page
-    assert "15%" in page  # strict accuracy of the best setting on the reporting half
+    # Of the best setting on the reporting half.
+    assert "8% \\[15–65\\] of 40 outputs that could be judged are useful" in page
+    assert "its sentence embedding is closer to its own content than to 19 others" in page
     assert "7 cells of 4 test contents" in page
     assert len(at.get("vega_lite_chart")) == 5
     cells = next(t.value for t in at.dataframe if "resid_share" in t.value.columns)
-    assert cells["strict"].tolist() == [100 * cell.rates.strict for cell in evaluation.cells]
+    for name in ("useful", "strict", "loose", "disorder"):
+        shares = [getattr(cell.rates, name) for cell in evaluation.cells]
+        assert cells[name].tolist() == [100 * share for share in shares]
+    best = next(t.value for t in at.dataframe if "setting" in t.value.columns)
+    assert best["useful"].tolist() == [100 * one.rates.primary for one in evaluation.best]
+    assert {"strict", "loose", "disorder", "p_prompted"} <= set(best.columns)
     assert [button.label for button in at.get("download_button")] == [
         *("CSV", "Texts (CSV)", "JSON", "HTML")
     ]
@@ -155,13 +167,16 @@ def test_the_texts_of_the_best_cell_are_shown_page_by_page() -> None:
     assert "text 10." not in page
     assert "Texts 1 to 10 of 25 texts" in texts(at)
     assert "12.5 under the unsteered model" in texts(at)
+    told = [item.value for item in at.caption if "under the unsteered model" in item.value]
+    assert told[0] == "follows · about its content · perplexity 12.5 under the unsteered model"
+    assert "not about its content, so it does not count as useful" in told[1]
     settle(at.get("pagination")[0].set_value(3).run())
     assert "Texts 21 to 25 of 25 texts" in texts(at)
     assert "text 24." in html_of(at)
 
 
 def click_chart(at: AppTest, evaluation: Evaluation, cell: Any) -> None:
-    at.session_state[f"evaluation_chart_accuracy_strict_{evaluation.id}"] = {
+    at.session_state[f"evaluation_chart_accuracy_useful_{evaluation.id}"] = {
         "selection": {"cell_click": [{"cell": cell}]}
     }
 
@@ -188,7 +203,7 @@ def test_a_click_shows_the_texts_of_that_cell_with_all_in_them_escaped(
     markdown = "\n".join(item.value for item in at.markdown)
     assert "\\*\\*bold\\*\\*" in markdown
     assert "**could not judge**" in markdown
-    assert "broken text · no perplexity: empty text" in texts(at)
+    assert "broken text · content not looked at · no perplexity: empty text" in texts(at)
     # The click is not taken again: another choice in the list stays.
     settle(at.selectbox(key=f"evaluation_cell_{evaluation.id}").set_value(5).run())
     assert "text 0." in html_of(at)
@@ -210,9 +225,41 @@ def test_a_cell_without_texts_says_so() -> None:
     assert "No texts are kept of this cell" in texts(at)
 
 
-def test_the_loose_curve_can_be_chosen() -> None:
+def test_an_evaluation_of_before_shows_strict_as_the_main_figure_and_says_so() -> None:
+    evaluation, new = save(as_before(EVALUATION), id="before"), save()
+    at = open_page("evaluate", evaluation=new.id)
+    settle(at.segmented_control(key="evaluation_measure").set_value("useful").run())
+    at = open_page("evaluate", evaluation=evaluation.id)
+    assert not errors(at)
+    assert "before texts were checked for their content" in texts(at)
+    assert "follow the instruction strictly" in texts(at)
+    field = at.segmented_control(key="evaluation_measure_before")
+    assert (field.options, field.value) == (["strict", "loose"], "strict")
+    assert "**Texts that follow the instruction, strict**" in texts(at)
+    assert "**Strict against broken text**" in texts(at)
+    tables = [t.value for t in at.dataframe if "p_unsteered" in t.value.columns]
+    assert len(tables) == 2
+    assert not any("useful" in table.columns for table in tables)
+    listed = next(t.value for t in at.dataframe if "best arm" in t.value.columns)
+    assert listed["useful"].isna().tolist() == [False, True]
+    assert listed["strict"].tolist() == [15.0, 15.0]
+    check_explained(at, p="p, unsteered", strict="Strict texts of")
+
+
+def test_where_nothing_tells_content_the_page_says_why() -> None:
+    reason = "Give *at least* 20."
+    evaluation = save(replace(EVALUATION, content_measure="", content_reason=reason))
+    page = texts(open_page("evaluate", evaluation=evaluation.id))
+    assert escape_markdown(reason) in page
+    assert "So useful means strict and whole here" in page
+
+
+def test_another_curve_can_be_chosen() -> None:
     evaluation = save()
     at = open_page("evaluate", evaluation=evaluation.id)
+    assert at.segmented_control(key="evaluation_measure").value == "useful"
+    assert "**Useful texts**" in texts(at)
+    assert "**Useful against broken text**" in texts(at)
     settle(at.segmented_control(key="evaluation_measure").set_value("loose").run())
     assert "**Texts that follow the instruction, loose**" in texts(at)
 
@@ -368,6 +415,7 @@ def test_earlier_evaluations_are_opened_and_deleted() -> None:
     at = open_page("evaluate")
     listed = next(t for t in at.dataframe if "best arm" in t.value.columns)
     assert listed.value["cells"].tolist() == [7, 7]
+    assert listed.value["useful"].tolist() == [7.5, 7.5]
     key = f"evaluation_list_{hash((new.id, old.id))}"
     at.session_state[key] = {"selection": {"rows": [1], "columns": [], "cells": []}}
     settle(at.run())
@@ -496,13 +544,16 @@ def test_what_a_newcomer_cannot_know_is_explained() -> None:
         setting="setting|**Best setting|Controls of every setting",
         baseline="Baselines",
         control="Controls",
-        strict="strict|Strict accuracy|**Texts that follow|Counts as following",
-        loose="loose|Counts as following",
-        disorder="disorder|**Broken text|**Accuracy",
+        useful="useful|Useful texts of|**Useful texts|**Useful against|Texts that count",
+        strict="strict|Texts that count",
+        loose="loose|Texts that count",
+        disorder="disorder|**Broken text|**Useful against",
         perplexity="perplexity|**Median perplexity",
         distinct_2="distinct-2",
         interval="95% interval",
-        p="p, unsteered|p, random",
+        p="p, unsteered|p, random|p, prompted",
+        prompted="p, prompted",
+        about_its_content="Useful texts follow strictly",
         cell="Cell|cells|The texts of a cell|**All cells",
         layer="layer|SAEs, one|Further layers",
         SAE="SAEs, one",

@@ -16,6 +16,7 @@ from app.presentation.evaluation import (
     layer_parts,
     parameter_parts,
     percent_interval,
+    primary_measure,
     value_words,
 )
 from app.presentation.figures import number_words
@@ -27,7 +28,7 @@ from saif_core.records.evaluation import (
     Rates,
 )
 
-Measure = Literal["strict", "loose"]
+Measure = Literal["useful", "strict", "loose"]
 CELL_CLICK = "cell_click"
 
 _SHAPES = (
@@ -43,6 +44,13 @@ _DODGED_SHARE = 0.4
 _AXIS_EXTENT = 48
 # In characters; the names of arms are shorter.
 _LONGEST_IN_TWO_COLUMNS = 24
+_DASHES: dict[Measure, list[int]] = {"useful": [1, 0], "strict": [8, 3], "loose": [3, 3]}
+# Titles of axes.
+_TITLES: dict[Measure, str] = {
+    "useful": "useful texts",
+    "strict": "strict accuracy",
+    "loose": "loose accuracy",
+}
 _HEAT = ("#dcebf7", "#08416e")
 
 
@@ -78,11 +86,19 @@ def _traits(setting: CellSetting) -> dict[str, Any]:
     return {"of": setting.of, "layers": setting.layers, **parameters}
 
 
+def measures(evaluation: Evaluation) -> tuple[Measure, ...]:
+    """What charts can count, the main figure first."""
+    if primary_measure(evaluation) == "strict":
+        return "strict", "loose"
+    return "useful", "strict", "loose"
+
+
 def cell_rows(evaluation: Evaluation, measure: Measure) -> list[dict[str, Any]]:
     """One row per cell, as the charts take it; ``x`` is the strength, set slightly apart by line.
 
     Args:
-        measure: which grade ``value`` and its 95% interval ``low`` to ``high`` count.
+        measure: what ``value`` and its 95% interval ``low`` to ``high`` count, one of
+            ``measures``.
     """
     cells = evaluation.cells
     variants = _variants(cells)
@@ -111,6 +127,8 @@ def cell_rows(evaluation: Evaluation, measure: Measure) -> list[dict[str, Any]]:
                 "low": low,
                 "high": high,
                 "interval": percent_interval((low, high)),
+                "strict": rates.strict,
+                "loose": rates.loose,
                 "n": rates.n,
                 "disorder": rates.disorder,
                 "disorder_low": rates.disorder_ci[0],
@@ -123,6 +141,10 @@ def cell_rows(evaluation: Evaluation, measure: Measure) -> list[dict[str, Any]]:
     return rows
 
 
+def _primary_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    return cell_rows(evaluation, primary_measure(evaluation))
+
+
 def _dodge(strengths: Sequence[float | None], n_lines: int) -> float:
     """Distance between neighbouring lines at one strength."""
     known = sorted({strength for strength in strengths if strength is not None})
@@ -133,27 +155,28 @@ def _dodge(strengths: Sequence[float | None], n_lines: int) -> float:
 
 
 def _measured(rates: Rates, measure: Measure) -> tuple[float, tuple[float, float]]:
+    if measure == "useful":
+        return rates.primary, rates.primary_ci
     if measure == "strict":
         return rates.strict, rates.strict_ci
     return rates.loose, rates.loose_ci
 
 
 def accuracy_chart(evaluation: Evaluation, measure: Measure) -> alt.LayerChart:
-    """Share of texts that follow the instruction against strength, with 95% intervals.
+    """Share of texts that count against strength, with 95% intervals.
 
-    Strict lines are solid, loose ones dashed. A click on a point selects its cell.
+    Lines of useful texts are solid, others dashed. A click on a point selects its cell.
     """
     rows = cell_rows(evaluation, measure)
     y = alt.Y(
         "value:Q",
-        title=f"{measure} accuracy",
+        title=_TITLES[measure],
         scale=alt.Scale(domain=[0, 1]),
         axis=_share_axis(),
     )
     tooltip = [
         alt.Tooltip("setting:N"),
-        alt.Tooltip("value:Q", title=measure, format=".0%"),
-        alt.Tooltip("interval:N", title="95% interval"),
+        *_value_tooltips(measure),
         alt.Tooltip("n:Q", title="texts judged"),
         alt.Tooltip("disorder:Q", title="disorder", format=".0%"),
         alt.Tooltip("perplexity:Q", title="median perplexity", format=".3g"),
@@ -164,17 +187,27 @@ def accuracy_chart(evaluation: Evaluation, measure: Measure) -> alt.LayerChart:
         y,
         interval=("low", "high"),
         tooltip=tooltip,
-        dash=[1, 0] if measure == "strict" else [5, 3],
+        dash=_DASHES[measure],
         legend=True,
         height=420,
     )
+
+
+def _value_tooltips(measure: Measure) -> list[alt.Tooltip]:
+    """What a point counts with its interval, and the other rates beside it."""
+    others = [name for name in ("strict", "loose") if name != measure]
+    return [
+        alt.Tooltip("value:Q", title=measure, format=".0%"),
+        alt.Tooltip("interval:N", title="95% interval"),
+        *(alt.Tooltip(f"{name}:Q", format=".0%") for name in others),
+    ]
 
 
 def disorder_chart(evaluation: Evaluation) -> alt.LayerChart:
     """Share of broken texts against strength, with 95% intervals and the most that is accepted."""
     rows = [
         row | {"low": row["disorder_low"], "high": row["disorder_high"]}
-        for row in cell_rows(evaluation, "strict")
+        for row in _primary_rows(evaluation)
     ]
     y = alt.Y("disorder:Q", title="disorder", scale=alt.Scale(domain=[0, 1]), axis=_share_axis())
     tooltip = [
@@ -201,7 +234,7 @@ def disorder_chart(evaluation: Evaluation) -> alt.LayerChart:
 
 def perplexity_chart(evaluation: Evaluation) -> alt.LayerChart:
     """Median perplexity of the texts under the unsteered model against strength, log scale."""
-    rows = [row for row in cell_rows(evaluation, "strict") if row["perplexity"] is not None]
+    rows = [row for row in _primary_rows(evaluation) if row["perplexity"] is not None]
     y = alt.Y(
         "perplexity:Q",
         title="median perplexity",
@@ -324,12 +357,12 @@ def _cycle(n: int) -> list[str]:
 
 
 def pareto_front(cells: Sequence[Cell]) -> list[int]:
-    """Numbers of the steered cells that no other beats in strict accuracy and disorder alike.
+    """Numbers of the steered cells that no other beats in useful texts and disorder alike.
 
-    In the order of rising disorder.
+    In the order of rising disorder. In evaluations of before, strict texts count.
     """
     steered = [
-        (cell.rates.disorder, -cell.rates.strict, number)
+        (cell.rates.disorder, -cell.rates.primary, number)
         for number, cell in enumerate(cells)
         if cell.setting.strength is not None and not cell.setting.of and cell.rates.n
     ]
@@ -337,7 +370,7 @@ def pareto_front(cells: Sequence[Cell]) -> list[int]:
     best = 1.0
     for disorder, missed, number in sorted(steered):
         level = cells[front[-1]].rates if front else None
-        ties = level is not None and (disorder, missed) == (level.disorder, -level.strict)
+        ties = level is not None and (disorder, missed) == (level.disorder, -level.primary)
         if missed < best or ties:
             front.append(number)
             best = missed
@@ -345,12 +378,13 @@ def pareto_front(cells: Sequence[Cell]) -> list[int]:
 
 
 def pareto_chart(evaluation: Evaluation) -> alt.LayerChart:
-    """Strict accuracy against disorder, one point per cell, the front of what is steered joined."""
-    rows = cell_rows(evaluation, "strict")
+    """Useful texts against disorder, one point per cell, the front of what is steered joined."""
+    rows = _primary_rows(evaluation)
+    measure = primary_measure(evaluation)
     front = [rows[number] for number in pareto_front(evaluation.cells)]
     share = alt.Scale(domain=[0, 1])
     x = alt.X("disorder:Q", title="disorder", scale=share, axis=alt.Axis(format="%"))
-    y = alt.Y("value:Q", title="strict accuracy", scale=share, axis=_share_axis())
+    y = alt.Y("value:Q", title=_TITLES[measure], scale=share, axis=_share_axis())
     colour = _arm_colour(evaluation, rows, legend=True)
     line = (
         alt.Chart(alt.InlineData(values=front))
@@ -372,8 +406,7 @@ def pareto_chart(evaluation: Evaluation) -> alt.LayerChart:
             shape=_shape(rows, legend=False),
             tooltip=[
                 alt.Tooltip("setting:N"),
-                alt.Tooltip("value:Q", title="strict", format=".0%"),
-                alt.Tooltip("interval:N", title="95% interval"),
+                *_value_tooltips(measure),
                 alt.Tooltip("disorder:Q", format=".0%"),
                 alt.Tooltip("n_all:Q", title="texts"),
             ],
@@ -412,7 +445,7 @@ def _value(evaluation: Evaluation, number: int, group: HeatGroup) -> Any:
 
 
 def heat_map(evaluation: Evaluation, group: HeatGroup) -> alt.LayerChart:
-    """Strict accuracy by strength and a parameter.
+    """Share of useful texts by strength and a parameter; of strict ones in evaluations of before.
 
     Args:
         group: one of ``heat_groups``.
@@ -423,7 +456,7 @@ def heat_map(evaluation: Evaluation, group: HeatGroup) -> alt.LayerChart:
             "value_of_parameter": value_words(_value(evaluation, row["cell"], group)),
             "strength_words": number_words(row["strength"]),
         }
-        for row in cell_rows(evaluation, "strict")
+        for row in _primary_rows(evaluation)
         if row["cell"] in group.cells
     ]
     strengths = sorted({row["strength"] for row in rows})
@@ -447,8 +480,7 @@ def heat_map(evaluation: Evaluation, group: HeatGroup) -> alt.LayerChart:
         color=alt.Color("value:Q", scale=alt.Scale(domain=[0, 1], range=list(_HEAT)), legend=None),
         tooltip=[
             alt.Tooltip("setting:N"),
-            alt.Tooltip("value:Q", title="strict", format=".0%"),
-            alt.Tooltip("interval:N", title="95% interval"),
+            *_value_tooltips(primary_measure(evaluation)),
             alt.Tooltip("disorder:Q", format=".0%"),
             alt.Tooltip("n:Q", title="texts judged"),
         ],
@@ -464,15 +496,16 @@ def heat_map(evaluation: Evaluation, group: HeatGroup) -> alt.LayerChart:
     )
 
 
-def chart_words(evaluation: Evaluation, column: str, measure: Measure = "strict") -> str:
+def chart_words(evaluation: Evaluation, column: str, measure: Measure | None = None) -> str:
     """The figures of a chart as a text for those who cannot see it.
 
     Args:
         column: which figure of ``cell_rows`` the chart shows.
+        measure: what its values count; None for the main figure.
     """
     shown = ".3g" if column == "perplexity" else ".0%"
     return "; ".join(
         f"{row['setting']}: {row[column]:{shown}}"
-        for row in cell_rows(evaluation, measure)
+        for row in cell_rows(evaluation, measure or primary_measure(evaluation))
         if row[column] is not None
     )

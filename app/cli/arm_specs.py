@@ -51,9 +51,11 @@ class ArmSpec:
         """Keys of such an arm; a source's parameters come on top."""
         if self.head == PROMPTED:
             return ("name", "instruction", "position")
+        told = ("instruction", "position")
         if self.is_control:
-            return ("name", "of", "strength", "seed", *_parameters(Schedule))
-        return ("name", "strength", "layers", "method", "keep_norm", *_parameters(Schedule))
+            return ("name", "of", "strength", "seed", *told, *_parameters(Schedule))
+        own = ("name", "strength", "layers", "method", "keep_norm")
+        return (*own, *told, *_parameters(Schedule))
 
     def below(self, prefix: str) -> dict[str, str]:
         """Texts whose key begins so, by the rest of the key."""

@@ -1,5 +1,7 @@
 """How candidates of an evaluation are written in a terminal: ``SOURCE`` or ``SOURCE:METHOD``.
 
+``+prompt`` behind one puts the instruction into the prompt as well.
+
 Values to try are ``--source-parameter SOURCE.NAME=V1,V2`` and
 ``--method-parameter METHOD.NAME=V1,V2``; those of a text are one each, so that it may hold commas.
 """
@@ -16,7 +18,16 @@ from saif_core.records.evaluation import DEFAULT_CANDIDATES, Candidate
 if TYPE_CHECKING:
     from saif_core.registry import Registered
 
+PROMPTED = "+prompt"
 _ITEM = re.compile(r"([\w-]+(?::[\w-]+)?)\.([a-z_]\w*)=(.*)", re.DOTALL)
+
+
+class Named(NamedTuple):
+    """What a candidate is named by."""
+
+    source: str
+    method: str
+    prompted: bool = False
 
 
 class Tried(NamedTuple):
@@ -49,23 +60,26 @@ def tried_values(option: str, items: Sequence[str] | None) -> tuple[Tried, ...]:
     return tuple(found)
 
 
-def named_candidates(sources: Sequence[str] | None, method: str) -> list[tuple[str, str]]:
-    """Source and method of each candidate, each once; "none" alone names none.
+def named_candidates(sources: Sequence[str] | None, method: str) -> list[Named]:
+    """What each candidate is named by, each once; "none" alone names none.
 
     Args:
         sources: as they were typed; None takes the default ones.
         method: of those that name none themselves.
     """
     if sources is None:
-        return [(one.source, method) for one in DEFAULT_CANDIDATES]
+        return [Named(one.source, method) for one in DEFAULT_CANDIDATES]
     if list(sources) == [NOTHING]:
         return []
-    split = (name.partition(":") for name in sources)
-    return list(dict.fromkeys((source, own or method) for source, _, own in split))
+    found = []
+    for name in sources:
+        source, _, own = name.removesuffix(PROMPTED).partition(":")
+        found.append(Named(source, own or method, name.endswith(PROMPTED)))
+    return list(dict.fromkeys(found))
 
 
 def make_candidates(
-    named: Iterable[tuple[str, str]],
+    named: Iterable[Named],
     of_sources: Sequence[Tried],
     of_methods: Sequence[Tried],
     given: Sequence[Candidate] = (),
@@ -82,17 +96,19 @@ def make_candidates(
 
     made = []
     used: set[Tried] = set()
-    for source, method in named:
+    for source, method, prompted in named:
         mine = [one for one in of_sources if one.of in (source, f"{source}:{method}")]
         its = [one for one in of_methods if one.of == method]
         used.update(mine, its)
         grid = _grid(SOURCES.get(source), mine)
         made.append(
-            Candidate(source, grid, method, _grid(find_writer(method), its) if method else {})
+            Candidate(
+                source, grid, method, _grid(find_writer(method), its) if method else {}, prompted
+            )
         )
     odd = next((one for one in (*of_sources, *of_methods) if one not in used), None)
     if odd is not None:
-        arms = ", ".join(f"{s}:{m}" if m else s for s, m in named) or NOTHING
+        arms = ", ".join(f"{one.source}:{one.method}".rstrip(":") for one in named) or NOTHING
         raise SteeringError(
             f"{odd.of}.{odd.name}={odd.text} is of none of the candidates, which are: {arms}; name "
             "one of these, or add it with --source."

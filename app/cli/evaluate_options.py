@@ -70,7 +70,8 @@ class Arms:
             metavar="NAME",
             show_default="saif, denoised, mean_difference",
             help="A source to steer with, or SOURCE:METHOD for one that another steering method "
-            "writes, such as saif:clamp; none for none. May be given several times.",
+            "writes, such as saif:clamp; with +prompt behind it the instruction stands in the "
+            "prompt as well; none for none. May be given several times.",
         ),
     ] = None
     source_parameter: Annotated[

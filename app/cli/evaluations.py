@@ -50,12 +50,14 @@ def list_evaluations(
                 one.model,
                 str(one.n),
                 one.best_sae_arm,
-                "" if one.best_strict is None else f"{one.best_strict:.0%}",
+                _percent(one.best_useful),
+                _percent(one.best_strict),
                 moment_words(one.created_at),
             )
             for one in found
         ]
-        headers = ("id", "instruction", "model", "n", "best arm", "strict", "finished")
+        rates = ("useful", "strict")
+        headers = ("id", "instruction", "model", "n", "best arm", *rates, "finished")
         empty = "No evaluations; `saif evaluate` and the Evaluate page make them."
         data = {"evaluations": [to_json(one) for one in found]}
         answer(data, table(headers, rows) if rows else empty)
@@ -73,6 +75,7 @@ def show_evaluation(
 ) -> None:
     """Show the figures of an evaluation, or the texts of one cell."""
     with answering(as_json) as answer, opened_store(load_settings()) as store:
+        from app.presentation.evaluation import content_words
         from app.presentation.evaluation_files import evaluation_data
 
         evaluation = store.evaluations.get(evaluation_id)
@@ -80,9 +83,13 @@ def show_evaluation(
             answer(evaluation_data(evaluation), evaluation_text(evaluation))
             return
         texts = store.evaluations.texts(evaluation_id, cell)
-        rows = [(t.grade or "not judged", t.outcome, t.reason, t.content, t.text) for t in texts]
+        rows = [
+            (t.grade or "not judged", t.outcome, content_words(t), t.reason, t.content, t.text)
+            for t in texts
+        ]
         data = {"id": evaluation.id, "cell": cell, "texts": [to_json(text) for text in texts]}
-        answer(data, table(("grade", "outcome", "reason", "content", "text"), rows))
+        headers = ("grade", "outcome", "about", "reason", "content", "text")
+        answer(data, table(headers, rows))
 
 
 def export_evaluation(
@@ -124,6 +131,10 @@ def evaluation_page(store: "Store", evaluation: Evaluation) -> bytes:
     cells = [best.cell for best in evaluation.best]
     texts = {cell: store.evaluations.texts(evaluation.id, cell) for cell in cells}
     return evaluation_html(evaluation, texts)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.0%}"
 
 
 def _exported(store: "Store", evaluation: Evaluation, form: Form) -> bytes:

@@ -45,7 +45,8 @@ def generate(
     instruction, position), a control of the steered arm (with name, of, strength, seed) or a
     source: then keys are its parameters, and name, strength, layers, method, method.PARAMETER and
     keep_norm. All but prompted take scope, first, prompt_first, prompt_last, decay and decay_power
-    too. What is not given is as for the steered arm.
+    too, and with instruction they are prompted as well as steered. What is not given is as for the
+    steered arm.
     """
     main, further = steered.specs(pairs.given)
     turns = asked.turns()

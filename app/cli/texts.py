@@ -202,6 +202,7 @@ def vector_text(report: VectorReport) -> str:
 
 def evaluation_text(evaluation: Evaluation) -> str:
     """Every cell as a table, and what the figures support."""
+    from app.presentation.evaluation import content_sentence, primary_measure
     from app.presentation.evaluation_files import (
         evaluation_sentence,
         setting_headers,
@@ -210,24 +211,29 @@ def evaluation_text(evaluation: Evaluation) -> str:
     )
 
     best = {best.cell for best in evaluation.best}
+    # Evaluations of before have no useful rates.
+    is_useful = primary_measure(evaluation) == "useful"
     rows = [
         (
             "*" if number in best else "",
             *setting_row(evaluation, cell.setting),
             str(cell.rates.n),
+            *([share_words(cell.rates.primary, cell.rates.primary_ci)] if is_useful else []),
             share_words(cell.rates.strict, cell.rates.strict_ci),
             share_words(cell.rates.loose, cell.rates.loose_ci),
             share_words(cell.rates.disorder, cell.rates.disorder_ci),
         )
         for number, cell in enumerate(evaluation.cells)
     ]
-    headers = ("", *setting_headers(evaluation), "n", "strict", "loose", "broken")
+    counts = ("useful", "strict", "loose") if is_useful else ("strict", "loose")
+    headers = ("", *setting_headers(evaluation), "n", *counts, "broken")
     return (
         f"{evaluation.request.instruction.name}: {len(evaluation.request.test_contents)} test "
         f"contents, {evaluation.model}, {evaluation.seconds:.0f} s\n\n"
         f"{table(headers, rows)}\n\n"
         "* chosen on every second content; what follows is measured on the others.\n"
-        f"{evaluation_sentence(evaluation)}"
+        f"{evaluation_sentence(evaluation)}\n"
+        f"{content_sentence(evaluation)}"
     )
 
 

@@ -56,10 +56,22 @@ def describe_arm(arm: Arm) -> str:
     if arm.kind == "prompted":
         return f"the prompt with “{arm.instruction}” {arm.position} it"
     facts = [_what(arm), f"strength {number_words(arm.strength)}"]
+    if arm.is_told:
+        facts.append(f"“{arm.instruction}” {arm.position} the prompt")
     scheduled = _schedule(arm) != Schedule() or any(edit.keep_norm for edit in arm.edits)
     if arm.kind not in ("logit-bias", "cue-token") and scheduled:
         facts.append(scope_words(arm))
     return " · ".join(facts)
+
+
+def gate_names(arm: Arm) -> list[str]:
+    """What each gate of an arm belongs to, in the order in which its texts tell of them."""
+    names = []
+    for edit in arm.edits:
+        where = f" at layer {edit.layer}" if len(arm.edits) > 1 else ""
+        latents = [f"latent {latent.index}{where}" for latent in edit.latents]
+        names += latents or [f"the gate{where}"]
+    return names
 
 
 def scope_words(arm: Arm) -> str:

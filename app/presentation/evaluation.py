@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from app.presentation.arms import arm_words
 from app.presentation.figures import number_words
@@ -10,9 +10,11 @@ from saif_core.records.evaluation import (
     CONTROLS,
     WORST_DISORDER,
     BestCell,
+    Cell,
     CellSetting,
     Evaluation,
     EvaluationRequest,
+    EvaluationText,
     Rates,
 )
 from saif_core.records.ranking import ChosenLatent
@@ -36,6 +38,49 @@ CANDIDATE_COLOURS = (
 )
 # Longest text of a parameter in a label.
 _LONGEST = 40
+# As many others as `saif_core.judging.content` compares with, which would load torch.
+N_OTHERS = 19
+# How it was told what a text is about, by the measure.
+_CONTENT_MEASURES = {
+    "chrf": "closer to the reference translation of its own content than to those of {} others "
+    "(chrF)",
+    "log_prob": "the unsteered model finds the text likelier after its own content than after {} "
+    "others",
+    "embedding": "its sentence embedding is closer to its own content than to {} others",
+}
+
+
+def primary_measure(evaluation: Evaluation) -> Literal["useful", "strict"]:
+    """The rate that settings are chosen and compared by; strict in evaluations of before."""
+    known = all(cell.rates.useful is not None for cell in evaluation.cells)
+    return "useful" if known else "strict"
+
+
+def content_sentence(evaluation: Evaluation) -> str:
+    """What the main figure of an evaluation counts, and how it was told what texts are about."""
+    if primary_measure(evaluation) == "strict":
+        return (
+            "This evaluation was made before texts were checked for their content, so its main "
+            "figure is strict: some of these texts may be broken or about something else."
+        )
+    if evaluation.content_measure:
+        how = _CONTENT_MEASURES.get(evaluation.content_measure, evaluation.content_measure)
+        return (
+            "Useful texts follow strictly, are whole, and are about their content. A text is about "
+            f"its content: {how.format(N_OTHERS)}."
+        )
+    reason = evaluation.content_reason or "Nothing told whether texts are about their contents."
+    return f"{reason} So useful means strict and whole here."
+
+
+def content_words(text: EvaluationText) -> str:
+    """Whether a text is about its content, and whether that keeps it from being useful."""
+    if text.about is None:
+        # Only texts that may be useful are looked at.
+        return "content not measured" if text.is_useful else "content not looked at"
+    if text.about:
+        return "about its content"
+    return "not about its content, so it does not count as useful"
 
 
 def arm_order(evaluation: Evaluation) -> list[str]:
@@ -138,10 +183,9 @@ def _figure_columns(evaluation: Evaluation) -> dict[str, list[Any]]:
     cells = evaluation.cells
     return {
         "strength": [cell.setting.strength for cell in cells],
-        **_rate_columns([cell.rates for cell in cells]),
+        **_rate_columns(evaluation, [cell.rates for cell in cells]),
         "resid_share": [_hundred(cell.resid_share) for cell in cells],
-        "p_unsteered": [cell.p_unsteered for cell in cells],
-        "p_random": [cell.p_random for cell in cells],
+        **_p_columns(cells),
     }
 
 
@@ -163,20 +207,32 @@ def _parameter_column(settings: Sequence[CellSetting], name: str) -> list[Any]:
 def best_table(evaluation: Evaluation) -> dict[str, list[Any]]:
     """The best setting of every arm with its figures on the reporting half, as columns."""
     best = evaluation.best
-    columns = _rate_columns([one.rates for one in best])
-    shown = ("n", "strict", "strict_ci", "disorder", "disorder_ci", "perplexity")
+    columns = _rate_columns(evaluation, [one.rates for one in best])
+    left_out = {"loose_ci", "distinct_2", "unjudged"}
     settings = [evaluation.cells[one.cell].setting for one in best]
     return {
         "setting": [describe_setting(evaluation.request, setting) for setting in settings],
-        **{name: columns[name] for name in shown},
-        "p_unsteered": [one.p_unsteered for one in best],
-        "p_random": [one.p_random for one in best],
+        **{name: column for name, column in columns.items() if name not in left_out},
+        **_p_columns(best),
     }
 
 
-def _rate_columns(rates: Sequence[Rates]) -> dict[str, list[Any]]:
+def _p_columns(tested: Sequence[Cell | BestCell]) -> dict[str, list[Any]]:
+    return {
+        "p_unsteered": [one.p_unsteered for one in tested],
+        "p_random": [one.p_random for one in tested],
+        "p_prompted": [one.p_prompted for one in tested],
+    }
+
+
+def _rate_columns(evaluation: Evaluation, rates: Sequence[Rates]) -> dict[str, list[Any]]:
+    useful: dict[str, list[Any]] = {
+        "useful": [100 * one.primary for one in rates],
+        "useful_ci": [percent_interval(one.primary_ci) for one in rates],
+    }
     return {
         "n": [one.n for one in rates],
+        **(useful if primary_measure(evaluation) == "useful" else {}),
         "strict": [100 * one.strict for one in rates],
         "strict_ci": [percent_interval(one.strict_ci) for one in rates],
         "loose": [100 * one.loose for one in rates],
@@ -207,9 +263,16 @@ def unqualified_sentence(evaluation: Evaluation) -> str:
     named = " and of ".join(filter(None, [", of ".join(arms[:-1]), arms[-1]]))
     return (
         f"None qualified of {named}: every setting broke more than {WORST_DISORDER:.0%} of the "
-        "texts that it is chosen on. What stands here is only the nearest, the one that follows "
-        "most often."
+        "texts that it is chosen on. What stands here is only the nearest, "
+        f"{nearest_words(evaluation)}."
     )
+
+
+def nearest_words(evaluation: Evaluation) -> str:
+    """What the best setting of an arm is where none of it qualified."""
+    if primary_measure(evaluation) == "useful":
+        return "the one with the most useful texts"
+    return "the one that follows most often"
 
 
 def cell_arm(evaluation: Evaluation, number: int) -> Arm | None:

@@ -15,9 +15,11 @@ from typing import Any
 from app.presentation.arms import arm_words
 from app.presentation.evaluation import (
     arm_label,
+    nearest_words,
     parameter_columns,
     parameter_names,
     parameter_parts,
+    primary_measure,
     qualifies,
     told_parameters,
     value_words,
@@ -62,20 +64,26 @@ def _plain_columns(cell: Cell) -> dict[str, Any]:
         "layers": " ".join(map(str, cell.setting.layers)),
         "strength": cell.setting.strength,
         **_columns(cell.rates),
-        "p_unsteered": cell.p_unsteered,
-        "p_random": cell.p_random,
+        **_tests(cell),
         **_columns(cell.choosing, "choosing_"),
         **_columns(cell.reporting, "reporting_"),
     }
 
 
 def evaluation_data(evaluation: Evaluation) -> dict[str, Any]:
-    """The figures as JSON-ready data: every cell, and the best setting of each arm."""
+    """The figures as JSON-ready data: every cell, and the best setting of each arm.
+
+    ``primary`` names the rate that settings were chosen by and p-values are of. Evaluations of
+    before have null for ``useful`` and its interval.
+    """
     n = len(evaluation.request.test_contents)
     return {
         "id": evaluation.id,
         "instruction": evaluation.request.instruction.name,
         "model": evaluation.model,
+        "primary": primary_measure(evaluation),
+        "content_measure": evaluation.content_measure,
+        "content_reason": evaluation.content_reason,
         "chosen_on": _half_name(range(1, n + 1, 2)),
         "reported_on": _half_name(range(2, n + 1, 2)),
         "best_sae_arm": evaluation.best_sae_arm,
@@ -119,7 +127,7 @@ def evaluation_stem(evaluation: Evaluation) -> str:
     return "-".join(filter(None, ("evaluation", name, evaluation.id[:8])))
 
 
-_TEXT_COLUMNS = ("content", "text", "grade", "reason", "outcome", "perplexity")
+_TEXT_COLUMNS = ("content", "text", "grade", "about", "reason", "outcome", "perplexity")
 
 
 def _text_data(text: EvaluationText) -> dict[str, Any]:
@@ -138,20 +146,18 @@ def evaluation_sentence(evaluation: Evaluation) -> str:
         "unsteered": _find(evaluation, CellSetting("unsteered")),
         "prompting": _find(evaluation, CellSetting("prompted")),
     }
-    others = [f"{name} {_strict(cell.reporting)}" for name, cell in compared.items() if cell]
+    others = [f"{name} {_primary(cell.reporting)}" for name, cell in compared.items() if cell]
+    is_useful = primary_measure(evaluation) == "useful"
     if best is None or setting is None:
-        return f"Outputs that follow the instruction strictly: {'; '.join(others) or 'none known'}."
+        which = "Useful outputs" if is_useful else "Outputs that follow the instruction strictly"
+        return f"{which}: {'; '.join(others) or 'none known'}."
     rates = best.rates
-    if rates.n:
-        judged = "outputs that could be judged" if rates.unjudged else "outputs"
-        found = f"{_strict(rates)} of {rates.n} {judged} follow the instruction strictly"
-    else:
-        found = "no output could be judged"
     words = _setting_words(evaluation.request, setting)
+    found = _found_words(rates, is_useful=is_useful)
     sentences = ["; ".join([f"Steered with {words}, {found}", *others])]
     if not qualifies(evaluation, best):
         none = f"No setting of {arm_words(best.arm)} kept broken text within {WORST_DISORDER:.0%}"
-        sentences.insert(0, f"{none}; this is the nearest, the one that follows most often")
+        sentences.insert(0, f"{none}; this is the nearest, {nearest_words(evaluation)}")
     ps = {"unsteered": best.p_unsteered, random: best.p_random}
     chance = [f"{name} ({p_words(p)})" for name, p in ps.items() if p is not None and p >= CHANCE]
     if chance:
@@ -161,9 +167,25 @@ def evaluation_sentence(evaluation: Evaluation) -> str:
     return ". ".join(sentences) + "."
 
 
+def _found_words(rates: Rates, *, is_useful: bool) -> str:
+    """The main figure of the best setting, with the others beside it."""
+    if not rates.n:
+        return "no output could be judged"
+    judged = "outputs that could be judged" if rates.unjudged else "outputs"
+    of = f"{_primary(rates)} of {rates.n} {judged}"
+    if not is_useful:
+        return f"{of} follow the instruction strictly"
+    beside = f"strict {rates.strict:.0%}, loose {rates.loose:.0%}, disorder {rates.disorder:.0%}"
+    return f"{of} are useful ({beside})"
+
+
 def _columns(rates: Rates, prefix: str = "") -> dict[str, Any]:
+    useful_low, useful_high = rates.useful_ci or (None, None)
     columns = {
         "n": rates.n,
+        "useful": rates.useful,
+        "useful_low": useful_low,
+        "useful_high": useful_high,
         "strict": rates.strict,
         "strict_low": rates.strict_ci[0],
         "strict_high": rates.strict_ci[1],
@@ -204,10 +226,7 @@ def _cell_data(cell: Cell) -> dict[str, Any]:
         "layer": _layer(setting),
         "parameters": dict(setting.parameters),
         "n": rates.n,
-        "strict": rates.strict,
-        "strict_ci": list(rates.strict_ci),
-        "loose": rates.loose,
-        "loose_ci": list(rates.loose_ci),
+        **_rates_data(rates),
         "unjudged": rates.unjudged,
         "success": rates.success,
         "retained": rates.retained,
@@ -215,8 +234,7 @@ def _cell_data(cell: Cell) -> dict[str, Any]:
         "disorder_ci": list(rates.disorder_ci),
         "perplexity": rates.perplexity,
         "distinct_2": rates.distinct_2,
-        "p_unsteered": cell.p_unsteered,
-        "p_random": cell.p_random,
+        **_tests(cell),
     }
 
 
@@ -229,13 +247,31 @@ def _best_data(evaluation: Evaluation, best: BestCell) -> dict[str, Any]:
         "parameters": dict(setting.parameters),
         "qualifies": qualifies(evaluation, best),
         "n": rates.n,
+        **_rates_data(rates),
+        "disorder": rates.disorder,
+        "disorder_ci": list(rates.disorder_ci),
+        **_tests(best),
+    }
+
+
+def _rates_data(rates: Rates) -> dict[str, Any]:
+    """The rates of what follows, each with its interval."""
+    return {
+        "useful": rates.useful,
+        "useful_ci": None if rates.useful_ci is None else list(rates.useful_ci),
         "strict": rates.strict,
         "strict_ci": list(rates.strict_ci),
         "loose": rates.loose,
         "loose_ci": list(rates.loose_ci),
-        "disorder": rates.disorder,
-        "p_unsteered": best.p_unsteered,
-        "p_random": best.p_random,
+    }
+
+
+def _tests(tested: Cell | BestCell) -> dict[str, float | None]:
+    """The p-values of a cell."""
+    return {
+        "p_unsteered": tested.p_unsteered,
+        "p_random": tested.p_random,
+        "p_prompted": tested.p_prompted,
     }
 
 
@@ -266,8 +302,8 @@ def _setting_words(request: EvaluationRequest, setting: CellSetting) -> str:
     return f"{words} ({', '.join(details)})" if details else words
 
 
-def _strict(rates: Rates) -> str:
-    return share_words(rates.strict, rates.strict_ci)
+def _primary(rates: Rates) -> str:
+    return share_words(rates.primary, rates.primary_ci)
 
 
 def share_words(share: float, interval: tuple[float, float]) -> str:

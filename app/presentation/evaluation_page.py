@@ -16,9 +16,12 @@ from app.presentation.evaluation import (
     arm_colours,
     arm_label,
     arm_order,
+    content_sentence,
+    content_words,
     describe_setting,
     layer_parts,
     parameter_parts,
+    primary_measure,
     told_parameters,
     unqualified_sentence,
 )
@@ -39,34 +42,15 @@ from saif_core.records.evaluation import (
     CellSetting,
     Evaluation,
     EvaluationText,
+    Rates,
 )
 from saif_core.records.steering import Edit
 
 SHOWN_TEXTS = 20
 _DASHES = ("none", "7 3", "2 3", "9 3 2 3")
-_CELL_HEADERS = (
-    "n",
-    "strict",
-    "loose",
-    "not judged",
-    "success",
-    "retained",
-    "broken",
-    "perplexity",
-    "distinct pairs",
-    "share of the residual stream",
-    "against unsteered",
-    "against random",
-)
-_TEXT_HEADERS = ("content", "text", "grade", "reason", "reads as")
-_BEST_HEADERS = (
-    "n",
-    "strict",
-    "loose",
-    "broken",
-    "against unsteered",
-    "against random",
-)
+# A cell of a table after its heading.
+_Columns = list[tuple[str, str]]
+_TEXT_HEADERS = ("content", "text", "grade", "reason", "reads as", "what it is about")
 
 
 def evaluation_html(evaluation: Evaluation, texts: Mapping[int, Sequence[EvaluationText]]) -> bytes:
@@ -78,28 +62,25 @@ def evaluation_html(evaluation: Evaluation, texts: Mapping[int, Sequence[Evaluat
     name = evaluation.request.instruction.name
     n = len(evaluation.request.test_contents)
     data = evaluation_data(evaluation)
-    headers = setting_headers(evaluation)
+    counted = "useful texts" if primary_measure(evaluation) == "useful" else "strict grades"
     unqualified = unqualified_sentence(evaluation)
     parts = [
         f"<h1>Does it work? {_escape(name)}</h1>",
         f"<p class=lead>{_escape(evaluation_sentence(evaluation))}</p>",
+        f"<p>{_escape(content_sentence(evaluation))}</p>",
         f"<p class=muted>{_escape(evaluation.model)}, {n} test contents, "
         f"{_escape(moment_words(evaluation.created_at))}</p>",
-        "<h2>Accuracy and broken text by strength</h2>",
+        f"<h2>{_panels(evaluation)[0].title.capitalize()}, and broken text, by strength</h2>",
         _chart_html(evaluation),
         "<h2>Best settings</h2>",
         f"<p class=muted>Chosen on {data['chosen_on']}; the figures are those of "
-        f"{data['reported_on']}. Intervals are Wilson's at 95%, p from exact McNemar tests.</p>",
+        f"{data['reported_on']}. Intervals are Wilson's at 95%, p from exact McNemar tests of "
+        f"{counted}.</p>",
         *([f"<p>{_escape(unqualified)}</p>"] if unqualified else []),
-        _table(
-            (*headers, *_BEST_HEADERS), [_best_row(evaluation, best) for best in evaluation.best]
-        ),
+        _table([_best_row(evaluation, best) for best in evaluation.best]),
         "<h2>All settings</h2>",
         f"<p class=muted>On all {n} test contents.</p>",
-        _table(
-            ("number", *headers, *_CELL_HEADERS),
-            [_cell_row(evaluation, number) for number in range(len(evaluation.cells))],
-        ),
+        _table([_cell_row(evaluation, number) for number in range(len(evaluation.cells))]),
         "<h2>Texts of the best settings</h2>",
         *(
             _texts_html(_words(evaluation, best.cell), texts[best.cell])
@@ -120,43 +101,65 @@ def _words(evaluation: Evaluation, number: int) -> str:
     return describe_setting(evaluation.request, evaluation.cells[number].setting)
 
 
-def _cell_row(evaluation: Evaluation, number: int) -> list[str]:
+def _cell_row(evaluation: Evaluation, number: int) -> _Columns:
     cell = evaluation.cells[number]
     rates = cell.rates
     return [
-        str(number),
-        *setting_row(evaluation, cell.setting),
-        str(rates.n),
-        share_words(rates.strict, rates.strict_ci),
-        share_words(rates.loose, rates.loose_ci),
-        str(rates.unjudged),
-        f"{rates.success:.0%}",
-        f"{rates.retained:.0%}",
-        share_words(rates.disorder, rates.disorder_ci),
-        "" if rates.perplexity is None else f"{rates.perplexity:.1f}",
-        f"{rates.distinct_2:.2f}",
-        "" if cell.resid_share is None else f"{cell.resid_share:.0%}",
-        "" if cell.p_unsteered is None else p_words(cell.p_unsteered),
-        "" if cell.p_random is None else p_words(cell.p_random),
+        ("number", str(number)),
+        *_setting_columns(evaluation, cell.setting),
+        *_rate_columns(evaluation, rates),
+        ("not judged", str(rates.unjudged)),
+        ("success", f"{rates.success:.0%}"),
+        ("retained", f"{rates.retained:.0%}"),
+        ("perplexity", "" if rates.perplexity is None else f"{rates.perplexity:.1f}"),
+        ("distinct pairs", f"{rates.distinct_2:.2f}"),
+        (
+            "share of the residual stream",
+            "" if cell.resid_share is None else f"{cell.resid_share:.0%}",
+        ),
+        *_test_columns(cell),
     ]
 
 
-def _best_row(evaluation: Evaluation, best: BestCell) -> list[str]:
-    rates = best.rates
+def _best_row(evaluation: Evaluation, best: BestCell) -> _Columns:
     return [
-        *setting_row(evaluation, evaluation.cells[best.cell].setting),
-        str(rates.n),
-        share_words(rates.strict, rates.strict_ci),
-        share_words(rates.loose, rates.loose_ci),
-        share_words(rates.disorder, rates.disorder_ci),
-        "" if best.p_unsteered is None else p_words(best.p_unsteered),
-        "" if best.p_random is None else p_words(best.p_random),
+        *_setting_columns(evaluation, evaluation.cells[best.cell].setting),
+        *_rate_columns(evaluation, best.rates),
+        *_test_columns(best),
     ]
 
 
-def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{_escape(header)}</th>" for header in headers)
-    body = "\n".join(f"<tr>{''.join(map(_named_cell, headers, row))}</tr>" for row in rows)
+def _setting_columns(evaluation: Evaluation, setting: CellSetting) -> _Columns:
+    return list(zip(setting_headers(evaluation), setting_row(evaluation, setting), strict=True))
+
+
+def _rate_columns(evaluation: Evaluation, rates: Rates) -> _Columns:
+    """The shares with their intervals; evaluations of before have no useful ones."""
+    is_useful = primary_measure(evaluation) == "useful"
+    return [
+        ("n", str(rates.n)),
+        *([("useful", share_words(rates.primary, rates.primary_ci))] if is_useful else []),
+        ("strict", share_words(rates.strict, rates.strict_ci)),
+        ("loose", share_words(rates.loose, rates.loose_ci)),
+        ("broken", share_words(rates.disorder, rates.disorder_ci)),
+    ]
+
+
+def _test_columns(tested: Cell | BestCell) -> _Columns:
+    found = (
+        ("against unsteered", tested.p_unsteered),
+        ("against random", tested.p_random),
+        ("against prompted", tested.p_prompted),
+    )
+    return [(name, "" if p is None else p_words(p)) for name, p in found]
+
+
+def _table(rows: Sequence[_Columns]) -> str:
+    """A table of rows that have the same headings."""
+    if not rows:
+        return "<p class=muted>None.</p>"
+    head = "".join(f"<th>{_escape(header)}</th>" for header, _ in rows[0])
+    body = "\n".join(f"<tr>{''.join(_named_cell(*cell) for cell in row)}</tr>" for row in rows)
     return (
         f"<div class=wide><table><thead><tr>{head}</tr></thead>\n"
         f"<tbody>{body}</tbody></table></div>"
@@ -182,7 +185,8 @@ def _texts_html(words: str, texts: Sequence[EvaluationText]) -> str:
 def _said(text: EvaluationText) -> tuple[str, ...]:
     """What stands under ``_TEXT_HEADERS``; a grade says nothing of whether a text is whole."""
     outcome = "disorder" if text.outcome == "disorder" else "whole"
-    return text.content, text.text, text.grade or "not judged", text.reason, outcome
+    grade = text.grade or "not judged"
+    return text.content, text.text, grade, text.reason, outcome, content_words(text)
 
 
 def _text_cell(header: str, value: str) -> str:
@@ -202,6 +206,7 @@ def _manifest_html(evaluation: Evaluation) -> str:
         "versions": "\n".join(f"{name} {of}" for name, of in evaluation.versions.items()),
         "edits of the best settings": "\n".join(_made_lines(evaluation)),
         "seconds": f"{evaluation.seconds:.0f}",
+        "content measured by": evaluation.content_measure or "nothing",
         "finished": moment_words(evaluation.created_at),
         "request": json.dumps(to_json(request), ensure_ascii=False, indent=1),
     }
@@ -256,13 +261,15 @@ class _Panel(NamedTuple):
 
 # Narrow, so that a phone shows all of it in letters that can be read.
 _WIDTH, _LEFT, _RIGHT = 480, 42, 472
-_PANELS = (
-    _Panel("follows strictly", "strict", 24, 250),
-    _Panel("broken text", "disorder", 318, 110),
-)
 _HEIGHT = 476
 _DODGE = 4.0
 _TICK_GAP = 30.0
+
+
+def _panels(evaluation: Evaluation) -> tuple[_Panel, _Panel]:
+    """The main figure, and below it the broken texts."""
+    main = "useful texts" if primary_measure(evaluation) == "useful" else "follows strictly"
+    return _Panel(main, "primary", 24, 250), _Panel("broken text", "disorder", 318, 110)
 
 
 def _lines(evaluation: Evaluation) -> list[_Line]:
@@ -303,8 +310,9 @@ def _chart_html(evaluation: Evaluation) -> str:
 
     flat = [cell for cell in evaluation.cells if cell.setting.arm in BASELINES]
     colours = arm_colours(evaluation)
-    drawn = [_panel_svg(panel, lines, flat, x, colours) for panel in _PANELS]
-    bottom = _PANELS[-1].y(0)
+    panels = _panels(evaluation)
+    drawn = [_panel_svg(panel, lines, flat, x, colours) for panel in panels]
+    bottom = panels[-1].y(0)
     last = float("-inf")
     for strength in strengths:
         if x(strength) - last >= _TICK_GAP:
@@ -313,9 +321,11 @@ def _chart_html(evaluation: Evaluation) -> str:
             drawn.append(f"<text {place}>{number_words(strength)}</text>")
     drawn.append(f'<text x="{_RIGHT}" y="{_HEIGHT - 8}" text-anchor="end">strength</text>')
     n = len(evaluation.request.test_contents)
+    is_useful = primary_measure(evaluation) == "useful"
+    main = "useful texts" if is_useful else "texts that follow the instruction strictly"
     described = (
-        "Share of texts that follow the instruction strictly, and below it the share of broken "
-        f"texts, by steering strength; 95% intervals, {n} test contents."
+        f"Share of {main}, and below it the share of broken texts, by steering strength; 95% "
+        f"intervals, {n} test contents."
     )
     keys = "\n".join(
         f'<li><svg class="line" color="{line.colour}" width="34" height="10" aria-hidden="true">'
@@ -386,8 +396,8 @@ def _line_svg(panel: _Panel, line: _Line, x: Callable[[float], float], shift: fl
 
 def _shown(cell: Cell, panel: _Panel) -> tuple[float, tuple[float, float]]:
     rates = cell.rates
-    if panel.share == "strict":
-        return rates.strict, rates.strict_ci
+    if panel.share == "primary":
+        return rates.primary, rates.primary_ci
     return rates.disorder, rates.disorder_ci
 
 

@@ -180,7 +180,7 @@ def pair_of(session: SteeringSession) -> tuple[str, str] | None:
     if request is None or not request.prompts:
         return None
     prompt = request.prompts[0]
-    told = next((arm for arm in request.arms if arm.kind == "prompted" and arm.instruction), None)
+    told = next((arm for arm in request.arms if arm.is_told), None)
     if told is not None:
         return join_instruction(prompt, told.instruction, told.position), prompt
     if instruction is None or not instruction.wordings:

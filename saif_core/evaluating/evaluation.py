@@ -87,6 +87,8 @@ def evaluate(
         made=candidates.made(),
         plugin_sha256s=_plugin_hashes(request),
         versions=library_versions(),
+        content_measure=writer.content.chosen.measure or "",
+        content_reason=writer.content.chosen.reason,
     )
     return evaluation, texts
 
@@ -206,11 +208,12 @@ def _cells(judged: Sequence[JudgedSetting]) -> tuple[Cell, ...]:
     )
 
 
-def _compared_with(setting: CellSetting) -> tuple[CellSetting | None, CellSetting | None]:
-    """The unsteered setting, and the random control matched to this one."""
+def _compared_with(setting: CellSetting) -> tuple[CellSetting | None, ...]:
+    """The unsteered setting, the random control matched to this one, and the prompted one."""
     unsteered = CellSetting("unsteered") if setting.arm != "unsteered" else None
     control = replace(setting, arm="random", of=setting.arm) if _is_steered(setting) else None
-    return unsteered, control
+    prompted = CellSetting("prompted") if setting.arm != "prompted" else None
+    return unsteered, control, prompted
 
 
 def _is_steered(setting: CellSetting) -> bool:

@@ -35,7 +35,8 @@ def check_request(request: EvaluationRequest) -> None:
         )
     if not (request.baselines or request.candidates):
         raise EvaluatorError("No arm is chosen; choose at least one.")
-    if "prompted" in request.baselines and not request.test_wordings:
+    told = "prompted" in request.baselines or any(one.prompted for one in request.candidates)
+    if told and not request.test_wordings:
         raise EvaluatorError("The prompted arm has no wording to prompt with; give one.")
     if not request.instruction.evaluator:
         raise EvaluatorError(

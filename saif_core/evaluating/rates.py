@@ -1,6 +1,6 @@
 """From judged texts to rates with intervals, and paired tests between two sets of texts."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import stats
@@ -20,6 +20,7 @@ def rates_of(texts: Sequence[EvaluationText]) -> Rates:
     perplexities = [text.perplexity for text in texts if text.perplexity is not None]
     total = max(len(texts), 1)
     n_disorder = outcomes.count("disorder")
+    n_useful = sum(text.is_useful for text in texts)
     return Rates(
         n=n,
         strict=n_strict / max(n, 1),
@@ -33,6 +34,8 @@ def rates_of(texts: Sequence[EvaluationText]) -> Rates:
         disorder_ci=wilson_interval(n_disorder, len(texts)),
         perplexity=float(np.median(perplexities)) if perplexities else None,
         distinct_2=sum(distinct_share(text.text, 2) for text in texts) / total,
+        useful=n_useful / max(n, 1),
+        useful_ci=wilson_interval(n_useful, n),
     )
 
 
@@ -46,27 +49,33 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
 
 def merit(
     rates: Rates, *, worst_disorder: float = WORST_DISORDER
-) -> tuple[bool, float, float, float]:
-    """What settings are chosen by: readable first, then strict, then loose, then disorder."""
-    return (rates.disorder <= worst_disorder, rates.strict, rates.loose, -rates.disorder)
+) -> tuple[bool, float, float, float, float]:
+    """What settings are chosen by: readable, useful, strict, loose, disorder, in this order."""
+    return (
+        rates.disorder <= worst_disorder,
+        rates.primary,
+        rates.strict,
+        rates.loose,
+        -rates.disorder,
+    )
 
 
 def paired_p(
     texts: Sequence[EvaluationText],
     others: Sequence[EvaluationText],
     *,
-    grades: Collection[str] = ("strict",),
+    counts: Callable[[EvaluationText], bool] = lambda text: text.is_useful,
 ) -> float | None:
-    """McNemar's exact test of grades on the same contents, two-sided.
+    """McNemar's exact test of texts on the same contents, two-sided.
 
     Args:
-        grades: those that count as following.
+        counts: whether a text counts; by default the useful ones do.
 
     Returns:
         None where no content was judged in both.
     """
     pairs = [
-        (one.grade in grades, other.grade in grades)
+        (counts(one), counts(other))
         for one, other in zip(texts, others, strict=True)
         if one.grade is not None and other.grade is not None
     ]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from saif_core.evaluating.content import ContentJudge
 from saif_core.finding.learning import Learned
 from saif_core.judging.fluency import outcome
 from saif_core.judging.judgements import judge_text, pair_for
@@ -54,6 +55,9 @@ class JudgedSetting:
 class TextWriter:
     """Writes and judges the texts of settings, taking from the cache what it has.
 
+    Attributes:
+        content: says which texts are about their contents.
+
     Args:
         learned: what a setting is steered with.
     """
@@ -71,22 +75,42 @@ class TextWriter:
         self._model, self._request, self._learned = model, request, learned
         self._builder, self._cache, self._step = builder, cache, step
         self._planned: dict[tuple[CellSetting, int], _PlannedArm] = {}
+        self.content = ContentJudge(model, request, cache)
 
     def judge(self, settings: Sequence[CellSetting]) -> list[JudgedSetting]:
         """The texts of every setting, judged."""
         judged: list[JudgedSetting] = []
         for start in range(0, len(settings), SETTINGS_PER_BATCH):
             batch = settings[start : start + SETTINGS_PER_BATCH]
-            for setting, texts in zip(batch, self._write(batch, start, len(settings)), strict=True):
+            written = self._write(batch, start, len(settings))
+            texts = self._judge_contents([self._judge_texts(texts) for texts in written])
+            for setting, of_setting in zip(batch, texts, strict=True):
                 size = self._builder.size(self._plan(setting, 0).arm)
                 share = size.resid_share if size else None
-                judged.append(JudgedSetting(setting, self._judge_texts(texts), share))
+                judged.append(JudgedSetting(setting, of_setting, share))
         return judged
 
+    def _judge_contents(
+        self, settings: Sequence[tuple[EvaluationText, ...]]
+    ) -> list[tuple[EvaluationText, ...]]:
+        """The texts of some settings, with whether those that may be useful are about something."""
+        looked_at = [(t.text, t.content) for texts in settings for t in texts if t.is_useful]
+        about = self.content.judge(looked_at)
+        return [
+            tuple(
+                replace(text, about=about.get((text.text, text.content)))
+                if text.is_useful
+                else text
+                for text in texts
+            )
+            for texts in settings
+        ]
+
     def _plan(self, setting: CellSetting, content_number: int) -> _PlannedArm:
-        wording = self._wording(content_number) if setting.arm == "prompted" else 0
+        wording = self._wording(content_number) if self._is_told(setting) else 0
         if (setting, wording) not in self._planned:
             arm = self._arm(setting, wording)
+            # The instruction is part of the prompt, by which a text is kept too.
             named = to_json(replace(arm, name="", instruction="", origin=None))
             shas = [self._builder.sae_sha256(edit) for edit in arm.edits]
             said = json.dumps([shas, plugin_hashes([arm]), named], sort_keys=True)
@@ -94,6 +118,11 @@ class TextWriter:
                 arm, self._builder.write(arm), hashlib.sha256(said.encode()).digest()
             )
         return self._planned[setting, wording]
+
+    def _is_told(self, setting: CellSetting) -> bool:
+        """Whether the instruction stands in the prompt of a setting."""
+        told = {one.arm for one in self._request.candidates if one.prompted}
+        return setting.arm == "prompted" or setting.steered_arm in told
 
     def _wording(self, content_number: int) -> int:
         # The halves take turns too, and each shall see all wordings.
@@ -120,6 +149,8 @@ class TextWriter:
             strength=setting.strength or 0.0,
             schedule=request.schedule,
             seed=request.sampling.seed,
+            instruction=request.test_wordings[wording] if self._is_told(setting) else "",
+            position=request.position,
             origin=learned.origin,
         )
 

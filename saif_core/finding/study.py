@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,6 +22,8 @@ from torch import Tensor
 
 from saif_core.errors import HookPointError, SteeringError
 from saif_core.finding.ranking import make_ranking
+from saif_core.inputs.prompt_pairs import join_instruction
+from saif_core.inputs.shipped import learning_contents
 from saif_core.judging.fluency import repeats_itself
 from saif_core.judging.judgements import judge_text
 from saif_core.models.activations import read_resid
@@ -37,7 +40,7 @@ from saif_core.reading.pairs import (
 from saif_core.records.as_json import to_json
 from saif_core.records.jobs import Step
 from saif_core.records.ports import ActivationCache
-from saif_core.records.prompts import PromptPair
+from saif_core.records.prompts import InstructionPosition, PromptPair
 from saif_core.records.ranking import ChosenLatent, Ranking, RankingRequest
 from saif_core.records.steering import UNSTEERED, Arm, Edit, Sampling, Schedule
 from saif_core.records.texts import Judgement
@@ -239,6 +242,7 @@ class Study:
         n: int = 16,
         max_new_tokens: int = 48,
         temperature: float = 0.0,
+        fill: bool = False,
     ) -> list[Answer]:
         """What the model writes to the pairs' prompts, judged by the instruction's evaluator.
 
@@ -246,11 +250,12 @@ class Study:
             edits: steered with; none for the model as it is.
             prompted: the instruction stands in the prompt.
             n: pairs that are answered, one for each content, from the first on.
+            fill: where there are fewer contents, take shipped ones that are for learning.
 
         Raises:
             SteeringError: the instruction has no evaluator.
         """
-        arguments = tuple(edits), prompted, strength, n, max_new_tokens, temperature
+        arguments = tuple(edits), prompted, strength, n, max_new_tokens, temperature, fill
         return self._once(("answers", repr(arguments)), lambda: self._answer(*arguments))
 
     def targets(self, n: int = 32, max_new_tokens: int = 48) -> list[Target]:
@@ -260,7 +265,7 @@ class Study:
         answers by itself, so that their content is its own; else they are prompted answers.
 
         Args:
-            n: contents that are tried.
+            n: contents that are tried: those of the pairs, and shipped ones where these are fewer.
 
         Raises:
             SteeringError: no answer follows the instruction.
@@ -279,7 +284,7 @@ class Study:
         return found
 
     def _prompted_targets(self, n: int, max_new_tokens: int) -> list[Target]:
-        answers = self.answers(prompted=True, n=n, max_new_tokens=max_new_tokens)
+        answers = self.answers(prompted=True, n=n, max_new_tokens=max_new_tokens, fill=True)
         strict = [a for a in answers if a.judgement.grade == "strict" and a.token_ids]
         # A model that only ever repeats itself has nothing better to offer.
         whole = [answer for answer in strict if not repeats_itself(answer.text)] or strict
@@ -290,7 +295,7 @@ class Study:
     def _ruled_targets(self, name: str, n: int, max_new_tokens: int) -> list[Target]:
         assert self.request.judged_by is not None
         rule, found = TARGET_RULES.bind(name, {}), []
-        for answer in self.answers(n=n, max_new_tokens=max_new_tokens):
+        for answer in self.answers(n=n, max_new_tokens=max_new_tokens, fill=True):
             text = rule(answer.text)
             if not text or repeats_itself(text):
                 continue
@@ -468,6 +473,23 @@ class Study:
             seconds=time.perf_counter() - started,
         )
 
+    def _one_pair_each(self, n: int, fill: bool) -> list[PromptPair]:
+        """One pair for each content, and the wordings in turn."""
+        by_content: dict[str, list[PromptPair]] = {}
+        for pair in self.pairs:
+            by_content.setdefault(pair.negative, []).append(pair)
+        found = [pairs[at % len(pairs)] for at, pairs in enumerate(by_content.values())][:n]
+        asked = list(dict.fromkeys(pair.instruction for pair in self.pairs if pair.instruction))
+        if not (fill and asked):
+            return found
+        further = [one for one in learning_contents() if one not in by_content]
+        before = self.pairs[0].positive.startswith(self.pairs[0].instruction)
+        position: InstructionPosition = "before" if before else "after"
+        return found + [
+            PromptPair(join_instruction(content, wording, position), content, content, wording)
+            for content, wording in zip(further[: n - len(found)], cycle(asked), strict=False)
+        ]
+
     def _answer(
         self,
         edits: tuple[Edit, ...],
@@ -476,6 +498,7 @@ class Study:
         n: int,
         max_new_tokens: int,
         temperature: float,
+        fill: bool,
     ) -> list[Answer]:
         instruction = self.request.judged_by
         if instruction is None or not instruction.evaluator:
@@ -483,11 +506,7 @@ class Study:
                 f"Answers to {self.instruction!r} were to be judged, but it names no evaluator; "
                 "choose an instruction that has one."
             )
-        # One pair for each content, and the wordings in turn.
-        by_content: dict[str, list[PromptPair]] = {}
-        for pair in self.pairs:
-            by_content.setdefault(pair.negative, []).append(pair)
-        chosen = [pairs[at % len(pairs)] for at, pairs in enumerate(by_content.values())][:n]
+        chosen = self._one_pair_each(n, fill)
         builder = ArmBuilder(self.model, {sae.id: sae for sae in self._saes.values()}, self.tensors)
         arm = Arm("steered", edits=edits, strength=strength) if edits else UNSTEERED
         written = builder.write(arm)

@@ -14,6 +14,7 @@ from saif_core.records.prompts import Instruction
 from saif_core.records.sessions import SteeringSession
 
 SHIPPED_INDEXES = Path(saif_core.__file__).parent / "defaults" / "indexes"
+SHIPPED_RECIPES = Path(saif_core.__file__).parent / "defaults" / "recipes"
 EXAMPLE = Path(saif_core.__file__).parent / "defaults" / "example.json"
 
 
@@ -42,6 +43,13 @@ def shipped_references(language: str) -> dict[str, str]:
         language: ISO 639-1 code; there are "fr", "de", "es" and "zh".
     """
     return dict(_shipped_references().get(language, {}))
+
+
+@lru_cache(maxsize=1)
+def learning_contents() -> tuple[str, ...]:
+    """Further contents, for what is trained: none of them is among ``shipped_contents``."""
+    file = files("saif_core") / "defaults" / "learning_contents.jsonl"
+    return tuple(load_contents(file.read_bytes(), filename=file.name))
 
 
 @lru_cache(maxsize=1)

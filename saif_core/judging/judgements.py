@@ -42,7 +42,7 @@ def judge_generations(
     found = []
     for generation in generations:
         arm = by_name.get(generation.arm)
-        told = arm if arm is not None and arm.kind == "prompted" else None
+        told = arm if arm is not None and arm.is_told else None
         pair = pair_for(
             generation.prompt,
             told.instruction.strip() if told else usual,

@@ -29,17 +29,20 @@ class Candidate(Record):
         grid: values to try of its parameters, by name; those not named keep their default.
         method: steering method that writes its latents; "" leaves it to the source.
         method_grid: values to try of the method's parameters.
+        prompted: the instruction stands in the prompt as well.
     """
 
     source: str
     grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     method: str = ""
     method_grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    prompted: bool = False
 
     @property
     def arm(self) -> str:
         """What its texts are listed under."""
-        return f"{self.source} by {self.method}" if self.method else self.source
+        by_method = f"{self.source} by {self.method}" if self.method else self.source
+        return f"{by_method} and prompted" if self.prompted else by_method
 
 
 DEFAULT_CANDIDATES = (Candidate("saif"), Candidate("denoised"), Candidate("mean_difference"))
@@ -136,6 +139,8 @@ class Rates(Record):
 
     Attributes:
         n: texts that could be judged; the rates are shares of them.
+        useful: share of texts that follow strictly, are no disorder and are about their content, as
+            far as that was measured; None in evaluations of before.
         loose: share of texts that follow at least loosely, strict ones included.
         unjudged: texts that could not be judged.
         success, retained, disorder: shares of all texts; they add up to 1.
@@ -155,6 +160,18 @@ class Rates(Record):
     disorder_ci: tuple[float, float]
     perplexity: float | None
     distinct_2: float
+    useful: float | None = None
+    useful_ci: tuple[float, float] | None = None
+
+    @property
+    def primary(self) -> float:
+        """What settings are chosen and compared by: the useful rate, or strict where unknown."""
+        return self.strict if self.useful is None else self.useful
+
+    @property
+    def primary_ci(self) -> tuple[float, float]:
+        """Its interval."""
+        return self.strict_ci if self.useful_ci is None else self.useful_ci
 
 
 @dataclass(frozen=True)
@@ -163,9 +180,9 @@ class Cell(Record):
 
     Attributes:
         resid_share: norm of what is added over the norm of the residual stream, mean over layers.
-        p_unsteered, p_random: exact paired tests (McNemar) of strict grades on all contents
-            against the unsteered arm and against the matched random control, two-sided; None
-            where there is none.
+        p_unsteered, p_random, p_prompted: exact paired tests (McNemar) of useful texts on all
+            contents against the unsteered arm, the matched random control and the prompted arm,
+            two-sided; None where there is none. Evaluations of before tested strict grades.
     """
 
     setting: CellSetting
@@ -175,6 +192,7 @@ class Cell(Record):
     resid_share: float | None = None
     p_unsteered: float | None = None
     p_random: float | None = None
+    p_prompted: float | None = None
 
 
 @dataclass(frozen=True)
@@ -184,7 +202,7 @@ class BestCell(Record):
     Attributes:
         cell: number of its cell.
         rates: on the reporting half, which had no part in the choice.
-        p_unsteered, p_random: paired tests on that half.
+        p_unsteered, p_random, p_prompted: paired tests on that half.
     """
 
     arm: str
@@ -192,6 +210,7 @@ class BestCell(Record):
     rates: Rates
     p_unsteered: float | None = None
     p_random: float | None = None
+    p_prompted: float | None = None
 
 
 @dataclass(frozen=True)
@@ -216,6 +235,8 @@ class Evaluation(Record):
         made: what was steered with.
         plugin_sha256s: of the files of its selector, sources, methods and evaluator, by kind and
             name.
+        content_measure: what told whether texts are about their contents; "" for nothing.
+        content_reason: why nothing told.
     """
 
     request: EvaluationRequest
@@ -230,6 +251,8 @@ class Evaluation(Record):
     made: tuple[MadeEdits, ...] = ()
     plugin_sha256s: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    content_measure: str = ""
+    content_reason: str = ""
     id: str = field(default_factory=new_id)
     created_at: str = field(default_factory=utc_now)
 
@@ -241,7 +264,12 @@ class Evaluation(Record):
 
 @dataclass(frozen=True)
 class EvaluationText(Record):
-    """One text of a cell, with what was made of it."""
+    """One text of a cell, with what was made of it.
+
+    Attributes:
+        about: whether it is about its content; None where nobody looked, as where it does not
+            follow strictly or where nothing can tell.
+    """
 
     cell: int
     content: str
@@ -250,6 +278,12 @@ class EvaluationText(Record):
     reason: str
     outcome: Outcome
     perplexity: float | None
+    about: bool | None = None
+
+    @property
+    def is_useful(self) -> bool:
+        """Whether it follows strictly, is no disorder, and is about its content where known."""
+        return self.grade == "strict" and self.outcome != "disorder" and self.about is not False
 
 
 @dataclass(frozen=True)
@@ -263,4 +297,5 @@ class EvaluationSummary(Record):
     n: int
     best_sae_arm: str
     best_strict: float | None
+    best_useful: float | None
     created_at: str

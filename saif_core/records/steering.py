@@ -178,7 +178,7 @@ class Arm(Record):
         strength: 1 = as strongly as the latents fire on instructed prompts.
         schedule: which tokens are steered, and how strongly along the text.
         seed: draws what a random control adds.
-        instruction: a prompted arm's instruction.
+        instruction: stands in the prompt: of a prompted arm, and of one that is steered as well.
         position: where it stands.
         origin: what made the edits, where a source did.
     """
@@ -192,6 +192,11 @@ class Arm(Record):
     instruction: str = ""
     position: InstructionPosition = "after"
     origin: Origin | None = None
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the instruction stands in its prompt."""
+        return bool(self.instruction.strip()) and self.kind != "unsteered"
 
     @property
     def steers(self) -> bool:

@@ -34,6 +34,8 @@ class TokenDivergence(Record):
         change: the arm's own log-probability minus that.
         kl: of the arm's next-token distribution from the unsteered one, in nats.
         strength: what the arm steered with as it wrote the token; 0 where it did not.
+        gates: how far each gate of the arm was open then, those of its edits one after the other;
+            nothing for an arm without gates.
     """
 
     token: str
@@ -41,6 +43,7 @@ class TokenDivergence(Record):
     change: float
     kl: float
     strength: float
+    gates: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

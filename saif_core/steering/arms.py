@@ -4,7 +4,7 @@ Arms that share an edit share its delta, so that a batch of many strengths compu
 Controls act on what a delta adds, whatever method it is written by.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
@@ -67,11 +67,11 @@ class ArmBuilder:
             PromptPairError: it is empty.
             SteeringError: a prompted arm has no instruction.
         """
-        if arm.kind == "prompted":
-            if not arm.instruction.strip():
-                raise SteeringError(
-                    f"Arm {arm.name!r} is to be prompted, but has no instruction; give it one."
-                )
+        if arm.kind == "prompted" and not arm.is_told:
+            raise SteeringError(
+                f"Arm {arm.name!r} is to be prompted, but has no instruction; give it one."
+            )
+        if arm.is_told:
             content = join_instruction(content, arm.instruction.strip(), arm.position)
         return tuple(
             self._model.encode_prompt(
@@ -126,7 +126,15 @@ class ArmBuilder:
             sign * arm.strength * edit.share,
             edit.schedule or arm.schedule,
             edit.keep_norm,
+            self._gates(edit) if arm.kind == "steered" else None,
         )
+
+    def _gates(self, edit: Edit) -> Callable[[Tensor], Tensor] | None:
+        gates, sae = find_writer(edit.method).gates, self._sae(edit)
+        if gates is None:
+            return None
+        target = build_target(edit, sae, self._tensors.get(edit.tensors), self._model.d_model)
+        return lambda resid: gates(resid, target, sae)
 
     def _norms(self, steering: Steering) -> tuple[float, float]:
         resid = self._model.neutral_resid(steering.layer)[None, None]

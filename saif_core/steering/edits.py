@@ -1,6 +1,6 @@
 """Step 6: what is added to the residual stream of a row, where, and how strongly along its text."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,6 +30,8 @@ class Steering:
         strength: 0 leaves the row alone.
         schedule: which tokens are steered, and how strongly along the text.
         keep_norm: rescale the edited residual stream to the norm it had.
+        gates: residual stream → how far each gate of the delta is open (batch, pos, k); None for
+            a delta without gates.
     """
 
     layer: int
@@ -37,6 +39,7 @@ class Steering:
     strength: float
     schedule: Schedule = Schedule()
     keep_norm: bool = False
+    gates: Callable[[Tensor], Tensor] | None = None
 
     def strength_at(self, step: int) -> float:
         """Strength while token number ``step`` of the answer is being written."""

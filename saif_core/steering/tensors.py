@@ -1,7 +1,7 @@
 """Tensors that edits name by the hash of their content, wherever they are kept."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saif_core.errors import SteeringError
 from saif_core.records.ports import TensorPort
+from saif_core.records.steering import Edit
 
 
 class Tensors:
@@ -34,6 +35,11 @@ class Tensors:
             note=note,
         )
 
+    def payloads(self, edits: Sequence[Edit]) -> dict[str, bytes]:
+        """The tensors of edits as files hold them, by the hash that each edit names."""
+        names = {edit.tensors for edit in edits if edit.tensors}
+        return {name: packed(self._port.get(name)) for name in sorted(names)}
+
     def get(self, sha256: str) -> Mapping[str, Tensor]:
         """The tensors under a hash; none for the empty one.
 
@@ -50,6 +56,11 @@ class Tensors:
         return self._read[sha256]
 
 
+def packed(tensors: Mapping[str, np.ndarray]) -> bytes:
+    """Named tensors as safetensors, always in the same bytes, whose hash names them."""
+    return save({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)})
+
+
 class InMemoryTensors:
     """Implements ``TensorPort`` for engines and notebooks without a store."""
 
@@ -59,7 +70,7 @@ class InMemoryTensors:
     def put(self, tensors: Mapping[str, np.ndarray], *, note: str = "") -> str:
         """See ``TensorPort``."""
         del note  # nobody looks into memory
-        payload = save({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)})
+        payload = packed(tensors)
         sha256 = hashlib.sha256(payload).hexdigest()
         self._kept[sha256] = payload
         return sha256

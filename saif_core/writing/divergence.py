@@ -16,7 +16,7 @@ from saif_core.models.activations import read_resid
 from saif_core.models.hook_points import edit_resid
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.records.texts import TokenDivergence
-from saif_core.steering.edits import Delta, add_deltas
+from saif_core.steering.edits import Steering, add_deltas
 from saif_core.writing.decoder import Row
 
 
@@ -32,7 +32,7 @@ def read_changes(
     texts = [row.token_ids for row in rows]
     plain = _resid_before_tokens(model, plain_prompts, texts)
     return [
-        _changes(model, row, unsteered, _steered_resid(model, row))
+        _changes(model, row, unsteered, *_steered_resid(model, row))
         for row, unsteered in zip(rows, plain, strict=True)
     ]
 
@@ -50,26 +50,45 @@ def _resid_before_tokens(
     return read_resid(model, sequences, [last], wanted)[0][last]
 
 
-def _steered_resid(model: LoadedModel, row: Row) -> Float[Tensor, "tokens d_model"]:
-    """The same as the arm saw it: its own prompt, and its edits at the positions they had."""
+def _steered_resid(
+    model: LoadedModel, row: Row
+) -> tuple[Float[Tensor, "tokens d_model"], list[tuple[float, ...]]]:
+    """The same as the arm saw it: its own prompt, and its edits at the positions they had.
+
+    Beside it for every token how far the arm's gates were open.
+    """
     prompt, last = row.request.prompt, model.n_layers - 1
     sequence = torch.tensor([[*prompt, *row.token_ids[:-1]]])
-    layers: dict[int, list[tuple[Delta, Tensor, Tensor]]] = defaultdict(list)
+    layers: dict[int, list[Steering]] = defaultdict(list)
     for steering in row.request.steering:
-        strengths = steering.strengths(len(prompt), sequence.shape[1])
-        keeps_norm = (strengths != 0) & torch.tensor(steering.keep_norm)
-        layers[steering.layer].append((steering.delta, strengths, keeps_norm.to(model.device)))
+        layers[steering.layer].append(steering)
+    opened: list[Float[Tensor, "tokens k"]] = []
+
+    def edit(steerings: Sequence[Steering], resid: Tensor) -> Tensor:
+        changes = []
+        for one in steerings:
+            strengths = one.strengths(len(prompt), sequence.shape[1])
+            keeps_norm = (strengths != 0) & torch.tensor(one.keep_norm)
+            changes.append((one.delta, strengths, keeps_norm.to(resid.device)))
+            if one.gates is not None:
+                opened.append(one.gates(resid)[0, len(prompt) - 1 :].float().cpu())
+        return add_deltas(resid, changes)
+
     with ExitStack() as hooks:
-        for layer, changes in layers.items():
-            hooks.enter_context(
-                edit_resid(model.blocks[layer], partial(add_deltas, changes=changes))
-            )
+        for layer, steerings in layers.items():
+            hooks.enter_context(edit_resid(model.blocks[layer], partial(edit, steerings)))
         resid = model.run_sequences(sequence, [sequence.shape[1]], [last])[last]
-    return resid[0, len(prompt) - 1 :]
+    n_tokens = len(row.token_ids)
+    gates = torch.cat(opened, dim=-1).tolist() if opened else [()] * n_tokens
+    return resid[0, len(prompt) - 1 :], [tuple(round(x, 3) for x in token) for token in gates]
 
 
 def _changes(
-    model: LoadedModel, row: Row, plain: Tensor, steered: Tensor
+    model: LoadedModel,
+    row: Row,
+    plain: Tensor,
+    steered: Tensor,
+    gates: Sequence[tuple[float, ...]],
 ) -> tuple[TokenDivergence, ...]:
     if not row.token_ids:
         return ()
@@ -85,6 +104,7 @@ def _changes(
             change=own[step] - unsteered[step],
             kl=kl[step],
             strength=max((s.strength_at(step) for s in row.request.steering), key=abs, default=0.0),
+            gates=gates[step],
         )
         for step, token_id in enumerate(row.token_ids)
     )

@@ -122,6 +122,7 @@ def _draw_card(one: CompareArm, work: Work, form: SteeringForm, steered: Arm) ->
         draw_source(one, work)
     elif one.arm.kind == "steered":
         _draw_own_method(one)
+    _draw_told(one, form)
     _draw_strength(one, work)
     place = st.container()
     _draw_schedule(one, work, steered)
@@ -160,6 +161,23 @@ def _draw_head(one: CompareArm, form: SteeringForm) -> None:
 def _duplicate(one: CompareArm, form: SteeringForm) -> None:
     at = form.arms.index(one) + 1
     form.arms.insert(at, one.copy(form.arm_names()))
+
+
+def _draw_told(one: CompareArm, form: SteeringForm) -> None:
+    """Draw whether a steered arm is prompted as well, and with what."""
+    known = next((a.arm.instruction for a in form.arms if a.arm.kind == "prompted"), "")
+    told = st.toggle(
+        "The instruction stands in the prompt as well",
+        one.arm.is_told,
+        key=f"arm_{one.uid}_told",
+        help=explain("instruction", "Shows what steering adds to prompting."),
+    )
+    if told:
+        if not one.arm.instruction:
+            one.arm = replace(one.arm, instruction=known)
+        _draw_prompted(one)
+    else:
+        one.arm = replace(one.arm, instruction="")
 
 
 def _draw_prompted(one: CompareArm) -> None:

@@ -77,6 +77,6 @@ def _done(result: GenerationResult) -> dict[str, History]:
 
 def _as_put(arm: Arm | None, prompt: str) -> str:
     """A prompt as the model saw it in an arm."""
-    if arm is None or arm.kind != "prompted":
+    if arm is None or not arm.is_told:
         return prompt
     return join_instruction(prompt, arm.instruction.strip(), arm.position)

@@ -58,8 +58,10 @@ class SourceChoice:
     def request(self, work: Work) -> LearnRequest:
         """The request for it; a source that needs no pairs does without a ranking."""
         pairs = work.ranking_request or RankingRequest(work.sae_id, work.instruction, ())
+        # What is trained learns from answers, which somebody has to judge.
+        judged_by = pairs.judged_by or work.instruction_record()
         return LearnRequest(
-            pairs,
+            replace(pairs, judged_by=judged_by),
             self.source,
             dict(self.parameters),
             self.method,

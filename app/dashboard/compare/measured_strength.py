@@ -16,8 +16,9 @@ from app.dashboard.work import Work, open_page
 from app.presentation.arms import arm_words
 from app.presentation.escaping import escape_markdown
 from app.presentation.evaluation import CANDIDATE_COLOURS
+from app.presentation.evaluation_files import share_words
 from app.presentation.figures import counted, number_words
-from saif_core.records.evaluation import WORST_DISORDER, Cell, Evaluation, MadeEdits
+from saif_core.records.evaluation import WORST_DISORDER, Cell, Evaluation, MadeEdits, Rates
 from saif_core.records.ranking import ChosenLatent
 from saif_core.records.saes import layers_of
 from saif_core.records.steering import Edit
@@ -34,10 +35,11 @@ class MeasuredStrength:
 
     Attributes:
         arm: what was steered with, and with how many latents.
-        strength: best on one half of the contents of those within the limit; where none is, the
-            one with the least disorder.
+        strength: with the most useful texts on one half of the contents, of those within the
+            limit; where none is, the one with the least disorder.
         qualifies: whether at most ``WORST_DISORDER`` of all texts fell into disorder at it.
-        n, strict, disorder: at this strength; on the other half if it was chosen, else on all.
+        rates: at this strength; on the other half if it was chosen, else on all.
+        content_checked: whether it was measured what the texts are about.
         band: the strengths within the limit, as runs of neighbouring ones: first and last.
         from_least: whether the band is one run that begins at the least strength measured.
     """
@@ -46,9 +48,8 @@ class MeasuredStrength:
     n_latents: int
     strength: float
     qualifies: bool
-    n: int
-    strict: float
-    disorder: float
+    rates: Rates
+    content_checked: bool
     band: tuple[tuple[float, float], ...] = ()
     from_least: bool = False
 
@@ -68,23 +69,20 @@ def best_strength(evaluation: Evaluation, edit: Edit) -> MeasuredStrength | None
         return None
     safe = [cell for cell in curve if _is_safe(cell)]
     n_latents = len(made.edits[0].latents)
+    checked = bool(evaluation.content_measure)
     if not safe:
         nearest = min(curve, key=lambda cell: cell.rates.disorder)
-        rates = nearest.rates
         at = _strength(nearest)
-        return MeasuredStrength(
-            made.arm, n_latents, at, False, rates.n, rates.strict, rates.disorder
-        )
-    best = max(safe, key=lambda cell: cell.choosing.strict)
-    rates, band = best.reporting, _band(curve)
+        return MeasuredStrength(made.arm, n_latents, at, False, nearest.rates, checked)
+    best = max(safe, key=lambda cell: (cell.choosing.primary, cell.choosing.strict))
+    band = _band(curve)
     return MeasuredStrength(
         made.arm,
         n_latents,
         _strength(best),
         True,
-        rates.n,
-        rates.strict,
-        rates.disorder,
+        best.reporting,
+        checked,
         band,
         from_least=len(band) == 1 and band[0][0] == _strength(curve[0]),
     )
@@ -94,17 +92,27 @@ def measured_sentence(measured: MeasuredStrength) -> str:
     """The band in words, with n."""
     of = f"{counted(measured.n_latents, 'latent')} of {arm_words(measured.arm)}"
     limit, at = f"{WORST_DISORDER:.0%}", number_words(measured.strength)
+    rates = measured.rates
     if not measured.qualifies:
         return (
-            f"Measured with {of}, n = {measured.n}: at every strength more than {limit} of the "
+            f"Measured with {of}, n = {rates.n}: at every strength more than {limit} of the "
             f"texts fell into disorder, so none qualifies; the nearest is {at} with "
-            f"{measured.disorder:.0%}."
+            f"{rates.disorder:.0%}."
         )
     return (
-        f"Measured with {of}, n = {measured.n}: strict {measured.strict:.0%} at {at}, "
-        f"{measured.disorder:.0%} disorder; at most {limit} disorder {_band_words(measured)} (the "
-        "band)."
+        f"Measured with {of}, n = {rates.n}: {_rates_words(measured)} at {at}; at most {limit} "
+        f"disorder {_band_words(measured)} (the band)."
     )
+
+
+def _rates_words(measured: MeasuredStrength) -> str:
+    """The main figure with its interval, and the others beside it."""
+    rates = measured.rates
+    main = share_words(rates.primary, rates.primary_ci)
+    main += "" if measured.content_checked else " (content was not checked)"
+    if rates.useful is None:
+        return f"strict {main}, disorder {rates.disorder:.0%}"
+    return f"useful {main}, strict {rates.strict:.0%}, disorder {rates.disorder:.0%}"
 
 
 def _band_words(measured: MeasuredStrength) -> str:

@@ -8,7 +8,7 @@ from typing import Literal
 import streamlit as st
 
 from app.dashboard.compare.chat_turns import History, histories_of, is_shared, turns_html
-from app.presentation.arms import describe_arm
+from app.presentation.arms import describe_arm, gate_names
 from app.presentation.escaping import escape_markdown
 from app.presentation.glossary import explain
 from app.presentation.text_diff import changed_share, diff_html, diff_words, plain_html
@@ -33,12 +33,14 @@ from saif_core.records.prompts import Instruction
 from saif_core.records.steering import UNSTEERED, Arm, GenerationRequest
 from saif_core.records.texts import Generation, GenerationResult, Judgement, TokenEvent
 
-Mark = Literal["words", "change", "kl"]
+Mark = Literal["words", "change", "kl", "gates"]
 _MARKS: dict[Mark, str] = {
     "words": "words that differ",
     "change": "change of log-probability",
     "kl": "KL divergence",
+    "gates": "open gates",
 }
+_ALL_GATES = "all gates"
 MOST_COLUMNS = 4
 _ICONS = {"strict": "check_circle", "loose": "check", "none": "cancel", None: "help"}
 _EMPTY = "(no text: the model ended at once)"
@@ -76,9 +78,12 @@ def draw_finished(result: GenerationResult, instruction: Instruction | None) -> 
     # A text may follow the instruction and be broken: the one count never stands without the other.
     st.markdown(disorder_sentence(result))
     mark = _draw_mark(result.generations)
+    gates = {arm.name: gate_names(arm) for arm in arms}
+    gate = _draw_gate(gates, result.generations) if mark == "gates" else _ALL_GATES
 
     def draw(text: ArmText, plain: ArmText, plain_arm: str) -> None:
-        _draw_text(text, plain, plain_arm, mark)
+        arm = text.generation.arm if text.generation else ""
+        _draw_text(text, plain, plain_arm, mark, gate, gates.get(arm, []))
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption(text_facts(text), width="stretch")
             if text.text:
@@ -93,26 +98,41 @@ def draw_finished(result: GenerationResult, instruction: Instruction | None) -> 
         _draw_columns(texts, arms, histories, draw)
 
 
+def _draw_gate(gates: Mapping[str, Sequence[str]], generations: Sequence[Generation]) -> str:
+    """Draw which gate is shown; its name."""
+    gated = {g.arm for g in generations if any(change.gates for change in g.changes)}
+    names = list(dict.fromkeys(name for arm in sorted(gated) for name in gates.get(arm, ())))
+    return st.selectbox(
+        "Gate",
+        [_ALL_GATES, *names],
+        key="texts_gate",
+        width=240,
+        help=explain("gate", "All: how far the gates were open together."),
+    )
+
+
 def _draw_mark(generations: Sequence[Generation]) -> Mark:
+    has_gates = any(change.gates for g in generations for change in g.changes)
+    offered = [mark for mark in _MARKS if mark != "gates" or has_gates]
     mark: Mark = (
         st.segmented_control(
             "Mark",
-            list(_MARKS),
+            offered,
             format_func=_MARKS.__getitem__,
             default="words",
             required=True,
             key="texts_mark",
             persist_state="session",
             help=explain(
-                ", ".join(_MARKS.values()),
+                ", ".join(_MARKS[mark] for mark in offered),
                 "Tokens are tinted by what the arm did to their probability, against the unsteered "
                 "model at the same place.",
             ),
         )
         or "words"
     )
-    if mark == "words":
-        return mark
+    if mark == "words" or mark not in offered:
+        return "words"
     if not any(generation.changes for generation in generations):
         st.info(
             "These texts carry no token probabilities, which are read only when at most "
@@ -162,13 +182,17 @@ def _draw_columns(
                     draw(text, plain[min(sample, len(plain) - 1)], plain_arm)
 
 
-def _draw_text(text: ArmText, plain: ArmText, plain_arm: str, mark: Mark) -> None:
+def _draw_text(
+    text: ArmText, plain: ArmText, plain_arm: str, mark: Mark, gate: str, names: Sequence[str]
+) -> None:
     if not text.text:
         st.html(plain_html(_EMPTY))
         return
     changes = text.generation.changes if text.generation else ()
     if mark != "words" and changes:
-        st.html(changes_html(changes, mark) + figures_html(changes))
+        number = names.index(gate) if gate in names else None
+        shown = changes_html(changes, mark, gate=number, names=names)
+        st.html(shown + figures_html(changes))
         return
     if text is plain:
         st.html(plain_html(text.text))
@@ -196,7 +220,7 @@ def _judge_all(
 
 def _judge(instruction: Instruction, arm: Arm | None, generation: Generation) -> Judgement:
     # Only what decides the judgement is part of the key, so that a redrawn page judges nothing.
-    prompted = arm if arm is not None and arm.kind == "prompted" else UNSTEERED
+    prompted = arm if arm is not None and arm.is_told else UNSTEERED
     told = replace(prompted, name="")
     plain = Generation(0, generation.prompt, "", generation.text, (), generation.stopped)
     try:

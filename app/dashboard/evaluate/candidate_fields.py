@@ -153,9 +153,28 @@ def _draw_source(source: Registered[Any]) -> list[Candidate] | None:
                 grid = _checked_latents(grid)
         with right:
             methods = _draw_methods(source.name)
+            prompted = _draw_prompted(source.name)
         if grid is None or methods is None:
             return None
-        return [Candidate(source.name, grid, method, tried) for method, tried in methods.items()]
+        return [
+            Candidate(source.name, grid, method, tried, told)
+            for method, tried in methods.items()
+            for told in prompted
+        ]
+
+
+def _draw_prompted(source: str) -> list[bool]:
+    """Draw whether the prompt holds the instruction as well; every choice is an arm of its own."""
+    chosen = st.segmented_control(
+        "Steered",
+        ["instead of prompting", "on top of prompting"],
+        default=["instead of prompting"],
+        selection_mode="multi",
+        key=f"evaluation_prompted/{source}",
+        persist_state="session",
+        help=explain("prompted", "On top: the instruction stands in the prompt as well."),
+    )
+    return [one.startswith("on top") for one in chosen] or [False]
 
 
 def _draw_methods(source: str) -> dict[str, Grid] | None:

@@ -15,6 +15,7 @@ from app.charts.evaluation import (
     disorder_chart,
     heat_groups,
     heat_map,
+    measures,
     pareto_chart,
     pareto_front,
     perplexity_chart,
@@ -32,7 +33,10 @@ from app.presentation.evaluation import (
     best_table,
     cell_arm,
     cell_table,
+    content_sentence,
+    content_words,
     describe_setting,
+    primary_measure,
     table_parameters,
     unqualified_sentence,
 )
@@ -58,6 +62,12 @@ from saif_core.records.steering import Arm
 TEXTS = "evaluation_texts"
 TEXTS_PER_PAGE = 10
 MAX_TEXTS = 100
+# Headings of what a chart counts.
+_MEASURES: dict[Measure, str] = {
+    "useful": "Useful texts",
+    "strict": "Texts that follow the instruction, strict",
+    "loose": "Texts that follow the instruction, loose",
+}
 _GRADE_ICONS = {"strict": "check_circle", "loose": "check", "none": "cancel", None: "help"}
 _OUTCOMES = {
     "success": "follows",
@@ -70,6 +80,8 @@ def draw_evaluation(evaluation: Evaluation) -> None:
     """Draw the whole result."""
     request = evaluation.request
     st.subheader(escape_markdown(evaluation_sentence(evaluation)), anchor=False)
+    told = content_sentence(evaluation)
+    st.markdown(escape_markdown(told), help=explain(told))
     n = len(request.test_contents)
     st.caption(
         escape_markdown(
@@ -159,14 +171,14 @@ def _draw_best(evaluation: Evaluation) -> None:
         table,
         key=f"evaluation_best_{evaluation.id}",
         hide_index=True,
-        column_config=explained_columns(table, _COLUMNS),
+        column_config=explained_columns(table, _columns(evaluation)),
         placeholder="–",
         alt="Best setting of each arm, with its figures on the reporting half",
     )
     st.caption(
         f"Chosen on one half of the test contents ({(n + 1) // 2}); all figures are those of the "
-        f"other half ({n // 2}). Intervals are Wilson's at 95%; p is McNemar's exact paired test, "
-        "two-sided."
+        f"other half ({n // 2}). Intervals are Wilson's at 95%; p is McNemar's exact paired test "
+        f"of {_tested(evaluation)}, two-sided."
     )
     if unqualified := unqualified_sentence(evaluation):
         st.caption(f":material/warning: {escape_markdown(unqualified)}")
@@ -177,24 +189,26 @@ def _draw_best(evaluation: Evaluation) -> None:
 
 
 def _draw_curves(evaluation: Evaluation) -> None:
+    main, offered = primary_measure(evaluation), measures(evaluation)
     measure: Measure = (
         st.segmented_control(
-            "Counts as following",
-            ["strict", "loose"],
-            default="strict",
+            "Texts that count",
+            offered,
+            default=main,
             required=True,
-            key="evaluation_measure",
+            # One field each for evaluations with other choices, so that none keeps what it lacks.
+            key="evaluation_measure" if main == "useful" else "evaluation_measure_before",
             persist_state="session",
-            help=explain("strict, loose"),
+            help=explain(", ".join(offered)),
         )
-        or "strict"
+        or main
     )
-    st.markdown(f"**Texts that follow the instruction, {measure}**", help=explain(measure))
+    st.markdown(f"**{_MEASURES[measure]}**", help=explain(measure))
     _draw_chart(
         evaluation,
         accuracy_chart(evaluation, measure),
         f"accuracy_{measure}",
-        alt=f"{measure} accuracy by setting: {chart_words(evaluation, 'value', measure)}",
+        alt=f"{_MEASURES[measure]}, by setting: {chart_words(evaluation, 'value', measure)}",
     )
     st.caption("Bars are 95% intervals; points stand slightly apart. Click one to read its texts.")
     st.markdown("**Broken text**", help=explain("disorder"))
@@ -219,7 +233,8 @@ def _draw_curves(evaluation: Evaluation) -> None:
 
 
 def _draw_pareto(evaluation: Evaluation) -> None:
-    st.markdown("**Accuracy against broken text**", help=explain("strict, disorder"))
+    main = primary_measure(evaluation)
+    st.markdown(f"**{main.capitalize()} against broken text**", help=explain(f"{main}, disorder"))
     front = ", ".join(
         describe_setting(evaluation.request, evaluation.cells[number].setting)
         for number in pareto_front(evaluation.cells)
@@ -228,11 +243,11 @@ def _draw_pareto(evaluation: Evaluation) -> None:
         evaluation,
         pareto_chart(evaluation),
         "pareto",
-        alt=f"Strict accuracy against disorder; on the front: {front or 'nothing'}",
+        alt=f"{main.capitalize()} against disorder; on the front: {front or 'nothing'}",
     )
     st.caption(
-        "Ringed and joined: the front, where no other steered setting is stricter with as little "
-        "disorder."
+        f"Ringed and joined: the front, where no other steered setting has more {main} texts with "
+        "as little disorder."
     )
 
 
@@ -242,23 +257,25 @@ def _draw_heat_map(evaluation: Evaluation) -> None:
     if not groups:
         st.caption("Measure several values of a parameter to see them against strength here.")
         return
+    main = primary_measure(evaluation)
     name = st.selectbox(
-        "Strict accuracy of",
+        f"{main.capitalize()} texts of",
         list(groups),
         key=f"evaluation_heat_choice_{evaluation.id}",
-        help=explain("strict"),
+        help=explain(main),
     )
     group = groups[name]
     cells = [evaluation.cells[number] for number in group.cells]
     words = "; ".join(
-        f"{describe_setting(evaluation.request, cell.setting)}: {cell.rates.strict:.0%}"
+        f"{describe_setting(evaluation.request, cell.setting)}: {cell.rates.primary:.0%}"
         for cell in cells
     )
     _draw_chart(
         evaluation,
         heat_map(evaluation, group),
         f"heat_{group.parameter}_{group.cells[0]}",
-        alt=f"Strict accuracy by {group.parameter.replace('_', ' ')} and strength: {words}",
+        alt=f"{main.capitalize()} texts by {group.parameter.replace('_', ' ')} and strength: "
+        f"{words}",
     )
 
 
@@ -282,7 +299,7 @@ def _draw_table(evaluation: Evaluation) -> None:
         on_select="rerun",
         selection_mode="single-row",
         column_config=explained_columns(
-            table, {**_COLUMNS, **_parameter_columns(evaluation, table)}
+            table, {**_columns(evaluation), **_parameter_columns(evaluation, table)}
         ),
         placeholder="–",
         alt="Figures of every cell on all test contents",
@@ -356,7 +373,7 @@ def _draw_text(text: EvaluationText) -> None:
             f":material/{_GRADE_ICONS[text.grade]}: **{text.grade or 'could not judge'}**: "
             f"{escape_markdown(text.reason)}"
         )
-        st.caption(f"{_OUTCOMES[text.outcome]} · {natural}")
+        st.caption(f"{_OUTCOMES[text.outcome]} · {content_words(text)} · {natural}")
 
 
 def _draw_use(evaluation: Evaluation, number: int, label: str, key: str) -> None:
@@ -424,13 +441,40 @@ def _interval(of: str) -> Any:
     return st.column_config.TextColumn("95% interval", help=f"Wilson's, of {of}.")
 
 
-_P = "McNemar's exact paired test of strict grades against {}, two-sided."
+def _tested(evaluation: Evaluation) -> str:
+    """What the p-values of an evaluation are of."""
+    return "useful texts" if primary_measure(evaluation) == "useful" else "strict grades"
+
+
+def _columns(evaluation: Evaluation) -> dict[str, Any]:
+    """How the columns of the figures are shown."""
+    return {
+        **_COLUMNS,
+        **{
+            f"p_{arm}": st.column_config.NumberColumn(
+                f"p, {arm}",
+                format="%.3g",
+                help=f"McNemar's exact paired test of {_tested(evaluation)} against {other}, "
+                "two-sided.",
+            )
+            for arm, other in _COMPARED.items()
+        },
+    }
+
+
+_COMPARED = {
+    "unsteered": "unsteered",
+    "random": "the matched random control",
+    "prompted": "prompted",
+}
 _COLUMNS: Any = {
     "setting": st.column_config.TextColumn("setting"),
     "arm": st.column_config.TextColumn("arm"),
     "layer": st.column_config.TextColumn("layer", help="It is steered after this one."),
     "strength": st.column_config.NumberColumn("strength", format="plain"),
     "n": st.column_config.NumberColumn("n", format="%d", help="Texts that could be judged"),
+    "useful": _share("useful", "The share of the texts that could be judged."),
+    "useful_ci": _interval("useful"),
     "strict": _share("strict", "The share of the texts that could be judged."),
     "strict_ci": _interval("strict"),
     "loose": _share("loose", "The share of the texts that could be judged."),
@@ -447,10 +491,4 @@ _COLUMNS: Any = {
         "not judged", format="%d", help="Texts that could not be judged"
     ),
     "resid_share": _share("size", "Norm of what is added over that of the residual stream"),
-    "p_unsteered": st.column_config.NumberColumn(
-        "p, unsteered", format="%.3g", help=_P.format("unsteered")
-    ),
-    "p_random": st.column_config.NumberColumn(
-        "p, random", format="%.3g", help=_P.format("the matched random control")
-    ),
 }

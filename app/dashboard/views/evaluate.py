@@ -33,6 +33,9 @@ if TYPE_CHECKING:  # importing the engine imports torch, which the first paint n
 RUN, SHOWN = "evaluation_run", "evaluation_shown"
 RESULTS = "evaluation_results"
 SHORTCUT = "Ctrl+Enter"
+_OF_BEST = (
+    "The share of texts of the best arm that uses an SAE, on the contents that did not choose it."
+)
 _RESUME = "Measure again with the same settings: texts that were written are taken from the cache."
 
 
@@ -208,15 +211,17 @@ def _draw_earlier(evaluation: Evaluation | None) -> None:
         column_config=explained_columns(
             table,
             {
-                "strict": st.column_config.NumberColumn(
-                    "strict",
+                "useful": st.column_config.NumberColumn(
+                    "useful",
                     format="%.0f%%",
-                    help="The share of texts of the best arm that uses an SAE, on the contents "
-                    "that did not choose it.",
+                    help=f"{_OF_BEST} Not known of evaluations that were made before texts were "
+                    "checked for their content; of these strict is the main figure.",
                 ),
+                "strict": st.column_config.NumberColumn("strict", format="%.0f%%", help=_OF_BEST),
                 "measured": st.column_config.DatetimeColumn("measured", format="YYYY-MM-DD HH:mm"),
             },
         ),
+        placeholder="–",
         alt="Earlier evaluations, newest first",
     )
     rows = [row for row in event["selection"]["rows"] if row < len(ids)]
@@ -258,9 +263,14 @@ def _summary_table(summaries: list[EvaluationSummary]) -> dict[str, list[Any]]:
         "cells": [summary.n_cells for summary in summaries],
         "n": [summary.n for summary in summaries],
         "best arm": [arm_words(one.best_sae_arm) for one in summaries],
-        "strict": [None if one.best_strict is None else 100 * one.best_strict for one in summaries],
+        "useful": [_percent(one.best_useful) for one in summaries],
+        "strict": [_percent(one.best_strict) for one in summaries],
         "measured": [datetime.fromisoformat(summary.created_at) for summary in summaries],
     }
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
 
 
 draw_page()

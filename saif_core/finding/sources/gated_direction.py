@@ -80,6 +80,14 @@ def write(
     return _delta(resid, target.tensors)
 
 
+def gates(
+    resid: Float[Tensor, "batch pos d_model"], target: SteeringTarget, sae: LoadedSae | None
+) -> Float[Tensor, "batch pos 1"]:
+    """How far the gate is open at each token; 0 is closed."""
+    del sae
+    return gate(resid, target.tensors[WEIGHT], target.tensors[BIAS])
+
+
 def _delta(resid: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
     direction = tensors[VECTOR].to(resid.device)
     opened = gate(resid, tensors[WEIGHT], tensors[BIAS])

@@ -34,7 +34,7 @@ def gated_latents(
     *,
     k: Annotated[int, Interval(ge=1, le=256)] = 32,
     chosen: Chosen = "effect",
-    gates: Literal["by token", "constant"] = "by token",
+    strengths: Literal["by token", "constant"] = "by token",
     answers: Literal["own", "of other contents"] = "own",
     contents: Annotated[int, Interval(ge=2, le=2000)] = 160,
     tokens: Annotated[int, Interval(ge=4, le=256)] = 48,
@@ -47,7 +47,7 @@ def gated_latents(
         k: how many latents.
         chosen: the latents whose directions would make the answers likeliest, the best of the
             ranking, or, as a control, random ones.
-        gates: trained by token; or, as a control, strengths that are trained alike and constant.
+        strengths: by token, as the gates decide; or, as a control, trained alike and constant.
         answers: learned from those to the content itself; or, as a control, from shuffled ones.
         contents: answers to learn from at most.
         tokens: of an answer at most.
@@ -64,7 +64,7 @@ def gated_latents(
         directions = coefficients[:, None] * sae.W_dec[indices].float()
         start = {WEIGHT: torch.zeros(k, study.model.d_model), BIAS: torch.ones(k)}
         start = {name: tensor.to(directions.device) for name, tensor in start.items()}
-        rates = {WEIGHT: WEIGHT_RATE if gates == "by token" else 0.0, BIAS: BIAS_RATE}
+        rates = {WEIGHT: WEIGHT_RATE if strengths == "by token" else 0.0, BIAS: BIAS_RATE}
 
         def written(
             tensors: Mapping[str, Tensor],
@@ -96,17 +96,18 @@ def write(
     return _delta(resid, target.tensors, directions.float(), sae)
 
 
-def read_gates(
-    resid: Float[Tensor, "... d_model"], tensors: Mapping[str, Tensor]
-) -> Float[Tensor, "... k"]:
-    """How far each gate is open at each token; 0 is closed."""
-    return gate(resid, tensors[WEIGHT], tensors[BIAS])
+def gates(
+    resid: Float[Tensor, "batch pos d_model"], target: SteeringTarget, sae: LoadedSae
+) -> Float[Tensor, "batch pos k"]:
+    """How far the gate of each latent is open at each token; 0 is closed."""
+    del sae
+    return gate(resid, target.tensors[WEIGHT], target.tensors[BIAS])
 
 
 def _delta(
     resid: Tensor, tensors: Mapping[str, Tensor], directions: Tensor, sae: LoadedSae
 ) -> Tensor:
-    added = read_gates(resid, tensors) @ directions.to(resid.device)
+    added = gate(resid, tensors[WEIGHT], tensors[BIAS]) @ directions.to(resid.device)
     return (added * sae.resid_scale(resid.float())).to(resid.dtype)
 
 
