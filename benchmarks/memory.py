@@ -6,6 +6,9 @@ Starts ``saif serve`` with a home of its own and opens its pages in turn over th
 browsers use, each in a session that ends when the page is drawn. With ``--click`` it presses the
 primary button of a page too, so that latents are found and texts are written meanwhile. Prints the
 server's resident memory along the way, read when all jobs have ended, as a Markdown table.
+
+With ``--generations`` it goes on to press Generate on the same server, each time with another
+latent and ``TOKENS`` tokens at most, and prints a second table.
 """
 
 import argparse
@@ -42,6 +45,8 @@ PAGES = (
     "corpus?sae={sae}",
 )
 BUTTONS = ("Find latents", "Generate")
+GENERATE = "compare?sae={sae}&basket={n}:5,2:5"
+TOKENS_FIELD, TOKENS = "Tokens at most", 4
 SAES = tuple(f"smollm2-135m-instruct/layer{layer}" for layer in (14, 22, 29))
 INSTRUCTIONS = tuple(shipped_instructions())
 LATENTS = 4608
@@ -54,6 +59,7 @@ def main() -> None:
     parser.add_argument("--loads", type=int, default=300, help="pages to open")
     parser.add_argument("--every", type=int, default=25, help="pages between two readings")
     parser.add_argument("--click", action="store_true", help="press primary buttons too")
+    parser.add_argument("--generations", type=int, default=0, help="texts to have written then")
     parser.add_argument("--pages", nargs="*", default=list(PAGES), help="instead of all of them")
     options = parser.parse_args()
     models = load_settings().home / "models"
@@ -74,14 +80,31 @@ def _walk(port: int, pid: int, jobs: JobStore, options: argparse.Namespace) -> N
     loads, every, pages = options.loads, options.every, options.pages
     for number in range(len(pages) * len(SAES)):  # the first visit loads what everybody shares
         open_page(port, _fill(pages[number // len(SAES)], number))
-    print("| pages opened | jobs ended | resident MiB | threads |\n|---:|---:|---:|---:|")
+    _print_head("pages opened")
     for number in range(loads + 1):
         if number % every == 0:
-            n_jobs = _finished(jobs)
-            memory, threads = _status(pid, "VmRSS") / 1024, _status(pid, "Threads")
-            print(f"| {number} | {n_jobs} | {memory:,.0f} | {threads} |", flush=True)
+            _print_memory(number, pid, jobs)
         if number < loads:
             open_page(port, _fill(pages[number % len(pages)], number), click=options.click)
+    if not options.generations:
+        return
+    _print_head("runs of texts")
+    for number in range(options.generations + 1):
+        if number % every == 0:
+            _print_memory(number, pid, jobs)
+        if number < options.generations:
+            open_page(port, _fill(GENERATE, number), click=True, tokens=TOKENS)
+            _finished(jobs)
+
+
+def _print_head(counted: str) -> None:
+    print(f"\n| {counted} | jobs ended | resident MiB | threads |\n|---:|---:|---:|---:|")
+
+
+def _print_memory(number: int, pid: int, jobs: JobStore) -> None:
+    n_jobs = _finished(jobs)
+    memory, threads = _status(pid, "VmRSS") / 1024, _status(pid, "Threads")
+    print(f"| {number} | {n_jobs} | {memory:,.0f} | {threads} |", flush=True)
 
 
 def _finished(jobs: JobStore) -> int:
@@ -107,11 +130,12 @@ def _fill(page: str, number: int) -> str:
     )
 
 
-def open_page(port: int, page: str, *, click: bool = False) -> None:
+def open_page(port: int, page: str, *, click: bool = False, tokens: int = 0) -> None:
     """Open a page in a session of its own, until it is drawn.
 
     Args:
         click: press its primary button then, if it has one of ``BUTTONS``, and wait again.
+        tokens: at most so many in a text, for a page with that field; 0 leaves it as it is.
     """
     name, _, query = page.partition("?")
     asked = BackMsg()
@@ -120,17 +144,20 @@ def open_page(port: int, page: str, *, click: bool = False) -> None:
     url = f"ws://127.0.0.1:{port}/_stcore/stream"
     with connect(url, subprotocols=["streamlit"], max_size=None, proxy=None) as socket:  # type: ignore[list-item]
         socket.send(asked.SerializeToString())
-        button = _draw(socket)
+        button, field = _draw(socket)
         if click and button:
+            if tokens and field:
+                set_field = asked.rerun_script.widget_states.widgets.add()
+                set_field.id, set_field.double_value = field, tokens
             pressed = asked.rerun_script.widget_states.widgets.add()
             pressed.id, pressed.trigger_value = button, True
             socket.send(asked.SerializeToString())
             _draw(socket)
 
 
-def _draw(socket: ClientConnection) -> str:
-    """Wait until a page is drawn; the id of one of ``BUTTONS`` on it that can be pressed."""
-    found = ""
+def _draw(socket: ClientConnection) -> tuple[str, str]:
+    """Wait until a page is drawn; the ids of one of ``BUTTONS`` that can be pressed and a field."""
+    found = field = ""
     while True:
         data = socket.recv(timeout=PAGE_SECONDS)
         assert isinstance(data, bytes)
@@ -138,9 +165,12 @@ def _draw(socket: ClientConnection) -> str:
         button = message.delta.new_element.button
         if button.label in BUTTONS and not button.disabled:
             found = button.id
+        number = message.delta.new_element.number_input
+        if number.label == TOKENS_FIELD:
+            field = number.id
         # A page that is begun anew while it is drawn ends only once.
         if message.WhichOneof("type") == "script_finished" and message.script_finished == 0:
-            return found
+            return found, field
 
 
 def _free_port() -> int:

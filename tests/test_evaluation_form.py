@@ -60,6 +60,12 @@ def test_the_cost_has_room_for_every_control() -> None:
     of_all = cost_of(replace(request, controls_of="all"), [1])
     assert of_all.n_cells == 1 + n_steered + n_steered * len(CONTROLS)
     assert cost.n_texts == cost.n_cells * len(REQUEST.test_contents)
+    # What is learned from is written too: every wording's answers, and those without one.
+    n_answers = len(request.rank_contents) * (len(request.rank_wordings) + 1)
+    assert cost.n_learned == n_answers * request.response_tokens
+    assert cost.seconds(10.0) == (cost.n_tokens + cost.n_learned) / 10
+    assert cost_of(replace(request, read="last-token"), [1]).n_learned == 0
+    assert cost_of(replace(request, candidates=(), controls=()), [1]).n_learned == 0
     assert "2.8 h" in cost_sentence(cost._replace(n_tokens=2_500_000), 250, measured=False)
 
 

@@ -39,11 +39,20 @@ _LAYERS = Parameter("layers", Annotated[int, Interval(ge=0, le=999)], None, "")
 
 
 class Cost(NamedTuple):
-    """What an evaluation writes, at most."""
+    """What an evaluation writes, at most.
+
+    Attributes:
+        n_learned: tokens that are written to learn from, before any text is.
+    """
 
     n_cells: int
     n_texts: int
     n_tokens: int
+    n_learned: int = 0
+
+    def seconds(self, tokens_per_second: float) -> float:
+        """How long that takes."""
+        return (self.n_tokens + self.n_learned) / tokens_per_second
 
 
 def check_choice(request: EvaluationRequest, infos: Sequence[SaeInfo]) -> None:
@@ -103,7 +112,16 @@ def cost_of(request: EvaluationRequest, layers: Sequence[int]) -> Cost:
     best = list({setting.arm: setting for setting in settings if not setting.of}.values())
     n_cells = len({*settings, *plan_controls(request, best)})
     n_texts = n_cells * len(request.test_contents)
-    return Cost(n_cells, n_texts, n_texts * request.sampling.max_new_tokens)
+    n_tokens = n_texts * request.sampling.max_new_tokens
+    return Cost(n_cells, n_texts, n_tokens, _n_learned(request))
+
+
+def _n_learned(request: EvaluationRequest) -> int:
+    """Tokens of the answers that latents are read over: to every wording, and without one."""
+    if not request.candidates or request.read != "response":
+        return 0
+    n_answers = len(request.rank_contents) * (len(request.rank_wordings) + 1)
+    return n_answers * request.response_tokens
 
 
 def cost_sentence(
@@ -118,7 +136,7 @@ def cost_sentence(
     usual = "the speed of the evaluation below" if measured else "usual for a CPU"
     return (
         f"Up to {cost.n_cells:,} cells · {cost.n_texts:,} texts · {cost.n_tokens:,} tokens · about "
-        f"{duration(cost.n_tokens / tokens_per_second)} at {tokens_per_second:,.0f} tokens/s "
+        f"{duration(cost.seconds(tokens_per_second))} at {tokens_per_second:,.0f} tokens/s "
         f"({source or usual})"
     )
 
