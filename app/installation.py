@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # these take seconds to import, and `saif --help` needs none 
     from saif_core.catalog import Catalog
     from saif_core.engine.engine import Engine
     from saif_core.models.language_endpoint import LanguageEndpoint
+    from saif_core.records.recipes import Recipe
     from storage import Store
 
 
@@ -49,6 +50,21 @@ def use_installed_plugins(settings: Settings) -> None:
         use_plugins(settings.plugins)
     except ImportError as error:
         raise SaifError(str(error)) from error
+
+
+def take_in_recipe(store: "Store", recipe: "Recipe") -> None:
+    """Keep the learned tensors of a shipped recipe, so that its edits find them."""
+    from safetensors.numpy import load
+
+    from saif_core.inputs.shipped import recipe_tensors
+
+    for sha256, payload in recipe_tensors(recipe).items():
+        kept = store.tensors.put(load(payload), note=f"recipe of {recipe.instruction}")
+        if kept != sha256:
+            raise SaifError(
+                f"The recipe of {recipe.instruction!r} names tensors that its file does not hold; "
+                "install SAIF again."
+            )
 
 
 def start_installed_engine(settings: Settings, store: "Store | None") -> "Engine":

@@ -3,13 +3,14 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.dashboard.handles import engine
+from app.dashboard.handles import engine, store
 from app.dashboard.work import FinishedRanking, Work
 from app.presentation.figures import number_words
+from app.presentation.latents import read_examples
 from saif_core.records.ranking import RankingRequest
 from tests import tiny
 from tests.explained import check_explained
-from tests.pages import MAIN, errors, open_page, planted_work, settle, texts
+from tests.pages import MAIN, errors, index_words, open_page, planted_work, settle, texts
 from tests.tiny import PLANTED_LATENT
 
 pytestmark = pytest.mark.usefixtures("tiny_process")
@@ -59,6 +60,22 @@ def test_the_table_lists_the_planted_latent_first(work: Work) -> None:
     assert table["without"].iloc[0] == 0.0
     assert "oui" in table["promotes"].iloc[0]
     assert table["score"].is_monotonic_decreasing
+
+
+def test_what_latents_fire_on_stands_beside_what_they_promote(work: Work, tmp_path: Path) -> None:
+    at = open_page("latents", work=work)
+    assert "fires on" not in at.dataframe[0].value
+    index = index_words(work.sae_id, tmp_path)
+    settle(at.run())
+    table = at.dataframe[0].value
+    first = list(zip(table["latent"], table["fires on"], strict=True))[:60]
+    for latent, shown in first:
+        profile = store().profiles.get(index.id, latent)
+        examples = read_examples(store(), index, profile, engine().token_texts)
+        firing = [example.firing.strip() for example in examples]
+        assert all(token in firing for token in shown.split(" · ") if token)
+        assert bool(shown) == bool(examples)
+    assert any(table["fires on"])
 
 
 def test_ticking_a_row_puts_its_latent_in_the_basket_with_its_mean(work: Work) -> None:

@@ -1,5 +1,7 @@
 """``saif generate``: prompts answered by the model as it is, steered, and by further arms."""
 
+from dataclasses import replace
+
 from app.cli.arm_specs import SOURCE, ArmSpec
 from app.cli.arms import STEERED, ArmMaker
 from app.cli.generate_options import Asked, Steered
@@ -19,8 +21,12 @@ from app.cli.requests import (
 )
 from app.cli.texts import generation_data, generation_text
 from app.cli.values import named_values, whole_numbers
+from app.installation import take_in_recipe
+from app.presentation.recipes import recipe_sentence, usable_recipe
+from saif_core.records.as_json import to_json
 from saif_core.records.prompts import Turn
 from saif_core.records.ranking import RankingRequest
+from saif_core.records.recipes import Recipe
 from saif_core.records.steering import UNSTEERED, Arm, GenerationRequest, Sampling, Schedule
 from saif_core.records.texts import GenerationResult
 
@@ -39,7 +45,8 @@ def generate(
     """Answer prompts unsteered, steered, and by further arms beside.
 
     Steers with the latents or the vector that you name, or with what a source makes of an
-    instruction.
+    instruction. For a shipped instruction with nothing else said, that is what measured best, with
+    its figures; --source saif is SAIF as published.
 
     A further arm is --arm NAME or --arm NAME:KEY=VALUE,KEY=VALUE. NAME is prompted (with name,
     instruction, position), a control of the steered arm (with name, of, strength, seed) or a
@@ -67,13 +74,34 @@ def generate(
             given.wording,
             pairs.position,
         )
-        arms = _arms(maker, _uploaded(here, steered, main), further)
+        recipe = _recipe(here, given) if steered.leaves_the_choice else None
+        known = _as_measured(recipe, steered, schedule) if recipe else None
+        arms = _arms(maker, _uploaded(here, steered, main), further, known)
         request = _request(asked, turns, given, arms, sampling)
         result: GenerationResult = wait_for(here.engine.submit(request))
         data = generation_data(result)
         if asked.save:
             data["session"] = _save(here, asked.save, given, result)
-        answer(data, generation_text(result))
+        text = generation_text(result)
+        if recipe is not None:
+            data["measured"] = to_json(recipe)
+            text = f"{recipe_sentence(recipe)}\n\n{text}"
+        answer(data, text)
+
+
+def _recipe(here: Opened, given: GivenPairs) -> Recipe | None:
+    """What measured best for the instruction, taken in; None if that is not known here."""
+    offered = [sae.id for sae in here.engine.saes()]
+    recipe = usable_recipe(given.record, here.engine.model_id, offered)
+    if recipe is not None:
+        take_in_recipe(here.store, recipe)
+    return recipe
+
+
+def _as_measured(recipe: Recipe, steered: Steered, schedule: Schedule) -> Arm:
+    """The recipe's arm, with what was said of its strength and its tokens."""
+    arm = replace(recipe.arm, name=STEERED, strength=recipe.arm.strength * steered.strength)
+    return arm if schedule == Arm.schedule else replace(arm, schedule=schedule)
 
 
 def _request(
@@ -96,9 +124,13 @@ def _request(
     return request
 
 
-def _arms(maker: ArmMaker, main: ArmSpec | None, further: tuple[ArmSpec, ...]) -> tuple[Arm, ...]:
+def _arms(
+    maker: ArmMaker, main: ArmSpec | None, further: tuple[ArmSpec, ...], known: Arm | None
+) -> tuple[Arm, ...]:
     arms = [UNSTEERED]
-    if main is not None:
+    if known is not None:
+        arms.append(known)
+    elif main is not None:
         arms.append(maker.steered(main, STEERED))
     for spec in further:
         arms.append(maker.arm(spec, arms))

@@ -77,7 +77,7 @@ class Steered:
         typer.Option(
             "--source",
             metavar="NAME",
-            show_default="saif, where pairs are given",
+            show_default="for a shipped instruction what measured best, else saif",
             help="What makes the edits, such as saif, denoised or mean_difference; see "
             "`saif methods`.",
         ),
@@ -108,6 +108,12 @@ class Steered:
             "given several times.",
         ),
     ] = None
+
+    @property
+    def leaves_the_choice(self) -> bool:
+        """Whether nothing is said of what steers, so that a recipe may."""
+        said = (self.source, self.source_parameter, self.latents, self.method, self.vector)
+        return not any(said)
 
     def specs(self, pairs_given: bool) -> tuple[ArmSpec | None, tuple[ArmSpec, ...]]:
         """The arm of the options, if they make one, and the further arms.

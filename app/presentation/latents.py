@@ -1,13 +1,15 @@
 """What is known of a latent, gathered from a store and from decoder directions; needs no model."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from app.presentation.escaping import promotes
 from app.presentation.figures import counted
 from saif_core.characters import REPLACEMENT, join_tokens, token_with
-from saif_core.errors import StorageError, UnknownNameError
+from saif_core.errors import SaifError, StorageError, UnknownNameError
 from saif_core.inputs.shipped import shipped_index
 from saif_core.records.corpus import (
     QUANTILES,
@@ -120,6 +122,20 @@ def read_examples(
     return [
         ExampleText(one, join_tokens([words[token] for token in window])) for one, window in windows
     ]
+
+
+def firing_words(
+    store: "Store", index: LatentIndex, latents: Sequence[int], token_texts: TokenTexts
+) -> dict[int, str]:
+    """The tokens that each latent fires on most in a corpus, as ``a · b · c``; "" for none."""
+    found = dict.fromkeys(latents, "")
+    for latent in latents:
+        # Latents that the index knows nothing of have nothing to show.
+        with suppress(SaifError):
+            profile = store.profiles.get(index.id, latent)
+            examples = read_examples(store, index, profile, token_texts)
+            found[latent] = promotes(list(dict.fromkeys(one.firing for one in examples)))
+    return found
 
 
 def with_whole_tokens(

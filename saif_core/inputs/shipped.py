@@ -11,6 +11,7 @@ from saif_core.inputs.instruction_files import load_instruction
 from saif_core.inputs.prompt_pairs import load_contents, load_references
 from saif_core.records.as_json import from_json
 from saif_core.records.prompts import Instruction
+from saif_core.records.recipes import Recipe
 from saif_core.records.sessions import SteeringSession
 
 SHIPPED_INDEXES = Path(saif_core.__file__).parent / "defaults" / "indexes"
@@ -50,6 +51,36 @@ def learning_contents() -> tuple[str, ...]:
     """Further contents, for what is trained: none of them is among ``shipped_contents``."""
     file = files("saif_core") / "defaults" / "learning_contents.jsonl"
     return tuple(load_contents(file.read_bytes(), filename=file.name))
+
+
+def shipped_recipe(instruction: str, model: str) -> Recipe | None:
+    """What steers best for a shipped instruction, as far as it was measured; None if nothing is.
+
+    Args:
+        model: id of the model that is to be steered.
+    """
+    recipe = _shipped_recipes().get(instruction)
+    return recipe if recipe is not None and recipe.model == model else None
+
+
+def recipe_tensors(recipe: Recipe) -> dict[str, bytes]:
+    """The learned tensors of a shipped recipe, in safetensors, by the hash that its edits name."""
+    names = {edit.tensors for edit in recipe.arm.edits if edit.tensors}
+    return {name: (SHIPPED_RECIPES / recipe_file(name)).read_bytes() for name in sorted(names)}
+
+
+def recipe_file(sha256: str) -> str:
+    """Name of the file that tensors are shipped in."""
+    return f"{sha256[:16]}.safetensors"
+
+
+@lru_cache(maxsize=1)
+def _shipped_recipes() -> dict[str, Recipe]:
+    found = (
+        from_json(Recipe, json.loads(file.read_text(encoding="utf-8")))
+        for file in sorted(SHIPPED_RECIPES.glob("*.json"))
+    )
+    return {recipe.instruction: recipe for recipe in found}
 
 
 @lru_cache(maxsize=1)

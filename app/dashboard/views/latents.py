@@ -6,9 +6,11 @@ from typing import Any
 import streamlit as st
 
 from app.charts.ranking import BRUSH, latents_in, overlap_rows, rate_scatter, score_curve
+from app.dashboard.compare.recipes import draw_recipe, recipe_for
+from app.dashboard.corpus.indexes import indexes_of
 from app.dashboard.fields.explained_columns import explained_columns
 from app.dashboard.fields.url_fields import publish, seed_number
-from app.dashboard.handles import engine
+from app.dashboard.handles import engine, store
 from app.dashboard.jobs.job_panel import draw_ranking_job
 from app.dashboard.messages import shown
 from app.dashboard.work import FinishedRanking, open_page, resume_ranking, work
@@ -16,11 +18,14 @@ from app.presentation.arms import READ_WORDS
 from app.presentation.escaping import escape_markdown, promotes
 from app.presentation.figures import counted, shown_at
 from app.presentation.glossary import explain
+from app.presentation.latents import firing_words
 from app.presentation.ranking import verdict
 from saif_core.records.ranking import LatentScore, Ranking
 from saif_core.records.saes import layers_of
 
 _TABLE_SEEN = "latent_table_seen"
+# Each takes a look into the corpus.
+MOST_FIRING = 60
 
 
 def draw_page() -> None:
@@ -77,6 +82,11 @@ def _draw_head(ranking: Ranking) -> int:
         state["k"] = ranking.top
     state["k_ranking"] = ranking.id
     seed_number("k", ranking.top, 1, n_listed)
+    instruction = work().instruction_record()
+    recipe = recipe_for(instruction)
+    if recipe is not None and instruction is not None:
+        with shown():
+            draw_recipe(recipe, instruction, "latents")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         top = int(
             st.number_input(
@@ -93,7 +103,7 @@ def _draw_head(ranking: Ranking) -> int:
         steer = st.button(
             f"Steer with the top {top}",
             key="steer_top",
-            type="primary",
+            type="secondary" if recipe else "primary",
             icon=":material/compare:",
             help=f"Fills the basket with the best {counted(top, 'latent')}, each with its mean "
             "activation as coefficient; those that never fire with the instruction are left out.",
@@ -147,7 +157,7 @@ def _draw_table(ranking: Ranking, inside: Sequence[LatentScore]) -> None:
     # Rows are known by their number, so another list of rows needs a table of its own.
     key = f"latent_table_{ranking.id}_{hash(tuple(latent.index for latent in inside))}"
     _apply_selection(key, inside)
-    table = _table(inside)
+    table = {**_table(inside), **_fires_on(inside)}
     st.dataframe(
         table,
         key=key,
@@ -174,6 +184,11 @@ def _draw_table(ranking: Ranking, inside: Sequence[LatentScore]) -> None:
                     format="%.3g",
                     help="Mean activation where it fires with the instruction",
                 ),
+                "fires on": st.column_config.TextColumn(
+                    "fires on",
+                    help="The tokens it fires on most in the corpus of the SAE; of the best "
+                    f"{MOST_FIRING} latents",
+                ),
                 "sd": st.column_config.NumberColumn(
                     "± sd", format="%.2g", help="Standard deviation of that activation"
                 ),
@@ -181,6 +196,26 @@ def _draw_table(ranking: Ranking, inside: Sequence[LatentScore]) -> None:
         ),
         alt="Latents by score",
     )
+
+
+def _fires_on(inside: Sequence[LatentScore]) -> dict[str, list[str]]:
+    """What the first latents fire on, as a column, where a corpus was read through the SAE.
+
+    In the middle of a model what a latent promotes says little of what it is about.
+    """
+    with shown():
+        indexes = indexes_of(work().sae_id)
+        if indexes:
+            first = tuple(latent.index for latent in inside[:MOST_FIRING])
+            words = _firing_words(indexes[0].id, first)
+            return {"fires on": [words.get(latent.index, "") for latent in inside]}
+    return {}
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def _firing_words(index_id: str, latents: tuple[int, ...]) -> dict[int, str]:
+    index = next(one for one in store().latents.indexes() if one.id == index_id)
+    return firing_words(store(), index, latents, engine().token_texts)
 
 
 def _table(inside: Sequence[LatentScore]) -> dict[str, list[Any]]:

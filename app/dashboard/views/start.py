@@ -3,6 +3,7 @@
 import streamlit as st
 
 from app.dashboard.compare.open_session import OPENED, RUN, open_in_compare, take_up
+from app.dashboard.compare.recipes import draw_recipe, recipe_for
 from app.dashboard.compare.steering_form import steering_form
 from app.dashboard.frame import check_sae
 from app.dashboard.handles import engine, store
@@ -26,6 +27,7 @@ from saif_core.errors import SaeMismatchError, UnknownNameError
 from saif_core.inputs.prompt_pairs import make_pairs
 from saif_core.inputs.shipped import shipped_contents, shipped_example, shipped_instructions
 from saif_core.judging.judgements import judge_generations
+from saif_core.records.prompts import Instruction
 from saif_core.records.ranking import RankingRequest
 from saif_core.records.saes import layers_of
 from saif_core.records.sessions import SteeringSession
@@ -73,16 +75,22 @@ def _draw_begin() -> None:
     box, judge = st.columns([3, 2])
     with box:
         draw_box("start", label="Say it in words, one wording a line", height=92)
+    instruction = _shipped()
+    recipe = recipe_for(instruction)
     with judge:
         draw_judge("start")
         clicked = st.button(
             "Find what carries it",
             key="start_find",
-            type="primary",
+            # One next step stands out: what is measured already needs no search.
+            type="secondary" if recipe else "primary",
             icon=":material/search:",
             width="stretch",
         )
     _draw_shipped()
+    if recipe is not None and instruction is not None:
+        with shown():
+            draw_recipe(recipe, instruction, "start")
     if clicked:
         with shown():
             _find()
@@ -92,6 +100,11 @@ def _draw_begin() -> None:
             label=f"Go on with {escape_markdown(work().instruction)}",
             icon=":material/history:",
         )
+
+
+def _shipped() -> Instruction | None:
+    """The shipped instruction that is typed or chosen; None for one of a person's own."""
+    return next((one for one in shipped_instructions().values() if typed() == typed_of(one)), None)
 
 
 def _draw_shipped() -> None:
