@@ -247,6 +247,21 @@ def test_controls_are_trained_alike(study: Study, tensors: Tensors) -> None:
     assert bool((constant[gated.BIAS] != 1).any())
 
 
+def test_what_steers_on_top_of_prompting_is_learned_there(
+    study: Study, model: LoadedModel, tensors: Tensors
+) -> None:
+    bare = study.targets(n=4, max_new_tokens=4)
+    told = study.targets(n=4, max_new_tokens=4, told=True)
+    assert [one.answer for one in told] == [one.answer for one in bare]
+    pairs = {tuple(model.encode_prompt(p.positive, chat=True)) for p in study.pairs}
+    assert {one.prompt for one in told} <= pairs
+    assert not {one.prompt for one in bare} & pairs
+    (edit,) = learn(study, "gated_latents", {"k": 4, "prompts": "instructed", **SMALL}).edits
+    (other,) = learn(study, "gated_latents", {"k": 4, **SMALL}).edits
+    weights = [tensors.get(one.tensors)[gated.WEIGHT] for one in (edit, other)]
+    assert not torch.equal(*weights)
+
+
 def test_answers_are_shuffled_over_all_contents() -> None:
     targets = [Target((n,), (n, n)) for n in range(4)]
     shuffled = gated._shuffled(targets)

@@ -11,6 +11,7 @@ GLOSSARY = Path(saif_core.__file__).parent / "defaults" / "glossary.md"
 # The words that a reader meets on the pages, in the order of the flow; the others are for code.
 PAGE_WORDS = (
     "token",
+    "gate",
     "layer",
     "residual stream",
     "instruction",

@@ -258,23 +258,24 @@ class Study:
         arguments = tuple(edits), prompted, strength, n, max_new_tokens, temperature, fill
         return self._once(("answers", repr(arguments)), lambda: self._answer(*arguments))
 
-    def targets(self, n: int = 32, max_new_tokens: int = 48) -> list[Target]:
-        """Prompts without the instruction, each with an answer that follows it strictly.
+    def targets(self, n: int = 32, max_new_tokens: int = 48, *, told: bool = False) -> list[Target]:
+        """Prompts, each with an answer that follows the instruction strictly.
 
         Where the instruction names a target rule, the rule makes the answers of what the model
         answers by itself, so that their content is its own; else they are prompted answers.
 
         Args:
             n: contents that are tried: those of the pairs, and shipped ones where these are fewer.
+            told: the prompts hold the instruction, for what is to steer on top of prompting.
 
         Raises:
             SteeringError: no answer follows the instruction.
         """
         rule = self.request.judged_by.target_rule if self.request.judged_by else ""
         if rule:
-            found = self._ruled_targets(rule, n, max_new_tokens)
+            found = self._ruled_targets(rule, n, max_new_tokens, told)
         else:
-            found = self._prompted_targets(n, max_new_tokens)
+            found = self._prompted_targets(n, max_new_tokens, told)
         if not found:
             raise SteeringError(
                 f"None of {n} answers tried for the instruction {self.instruction!r} follows it, "
@@ -283,16 +284,16 @@ class Study:
             )
         return found
 
-    def _prompted_targets(self, n: int, max_new_tokens: int) -> list[Target]:
+    def _prompted_targets(self, n: int, max_new_tokens: int, told: bool) -> list[Target]:
         answers = self.answers(prompted=True, n=n, max_new_tokens=max_new_tokens, fill=True)
         strict = [a for a in answers if a.judgement.grade == "strict" and a.token_ids]
         # A model that only ever repeats itself has nothing better to offer.
         whole = [answer for answer in strict if not repeats_itself(answer.text)] or strict
         return [
-            Target(self._plain_prompt(a.pair), (*a.token_ids, *self._end(a.ended))) for a in whole
+            Target(self._prompt(a.pair, told), (*a.token_ids, *self._end(a.ended))) for a in whole
         ]
 
-    def _ruled_targets(self, name: str, n: int, max_new_tokens: int) -> list[Target]:
+    def _ruled_targets(self, name: str, n: int, max_new_tokens: int, told: bool) -> list[Target]:
         assert self.request.judged_by is not None
         rule, found = TARGET_RULES.bind(name, {}), []
         for answer in self.answers(n=n, max_new_tokens=max_new_tokens, fill=True):
@@ -307,11 +308,12 @@ class Study:
             # Capital letters take more tokens than the small ones they were made of.
             end = self._end(ended and len(token_ids) <= max_new_tokens)
             answered = (*token_ids[:max_new_tokens], *end)
-            found.append(Target(self._plain_prompt(answer.pair), answered))
+            found.append(Target(self._prompt(answer.pair, told), answered))
         return found
 
-    def _plain_prompt(self, pair: PromptPair) -> tuple[int, ...]:
-        return tuple(self.model.encode_prompt(pair.negative, chat=self.request.chat))
+    def _prompt(self, pair: PromptPair, told: bool) -> tuple[int, ...]:
+        text = pair.positive if told else pair.negative
+        return tuple(self.model.encode_prompt(text, chat=self.request.chat))
 
     def _end(self, ended: bool) -> tuple[int, ...]:
         return (min(self.model.end_token_ids),) if ended and self.model.end_token_ids else ()

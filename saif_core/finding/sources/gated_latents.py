@@ -36,6 +36,7 @@ def gated_latents(
     chosen: Chosen = "effect",
     strengths: Literal["by token", "constant"] = "by token",
     answers: Literal["own", "of other contents"] = "own",
+    prompts: Literal["bare", "instructed"] = "bare",
     contents: Annotated[int, Interval(ge=2, le=2000)] = 160,
     tokens: Annotated[int, Interval(ge=4, le=256)] = 48,
     steps: Annotated[int, Interval(ge=1, le=5000)] = 80,
@@ -49,12 +50,13 @@ def gated_latents(
             ranking, or, as a control, random ones.
         strengths: by token, as the gates decide; or, as a control, trained alike and constant.
         answers: learned from those to the content itself; or, as a control, from shuffled ones.
+        prompts: learned on without the instruction; or with it, for steering on top of prompting.
         contents: answers to learn from at most.
         tokens: of an answer at most.
         steps: of training.
         share: norm that a gate of 1 adds, as a share of the residual stream's.
     """
-    targets = study.targets(n=contents, max_new_tokens=tokens)
+    targets = study.targets(n=contents, max_new_tokens=tokens, told=prompts == "instructed")
     if answers == "of other contents":
         targets = _shuffled(targets)
     for layer in study.layers:
