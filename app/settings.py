@@ -158,7 +158,7 @@ SETTINGS = (
         "plugins",
         "",
         "folders of plug-ins of your own, separated by commas; each may hold the folders "
-        "`selectors`, `sources`, `methods` and `evaluators`",
+        "`selectors`, `sources`, `methods`, `evaluators` and `target_rules`",
         _folders,
     ),
     Setting(
