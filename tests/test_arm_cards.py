@@ -96,7 +96,19 @@ def test_the_gates_of_an_arm_are_seen_token_by_token(steering_work: Work) -> Non
     assert at.selectbox(key="texts_gate").options == ["all gates", *names]
     assert changes_html(text.changes, "gates", names=names) in texts(at)
     settle(at.selectbox(key="texts_gate").set_value(names[1]).run())
-    assert changes_html(text.changes, "gates", gate=1, names=names) in texts(at)
+    shown = changes_html(text.changes, "gates", gate=1, names=names)
+    assert shown in texts(at)
+    # The page of a latent shows its own gate, that of another latent has none.
+    at.query_params["latent"] = str(edit.latents[1].index)
+    settle(at.switch_page("views/latent.py").run())
+    assert shown in texts(at)
+    assert "Where its gate opened" in texts(at)
+    other = next(n for n in range(64) if n not in {latent.index for latent in edit.latents})
+    at.query_params["latent"] = str(other)
+    settle(at.run())
+    assert "Where its gate opened" not in texts(at)
+    del at.query_params["latent"]
+    settle(at.switch_page("views/compare.py").run())
     # Without a gated arm there is nothing to choose.
     settle(at.button(key=f"arm_{one.uid}_remove").click().run())
     generate_and_wait(at)

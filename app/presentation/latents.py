@@ -124,7 +124,12 @@ def read_examples(
     ]
 
 
-def firing_words(
+def firing_words(texts: Sequence[ExampleText]) -> list[str]:
+    """The tokens of the strongest examples, the strongest first."""
+    return [text.firing for text in texts if text.example.kind == 0]
+
+
+def fires_on(
     store: "Store", index: LatentIndex, latents: Sequence[int], token_texts: TokenTexts
 ) -> dict[int, str]:
     """The tokens that each latent fires on most in a corpus, as ``a · b · c``; "" for none."""
@@ -134,7 +139,7 @@ def firing_words(
         with suppress(SaifError):
             profile = store.profiles.get(index.id, latent)
             examples = read_examples(store, index, profile, token_texts)
-            found[latent] = promotes(list(dict.fromkeys(one.firing for one in examples)))
+            found[latent] = promotes(list(dict.fromkeys(firing_words(examples))))
     return found
 
 

@@ -1,7 +1,5 @@
 """Where a latent fires: examples of the corpus, and a text that the person types."""
 
-from collections.abc import Sequence
-
 import streamlit as st
 
 from app.dashboard.handles import engine
@@ -14,11 +12,6 @@ from saif_core.records.questions import LatentOnText, LatentOnTextsQuestion
 
 _READING = "latent_own_reading"
 MAX_CHARACTERS = 20_000
-
-
-def firing_words(texts: Sequence[ExampleText]) -> list[str]:
-    """The tokens of the strongest examples, the strongest first."""
-    return [text.firing for text in texts if text.example.kind == 0]
 
 
 def draw_examples(known: KnownLatent, texts: list[ExampleText]) -> None:

@@ -15,7 +15,8 @@ from app.dashboard.latent.evidence import (
     draw_token_bars,
     title_words,
 )
-from app.dashboard.latent.examples import draw_examples, draw_own_text, firing_words
+from app.dashboard.latent.examples import draw_examples, draw_own_text
+from app.dashboard.latent.gate import draw_gate
 from app.dashboard.latent.notes import draw_descriptions, draw_notes, draw_star
 from app.dashboard.latent.relations import draw_relations
 from app.dashboard.messages import shown
@@ -23,7 +24,7 @@ from app.dashboard.work import Work, work
 from app.presentation.escaping import escape_markdown
 from app.presentation.figures import counted
 from app.presentation.glossary import explain
-from app.presentation.latents import newest_label, read_examples, words_of_tokens
+from app.presentation.latents import firing_words, newest_label, read_examples, words_of_tokens
 from saif_core.errors import UnknownLatentError
 from saif_core.records.corpus import LatentIndex
 from saif_core.records.latents import LatentDetail, PairActivations
@@ -161,6 +162,8 @@ def _draw_known(in_hand: Work, latent: int, indexes: Sequence[LatentIndex]) -> N
     draw_histograms(known)
     draw_examples(known, texts)
     with shown():
+        draw_gate(in_hand.sae_id, latent)
+    with shown():
         draw_own_text(in_hand.sae_id, latent, profile.maximum)
     with shown():
         draw_relations(in_hand, in_hand.sae_id, latent, known)
@@ -191,6 +194,8 @@ def _draw_from_weights(in_hand: Work, latent: int) -> None:
         f"saif index FILE --sae {escape_markdown(in_hand.sae_id)}.",
         icon=":material/library_books:",
     )
+    with shown():
+        draw_gate(in_hand.sae_id, latent)
     with shown():
         draw_own_text(in_hand.sae_id, latent, None)
     with shown():

@@ -18,7 +18,7 @@ from app.presentation.arms import READ_WORDS
 from app.presentation.escaping import escape_markdown, promotes
 from app.presentation.figures import counted, shown_at
 from app.presentation.glossary import explain
-from app.presentation.latents import firing_words
+from app.presentation.latents import fires_on
 from app.presentation.ranking import verdict
 from saif_core.records.ranking import LatentScore, Ranking
 from saif_core.records.saes import layers_of
@@ -207,15 +207,15 @@ def _fires_on(inside: Sequence[LatentScore]) -> dict[str, list[str]]:
         indexes = indexes_of(work().sae_id)
         if indexes:
             first = tuple(latent.index for latent in inside[:MOST_FIRING])
-            words = _firing_words(indexes[0].id, first)
+            words = _words(indexes[0].id, first)
             return {"fires on": [words.get(latent.index, "") for latent in inside]}
     return {}
 
 
 @st.cache_data(show_spinner=False, max_entries=64)
-def _firing_words(index_id: str, latents: tuple[int, ...]) -> dict[int, str]:
+def _words(index_id: str, latents: tuple[int, ...]) -> dict[int, str]:
     index = next(one for one in store().latents.indexes() if one.id == index_id)
-    return firing_words(store(), index, latents, engine().token_texts)
+    return fires_on(store(), index, latents, engine().token_texts)
 
 
 def _table(inside: Sequence[LatentScore]) -> dict[str, list[Any]]:
