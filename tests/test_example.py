@@ -7,37 +7,44 @@ import pytest
 from app.cli.example import EXAMPLE_ID, make_example
 from app.cli.replay import compare
 from app.cli.requests import opened, settings_for
+from app.presentation.recipes import MEASURED
 from app.presentation.session_files import import_session
 from app.settings import load_settings
 from saif_core.inputs.shipped import EXAMPLE, shipped_example, shipped_instructions
 from saif_core.judging.judgements import judge_generations
+from storage import open_store
 
 # Read before a fixture gives every test a home of its own: the model is not fetched again.
 HOME = load_settings().home
 
 
-def test_the_shipped_example_is_a_session_that_can_be_imported() -> None:
+def test_the_shipped_example_is_a_session_that_can_be_imported(tmp_path: Path) -> None:
     example = shipped_example()
     assert example is not None
     assert example.id == EXAMPLE_ID
-    again = import_session(EXAMPLE.read_bytes(), filename=EXAMPLE.name)
+    tensors = open_store(f"sqlite:///{tmp_path}/saif.db").tensors
+    again = import_session(EXAMPLE.read_bytes(), filename=EXAMPLE.name, tensors=tensors)
+    assert example.request is not None
+    (edit,) = example.request.steered[0].edits
+    assert tensors.has(edit.tensors)
     assert again.result == example.result
     assert again.ranking == example.ranking
-    assert EXAMPLE.stat().st_size < 200_000
+    assert EXAMPLE.stat().st_size < 300_000
 
 
 def test_the_example_steers_where_nothing_and_chance_do_not() -> None:
     example = shipped_example()
     assert example is not None
     assert example.result is not None
-    assert example.instruction == shipped_instructions()["as-a-question"]
+    assert example.instruction == shipped_instructions()["answer-in-json"]
     arms = example.result.request.arms
     judged = judge_generations(example.instruction, arms, example.result.generations)
     grades: dict[str, list[str | None]] = {arm.name: [] for arm in arms}
     for text, judgement in zip(example.result.generations, judged, strict=True):
         grades[text.arm].append(judgement.grade)
-    assert grades["steered"] == grades["prompted"] == ["strict"] * 3
+    assert grades[MEASURED] == ["strict"] * 3
     assert grades["unsteered"] == grades["random"] == ["none"] * 3
+    assert "strict" not in grades["prompted"]
 
 
 @pytest.mark.slow

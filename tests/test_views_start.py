@@ -1,10 +1,13 @@
 """The first page: what SAIF is, a box to begin with, and a finished example."""
 
+import html
+
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.dashboard.compare.open_session import OPENED
 from app.dashboard.handles import engine, store
+from app.presentation.recipes import MEASURED
 from saif_core.inputs.shipped import shipped_example, shipped_instructions
 from saif_core.records.ranking import Ranking
 from tests.pages import MAIN, errors, settle, texts, wait_for
@@ -33,12 +36,12 @@ def test_the_first_screen_says_what_saif_is_and_shows_an_example_with_its_judgem
     assert example is not None
     assert example.result is not None
     assert example.ranking is not None
-    for arm in ("unsteered", "steered", "prompted", "random"):
+    for arm in ("unsteered", MEASURED, "prompted", "random"):
         assert f"**{arm}**" in shown
-    steered = next(text for text in example.result.generations if text.arm == "steered")
-    assert steered.text in shown
-    assert shown.count("**strict**: Every sentence ends with a question mark") == 2
-    assert shown.count("**none**: No sentence") == 2
+    steered = next(text for text in example.result.generations if text.arm == MEASURED)
+    assert html.escape(steered.text) in shown
+    assert shown.count("**strict**: The whole text is a JSON object") == 1
+    assert shown.count("**none**: The text holds no JSON object") == 2
     assert "how often it works is what Evaluate measures" in shown
 
 
@@ -116,7 +119,7 @@ def test_the_example_opens_on_compare_without_the_model_and_can_be_loaded_anew()
     assert example is not None
     assert at.session_state[OPENED].id == example.id
     assert "What does it do to the text?" in texts(at)
-    assert "steered: strictly 3, at least loosely 3 of 3" in texts(at)
+    assert f"{MEASURED}: strictly 3, at least loosely 3 of 3" in texts(at)
     assert at.query_params["open"] == example.id
     assert store().sessions.get(example.id).result == example.result
     assert not [job for job in engine().jobs() if job.kind != "load"]

@@ -3,7 +3,7 @@
 import re
 from typing import Literal
 
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 # In milliseconds; a busy machine computes and draws slowly.
 PATIENCE = 300_000
@@ -23,9 +23,14 @@ def open_page(
     return page
 
 
+def prompt_box(page: Page) -> Locator:
+    """The box of the prompt of the Compare page."""
+    return page.get_by_role("textbox", name="Prompt, without the instruction")
+
+
 def write_prompt(page: Page) -> None:
     """Fill the prompt of the Compare page."""
-    prompt = page.get_by_label("Prompt, without the instruction")
+    prompt = prompt_box(page)
     prompt.fill(PROMPT)
     prompt.press("Control+Enter")
 

@@ -18,7 +18,7 @@ def test_from_an_instruction_to_a_link_that_a_colleague_opens(
     page = open_page(chromium, dashboard)
 
     # What should the model do? An example is there to read, the rest begins with a click.
-    page.get_by_text("What kind of creature is that?").wait_for()
+    page.get_by_text("The museum is open at ten").wait_for()
     page.get_by_text("translate to french").click()
     expect(page.get_by_role("textbox", name="Say it in words")).to_have_value(FRENCH)
     page.get_by_role("button", name="Find what carries it").click()

@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.steps import PROMPT, open_page, write_prompt
+from tests.browser.steps import PROMPT, open_page, prompt_box, write_prompt
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 HAND = "sae=smollm2-135m-instruct/layer14&basket=1496:9,12:3"
@@ -20,7 +20,7 @@ def wait_until_kept(page: Page) -> str:
 
 
 def prompt_of(page: Page) -> str:
-    return page.get_by_label("Prompt, without the instruction").input_value()
+    return prompt_box(page).input_value()
 
 
 def test_compare_survives_a_reload(chromium: Browser, dashboard: str) -> None:
@@ -38,7 +38,7 @@ def test_compare_survives_a_reload(chromium: Browser, dashboard: str) -> None:
     page.wait_for_timeout(1500)
 
     page.reload()
-    expect(page.get_by_label("Prompt, without the instruction")).to_have_value(PROMPT)
+    expect(prompt_box(page)).to_have_value(PROMPT)
     expect(page.locator("[class*=st-key-arm_][class*=_name] input")).to_have_value(
         re.compile("random")
     )
@@ -53,17 +53,17 @@ def test_two_tabs_keep_work_of_their_own(chromium: Browser, dashboard: str) -> N
     first = wait_until_kept(page)
     other = page.context.new_page()
     other.goto(page.url)
-    expect(other.get_by_label("Prompt, without the instruction")).to_have_value(PROMPT)
-    box = other.get_by_label("Prompt, without the instruction")
+    expect(prompt_box(other)).to_have_value(PROMPT)
+    box = prompt_box(other)
     box.fill("Another prompt.")
     box.press("Tab")
     other.wait_for_url(lambda url: "work=" in url and first not in url)
     other.wait_for_timeout(1000)
 
     page.reload()
-    expect(page.get_by_label("Prompt, without the instruction")).to_have_value(PROMPT)
+    expect(prompt_box(page)).to_have_value(PROMPT)
     other.reload()
-    expect(other.get_by_label("Prompt, without the instruction")).to_have_value("Another prompt.")
+    expect(prompt_box(other)).to_have_value("Another prompt.")
     page.context.close()
 
 
@@ -82,7 +82,7 @@ def test_evaluate_keeps_its_form(chromium: Browser, dashboard: str) -> None:
 def test_the_key_of_generate_takes_what_was_just_typed(chromium: Browser, dashboard: str) -> None:
     page = open_page(chromium, f"{dashboard}/compare?{HAND}")
     page.get_by_role("button", name="Generate").wait_for()
-    box = page.get_by_label("Prompt, without the instruction")
+    box = prompt_box(page)
     box.fill(PROMPT)
     box.press("Control+Enter")
     page.get_by_text("perplexity").nth(1).wait_for()
@@ -94,7 +94,7 @@ def test_the_key_of_generate_takes_what_was_just_typed(chromium: Browser, dashbo
 def test_a_text_that_is_too_long_says_so(chromium: Browser, dashboard: str) -> None:
     page = open_page(chromium, f"{dashboard}/compare?{HAND}")
     page.get_by_role("button", name="Generate").wait_for()
-    box = page.get_by_label("Prompt, without the instruction")
+    box = prompt_box(page)
     box.fill("word " * 2000)
     box.press("Tab")
     expect(page.get_by_text("at most 8,000 are taken").first).to_be_visible()

@@ -19,6 +19,7 @@ from app.dashboard.instructions.typed import (
 from app.dashboard.messages import shown
 from app.dashboard.scrolling import want_in_view
 from app.dashboard.work import open_page, work
+from app.installation import take_in_recipe
 from app.presentation.arms import describe_arm
 from app.presentation.escaping import escape_markdown
 from app.presentation.text_diff import plain_html
@@ -52,7 +53,7 @@ _ARMS = {
     "unsteered": "the model as it is",
     "steered": "the instruction's latents turned up",
     "prompted": "told the instruction in words",
-    "random": "as much of other latents",
+    "random": "as much in a random direction",
 }
 _ICONS = {"strict": "check_circle", "loose": "check", "none": "cancel", None: "help"}
 
@@ -251,6 +252,7 @@ def _try(example: SteeringSession, prompt: str) -> None:
             f"{engine().model_id}; find what carries your own instruction instead."
         )
     form = steering_form()
+    _take_in(example)
     take_up(example, work(), form)
     form.set_prompts((prompt or "My sister swims four kilometres every Tuesday.",))
     st.session_state[OPENED] = None
@@ -260,8 +262,16 @@ def _try(example: SteeringSession, prompt: str) -> None:
     open_page("views/compare.py", run=job.id)
 
 
+def _take_in(example: SteeringSession) -> None:
+    """Have what the example steers with at hand."""
+    recipe = recipe_for(example.instruction)
+    if recipe is not None:
+        take_in_recipe(store(), recipe)
+
+
 def _keep(example: SteeringSession) -> None:
     """Have the example among the sessions, so that its address can be opened again."""
+    _take_in(example)
     try:
         store().sessions.get(example.id)
     except UnknownNameError:
