@@ -108,10 +108,14 @@ def test_what_a_source_is_asked_for_holds_the_pairs_in_hand_or_none() -> None:
     in_hand = work()
     choice = SourceChoice("saif", {"top": 3}, "clamp", {}, SAE, LAYER)
     bare = RankingRequest(SAE, "translate-to-french", ())
-    asked = LearnRequest(bare, "saif", {"top": 3}, "clamp", {}, sae_ids=(SAE,))
+    # What is trained learns from answers that somebody judges.
+    judged = replace(bare, judged_by=in_hand.instruction_record())
+    assert judged.judged_by is not None
+    asked = LearnRequest(judged, "saif", {"top": 3}, "clamp", {}, sae_ids=(SAE,))
     assert choice.request(in_hand) == asked
     in_hand.ranking_request = replace(bare, selector="correlation")
-    assert choice.request(in_hand) == replace(asked, ranking=in_hand.ranking_request)
+    ranking = replace(judged, selector="correlation")
+    assert choice.request(in_hand) == replace(asked, ranking=ranking)
     elsewhere = replace(choice, sae_id="", layer=0).request(in_hand)
     assert (elsewhere.sae_ids, elsewhere.layers) == ((), (0,))
 

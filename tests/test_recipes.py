@@ -45,10 +45,11 @@ from saif_core.records.evaluation import (
 from saif_core.records.prompts import Instruction, Wording
 from saif_core.records.ranking import ChosenLatent
 from saif_core.records.recipes import Measured, Recipe
-from saif_core.records.steering import UNSTEERED, Arm, Edit, GenerationRequest, Origin, Sampling
+from saif_core.records.steering import UNSTEERED, Arm, Edit, Origin, Sampling
 from saif_core.saes.loaded_sae import LoadedSae
+from saif_core.steering.arms import ArmBuilder
 from saif_core.steering.tensors import Tensors
-from saif_core.writing.run import generate
+from saif_core.writing.decoder import RowRequest, decode
 from tests import tiny
 from tests.cli import Run
 from tests.pages import MAIN, errors, settle, texts, wait_for
@@ -269,15 +270,32 @@ def test_a_shipped_recipe_steers_as_it_was_measured(file: Path) -> None:
     tensors = Tensors()
     for payload in recipe_tensors(recipe).values():
         tensors.put(torch_load(payload))
-    # Contents that had no part in anything.
-    contents = tuple(shipped_contents()[:12])
-    asked = GenerationRequest(contents, (UNSTEERED, recipe.arm), recipe.sampling)
+    # Contents that had no part in anything, each with draws of its own as they were measured.
     instruction = shipped_instructions()[recipe.instruction]
-    wording = instruction.wordings[0].text
-    strict = {"unsteered": 0, recipe.arm.name: 0}
-    for text in generate(model, saes, asked, tensors=tensors).generations:
-        judged = judge_text(instruction, pair_for(text.prompt, wording, "after"), text.text)
-        strict[text.arm] += judged.grade == "strict"
+    builder = ArmBuilder(model, saes, tensors)
+    sampling, strict = recipe.sampling, {}
+    for arm in (UNSTEERED, recipe.arm):
+        written = builder.write(arm)
+        rows = [
+            RowRequest(
+                builder.prompt(arm, content, sampling),
+                sampling.max_new_tokens,
+                temperature=sampling.temperature,
+                seed=sampling.seed,
+                sample=number,
+                steering=written.steering,
+            )
+            for number, content in enumerate(shipped_contents()[:12])
+        ]
+        pairs = [
+            pair_for(content, instruction.wordings[0].text, "after")
+            for content in shipped_contents()[:12]
+        ]
+        texts_ = [model.decode(row.token_ids) for row in decode(model, rows)]
+        strict[arm.name] = sum(
+            judge_text(instruction, pair, text).grade == "strict"
+            for pair, text in zip(pairs, texts_, strict=True)
+        )
     assert strict[recipe.arm.name] > strict["unsteered"]
     # Within what chance leaves of so few texts.
     assert strict[recipe.arm.name] >= 12 * recipe.measured.rates.strict - 4
