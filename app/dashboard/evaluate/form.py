@@ -136,8 +136,9 @@ def cost_sentence(
     learned = f" and {cost.n_learned:,} to learn from" if cost.n_learned else ""
     usual = "the speed of the evaluation below" if measured else "usual for a CPU"
     return (
-        f"Up to {cost.n_cells:,} cells · {cost.n_texts:,} texts · {cost.n_tokens:,} tokens{learned} "
-        f"· about {duration(cost.seconds(tokens_per_second))} at {tokens_per_second:,.0f} tokens/s "
+        f"Up to {cost.n_cells:,} cells · {cost.n_texts:,} texts · {cost.n_tokens:,} tokens"
+        f"{learned} · about {duration(cost.seconds(tokens_per_second))} at "
+        f"{tokens_per_second:,.0f} tokens/s "
         f"({source or usual})"
     )
 
