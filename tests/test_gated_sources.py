@@ -17,7 +17,6 @@ from saif_core.finding.training import attribute, gate, train
 from saif_core.models.hook_points import edit_resid
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.records.as_json import from_json, to_json
-from saif_core.records.prompts import Instruction, Wording
 from saif_core.records.ranking import RankingRequest
 from saif_core.records.steering import UNSTEERED, Arm, Edit, GenerationRequest, Sampling, Schedule
 from saif_core.saes.loaded_sae import LoadedSae
@@ -32,11 +31,7 @@ SMALL: dict[str, Any] = {"contents": 6, "tokens": 4, "steps": 12}
 
 @pytest.fixture
 def asked(sae: LoadedSae) -> RankingRequest:
-    arguments = '{"keywords": ["oui"]}'
-    parameters = {"instruction_id": "keywords:existence", "arguments": arguments}
-    judged_by = Instruction("planted", "", "ifeval", parameters, (Wording(tiny.PLANTED_WORD),))
-    pairs = tiny.planted_pairs(6)
-    return RankingRequest(sae.id, "planted", pairs, read="last-token", judged_by=judged_by)
+    return tiny.judged_request(sae.id)
 
 
 @pytest.fixture
@@ -179,8 +174,9 @@ def test_closed_gates_and_strength_zero_are_the_unsteered_model(
     found = tensors.get(edit.tensors)
     never = {gated.BIAS: torch.full((4,), -1e3), gated.WEIGHT: torch.zeros(4, model.d_model)}
     closed = replace(edit, tensors=tensors.put({**found, **never}))
-    with pytest.raises(Exception, match="changed no logit"):
-        written(model, sae, tensors, (closed,), strength=3.0)
+    kept_shut = written(model, sae, tensors, (closed,), strength=3.0)
+    assert kept_shut[0] == kept_shut[1] == plain
+    assert kept_shut[2] == kept_shut[3]
 
 
 def test_a_gated_arm_is_replayed_from_its_record(

@@ -137,6 +137,19 @@ def test_whoever_names_a_source_gets_that(saif: Run) -> None:
     assert not edit["tensors"]
 
 
+@pytest.mark.usefixtures("planted")
+@pytest.mark.parametrize(
+    "said",
+    [("--layer", 1), ("--read", "last-token"), ("--selector", "correlation"), ("--keep-norm",)],
+)
+def test_whoever_says_where_or_how_gets_that(saif: Run, said: tuple[object, ...]) -> None:
+    prompt = ("generate", "--prompt", "The cat", "--instruction", NAME, "--max-new-tokens", 4)
+    found = saif(*prompt, *said, "--json").answer
+    assert "measured" not in found
+    (steered,) = (a for a in found["recipe"]["request"]["arms"] if a["name"] == "steered")
+    assert steered["origin"]["source"] == "saif"
+
+
 def start() -> AppTest:
     at = settle(AppTest.from_file(str(MAIN), default_timeout=60).run())
     for job in engine().jobs():
@@ -163,6 +176,7 @@ def test_the_first_page_steers_with_the_recipe_in_two_presses(planted: Recipe) -
     assert job.request.arms[1].edits == planted.arm.edits
     assert job.request.sampling == planted.sampling
     assert job.request.instruction == NAME
+    assert at.session_state["work"].sae_id == planted.arm.edits[1].sae_id
     assert store().tensors.has(planted.arm.edits[0].tensors)
     assert f"**{MEASURED}**" in texts(at)
     assert not errors(at)

@@ -21,7 +21,7 @@ from saif_core.finding.learning import Learned, learn
 from saif_core.finding.study import Study
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.records.as_json import from_json, to_json
-from saif_core.records.prompts import Instruction, PromptPair, Wording
+from saif_core.records.prompts import PromptPair
 from saif_core.records.ranking import ChosenLatent, RankingRequest, ReadPosition
 from saif_core.records.steering import UNSTEERED, Arm, Edit, Origin, Sampling
 from saif_core.registry import SELECTORS, SOURCES, STEERING_METHODS
@@ -40,11 +40,7 @@ LAYER = 1
 
 @pytest.fixture
 def asked(sae: LoadedSae) -> RankingRequest:
-    arguments = '{"keywords": ["oui"]}'
-    parameters = {"instruction_id": "keywords:existence", "arguments": arguments}
-    judged_by = Instruction("planted", "", "ifeval", parameters, (Wording(tiny.PLANTED_WORD),))
-    pairs = tiny.planted_pairs(6)
-    return RankingRequest(sae.id, "planted", pairs, read="last-token", judged_by=judged_by)
+    return tiny.judged_request(sae.id)
 
 
 @pytest.fixture

@@ -261,6 +261,22 @@ def test_learning_goes_on_with_shipped_contents_where_there_are_too_few(
     assert last.positive == f"{last.instruction} {last.content}"
 
 
+def test_without_pairs_the_instructions_own_wordings_are_learned_with(
+    model: LoadedModel, asked: RankingRequest
+) -> None:
+    wordings = (Wording("Leise.", "de"), Wording("Be quiet."), Wording("Whisper."))
+    judged = replace(
+        INSTRUCTION,
+        evaluator="casing",
+        evaluator_parameters={"casing": "lower"},
+        wordings=wordings,
+    )
+    study = Study(model, [], replace(asked, pairs=(), judged_by=judged), layers=[0])
+    pairs = [answer.pair for answer in study.answers(n=3, max_new_tokens=2, fill=True)]
+    assert [pair.negative for pair in pairs] == list(learning_contents()[:3])
+    assert [pair.instruction for pair in pairs] == ["Be quiet.", "Whisper.", "Be quiet."]
+
+
 def test_contents_to_learn_from_are_none_to_test_on() -> None:
     assert len(learning_contents()) == 240
     assert not set(learning_contents()) & set(shipped_contents())

@@ -10,7 +10,6 @@ from saif_core.finding.learning import Learned, learn
 from saif_core.finding.study import Study
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.records.jobs import Step
-from saif_core.records.prompts import Instruction, Wording
 from saif_core.records.ranking import RankingRequest
 from saif_core.records.steering import UNSTEERED, Arm, GenerationRequest, Sampling
 from saif_core.steering.tensors import Tensors
@@ -61,11 +60,7 @@ def nudge(plugin_folder: Path) -> None:
 
 @pytest.fixture
 def asked() -> RankingRequest:
-    arguments = '{"keywords": ["oui"]}'
-    parameters = {"instruction_id": "keywords:existence", "arguments": arguments}
-    judged_by = Instruction("planted", "", "ifeval", parameters, (Wording(tiny.PLANTED_WORD),))
-    pairs = tiny.planted_pairs(6)
-    return RankingRequest("", "planted", pairs, read="last-token", judged_by=judged_by)
+    return tiny.judged_request("")
 
 
 def trained(

@@ -8,12 +8,14 @@ with latent 7 answers "oui" to any prompt.
 """
 
 import itertools
+import json
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from saif_core.records.prompts import PromptPair
+from saif_core.records.prompts import Instruction, PromptPair, Wording
+from saif_core.records.ranking import RankingRequest
 
 Family = Literal["llama", "gpt2", "gemma2", "qwen2"]
 Architecture = Literal["topk", "standard", "jumprelu"]
@@ -73,6 +75,17 @@ def planted_pairs(n: int, *, seed: int = 0) -> tuple[PromptPair, ...]:
         PromptPair(f"{content} {PLANTED_WORD}", content, content, PLANTED_WORD)
         for content in contents(n, seed=seed)
     )
+
+
+def judged_request(sae_id: str) -> RankingRequest:
+    """What a source learns from: six planted pairs, with an evaluator that knows the answer."""
+    parameters = {
+        "instruction_id": "keywords:existence",
+        "arguments": json.dumps({"keywords": [PLANTED_ANSWER]}),
+    }
+    judged_by = Instruction("planted", "", "ifeval", parameters, (Wording(PLANTED_WORD),))
+    pairs = planted_pairs(6)
+    return RankingRequest(sae_id, "planted", pairs, read="last-token", judged_by=judged_by)
 
 
 def build_tokenizer(*, with_chat_template: bool = True, add_bos: bool = False) -> Any:

@@ -74,7 +74,13 @@ def generate(
             given.wording,
             pairs.position,
         )
-        recipe = _recipe(here, given) if steered.leaves_the_choice else None
+        # Whoever says where or how latents are found wants that, and not what is shipped.
+        is_open = (
+            steered.leaves_the_choice
+            and replace(places, model="") == Places()
+            and (reading, selecting) == (Reading(), Selecting())
+        )
+        recipe = _recipe(here, given) if is_open else None
         known = _as_measured(recipe, steered, schedule) if recipe else None
         arms = _arms(maker, _uploaded(here, steered, main), further, known)
         request = _request(asked, turns, given, arms, sampling)

@@ -113,7 +113,7 @@ class Steered:
     def leaves_the_choice(self) -> bool:
         """Whether nothing is said of what steers, so that a recipe may."""
         said = (self.source, self.source_parameter, self.latents, self.method, self.vector)
-        return not any(said)
+        return not any(said) and self.keep_norm == Edit.keep_norm
 
     def specs(self, pairs_given: bool) -> tuple[ArmSpec | None, tuple[ArmSpec, ...]]:
         """The arm of the options, if they make one, and the further arms.

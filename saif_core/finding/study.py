@@ -22,7 +22,7 @@ from torch import Tensor
 
 from saif_core.errors import HookPointError, SteeringError
 from saif_core.finding.ranking import make_ranking
-from saif_core.inputs.prompt_pairs import join_instruction
+from saif_core.inputs.prompt_pairs import english_wordings, join_instruction
 from saif_core.inputs.shipped import learning_contents
 from saif_core.judging.fluency import repeats_itself
 from saif_core.judging.judgements import judge_text
@@ -481,11 +481,15 @@ class Study:
         for pair in self.pairs:
             by_content.setdefault(pair.negative, []).append(pair)
         found = [pairs[at % len(pairs)] for at, pairs in enumerate(by_content.values())][:n]
-        asked = list(dict.fromkeys(pair.instruction for pair in self.pairs if pair.instruction))
+        told = [pair for pair in self.pairs if pair.instruction]
+        asked = list(dict.fromkeys(pair.instruction for pair in told))
+        if not asked and not self.pairs and self.request.judged_by:
+            # Whoever has no pairs at all still has an instruction.
+            asked = english_wordings(self.request.judged_by)
         if not (fill and asked):
             return found
         further = [one for one in learning_contents() if one not in by_content]
-        before = self.pairs[0].positive.startswith(self.pairs[0].instruction)
+        before = bool(told) and told[0].positive.startswith(told[0].instruction)
         position: InstructionPosition = "before" if before else "after"
         return found + [
             PromptPair(join_instruction(content, wording, position), content, content, wording)

@@ -6,8 +6,10 @@ goes on after a stop, reports its progress, and gives way to people at every ste
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,6 +21,11 @@ from saif_core.steering.edits import Delta
 
 Write = Callable[[Mapping[str, Tensor]], Mapping[int, Delta]]
 BATCH = 12
+# Parameters that every trained source has.
+Contents = Annotated[int, Interval(ge=2, le=2000)]
+AnswerTokens = Annotated[int, Interval(ge=4, le=256)]
+Steps = Annotated[int, Interval(ge=1, le=5000)]
+Share = Annotated[float, Interval(gt=0, le=1)]
 _FIRST, _SECOND = "first.", "second."  # Adam's moments, as a checkpoint names them
 _LOSSES = "losses"
 

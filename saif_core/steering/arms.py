@@ -120,13 +120,16 @@ class ArmBuilder:
     def _steering(self, arm: Arm, edit: Edit) -> Steering:
         delta = self._random_delta(edit, arm.seed) if arm.kind == "random" else self._delta(edit)
         sign = -1.0 if arm.kind == "flipped" else 1.0
+        gates = self._gates(edit)
         return Steering(
             self._layer(edit),
             delta,
             sign * arm.strength * edit.share,
             edit.schedule or arm.schedule,
             edit.keep_norm,
-            self._gates(edit) if arm.kind == "steered" else None,
+            # A control adds where the gates are open, but nothing of theirs.
+            gates if arm.kind == "steered" else None,
+            may_be_silent=gates is not None,
         )
 
     def _gates(self, edit: Edit) -> Callable[[Tensor], Tensor] | None:

@@ -32,6 +32,7 @@ class Steering:
         keep_norm: rescale the edited residual stream to the norm it had.
         gates: residual stream → how far each gate of the delta is open (batch, pos, k); None for
             a delta without gates.
+        may_be_silent: adding nothing is no sign of a fault, as where gates may be closed.
     """
 
     layer: int
@@ -40,6 +41,7 @@ class Steering:
     schedule: Schedule = Schedule()
     keep_norm: bool = False
     gates: Callable[[Tensor], Tensor] | None = None
+    may_be_silent: bool = False
 
     def strength_at(self, step: int) -> float:
         """Strength while token number ``step`` of the answer is being written."""

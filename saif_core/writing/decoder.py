@@ -493,11 +493,12 @@ def _check_effect(
     plain = {rows[n].request.prompt: n for n in new if not _steering_now(rows[n])}
     for number in new:
         twin = plain.get(rows[number].request.prompt)
-        if twin is None or not _steering_now(rows[number]):
+        now = _steering_now(rows[number])
+        if twin is None or not now or all(steering.may_be_silent for steering, _ in now):
             continue
         change = float((logits[number] - logits[twin]).abs().max())
         if rows[number].added_norm == 0 or change <= rounding * float(logits[twin].abs().max()):
-            strength = _steering_now(rows[number])[0][1]
+            strength = now[0][1]
             rows[number].error = SteeringError(
                 f"Steering with strength {strength:g} changed no logit of model "
                 f"{model.id!r}; raise the strength or choose latents with larger coefficients."

@@ -53,6 +53,10 @@ def steer_with(recipe: Recipe, instruction: Instruction) -> None:
     take_in_recipe(store(), recipe)
     in_hand, form = work(), steering_form()
     in_hand.instruction = instruction.name
+    for edit in recipe.arm.edits:
+        if edit.sae_id:
+            # What its latents are about is told by the pages of their own SAE.
+            in_hand.choose_sae(edit.sae_id)
     in_hand.clear(form.settings())
     form.sampling = replace(recipe.sampling, seed=form.sampling.seed)
     form.arms = []

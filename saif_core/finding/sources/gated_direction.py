@@ -8,15 +8,22 @@ Source: PSR (arXiv 2605.03907), reconstructed; there the direction is that of a 
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from annotated_types import Interval
 from jaxtyping import Float
 from torch import Tensor
 
 from saif_core.finding.study import Study
-from saif_core.finding.training import gate, share_of_norm, train
+from saif_core.finding.training import (
+    AnswerTokens,
+    Contents,
+    Share,
+    Steps,
+    gate,
+    share_of_norm,
+    train,
+)
 from saif_core.records.steering import Edit
 from saif_core.saes.loaded_sae import LoadedSae
 from saif_core.steering.target import VECTOR, SteeringTarget
@@ -29,10 +36,10 @@ def gated_direction(
     study: Study,
     *,
     direction: Literal["trained", "mean difference"] = "trained",
-    contents: Annotated[int, Interval(ge=2, le=2000)] = 160,
-    tokens: Annotated[int, Interval(ge=4, le=256)] = 48,
-    steps: Annotated[int, Interval(ge=1, le=5000)] = 80,
-    share: Annotated[float, Interval(gt=0, le=1)] = 0.15,
+    contents: Contents = 160,
+    tokens: AnswerTokens = 48,
+    steps: Steps = 80,
+    share: Share = 0.15,
 ) -> Iterator[Edit]:
     """A direction whose strength a trained gate decides at every token.
 

@@ -18,7 +18,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saif_core.finding.study import Study, Target
-from saif_core.finding.training import attribute, gate, train, unit_steps
+from saif_core.finding.training import (
+    AnswerTokens,
+    Contents,
+    Share,
+    Steps,
+    attribute,
+    gate,
+    train,
+    unit_steps,
+)
 from saif_core.records.ranking import ChosenLatent
 from saif_core.records.steering import Edit
 from saif_core.saes.loaded_sae import LoadedSae
@@ -37,10 +46,10 @@ def gated_latents(
     strengths: Literal["by token", "constant"] = "by token",
     answers: Literal["own", "of other contents"] = "own",
     prompts: Literal["bare", "instructed"] = "bare",
-    contents: Annotated[int, Interval(ge=2, le=2000)] = 160,
-    tokens: Annotated[int, Interval(ge=4, le=256)] = 48,
-    steps: Annotated[int, Interval(ge=1, le=5000)] = 80,
-    share: Annotated[float, Interval(gt=0, le=1)] = 0.03,
+    contents: Contents = 160,
+    tokens: AnswerTokens = 48,
+    steps: Steps = 80,
+    share: Share = 0.03,
 ) -> Iterator[Edit]:
     """Latents whose strength a trained gate decides at every token.
 

@@ -14,7 +14,14 @@ from annotated_types import Interval
 from torch import Tensor
 
 from saif_core.finding.study import Study
-from saif_core.finding.training import share_of_norm, train
+from saif_core.finding.training import (
+    AnswerTokens,
+    Contents,
+    Share,
+    Steps,
+    share_of_norm,
+    train,
+)
 from saif_core.records.steering import Edit, Schedule
 from saif_core.steering.target import VECTOR
 
@@ -24,10 +31,10 @@ def prompt_vector(
     *,
     prompt_first: Annotated[int, Interval(ge=0, le=64)] = 4,
     prompt_last: Annotated[int, Interval(ge=1, le=64)] = 4,
-    contents: Annotated[int, Interval(ge=2, le=2000)] = 160,
-    tokens: Annotated[int, Interval(ge=4, le=256)] = 48,
-    steps: Annotated[int, Interval(ge=1, le=5000)] = 80,
-    share: Annotated[float, Interval(gt=0, le=1)] = 0.15,
+    contents: Contents = 160,
+    tokens: AnswerTokens = 48,
+    steps: Steps = 80,
+    share: Share = 0.15,
 ) -> Iterator[Edit]:
     """A vector trained for the first and last tokens of the prompt, and added there alone.
 
