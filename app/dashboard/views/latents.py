@@ -157,7 +157,7 @@ def _draw_table(ranking: Ranking, inside: Sequence[LatentScore]) -> None:
     # Rows are known by their number, so another list of rows needs a table of its own.
     key = f"latent_table_{ranking.id}_{hash(tuple(latent.index for latent in inside))}"
     _apply_selection(key, inside)
-    table = {**_table(inside), **_fires_on(inside)}
+    table = _table(inside)
     st.dataframe(
         table,
         key=key,
@@ -226,6 +226,7 @@ def _table(inside: Sequence[LatentScore]) -> dict[str, list[Any]]:
         "without": [100 * latent.rate_negative for latent in inside],
         "mean": [latent.mean for latent in inside],
         "sd": [latent.std for latent in inside],
+        **_fires_on(inside),
         "promotes": [promotes(latent.top_tokens) for latent in inside],
     }
 
