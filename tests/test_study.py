@@ -20,7 +20,7 @@ from saif_core.errors import (
     UnknownNameError,
 )
 from saif_core.finding.study import Study, Target
-from saif_core.inputs.shipped import learning_contents, shipped_contents
+from saif_core.inputs.shipped import learning_contents, learning_references, shipped_contents
 from saif_core.models.hook_points import edit_resid
 from saif_core.models.loaded_model import LoadedModel
 from saif_core.models.loading import load_model
@@ -275,6 +275,40 @@ def test_without_pairs_the_instructions_own_wordings_are_learned_with(
     pairs = [answer.pair for answer in study.answers(n=3, max_new_tokens=2, fill=True)]
     assert [pair.negative for pair in pairs] == list(learning_contents()[:3])
     assert [pair.instruction for pair in pairs] == ["Be quiet.", "Whisper.", "Be quiet."]
+
+
+def test_translations_are_learned_from_those_that_come_with_the_contents(
+    model: LoadedModel, asked: RankingRequest
+) -> None:
+    german = replace(INSTRUCTION, evaluator="language", evaluator_parameters={"language": "de"})
+    bare = replace(asked, pairs=(), judged_by=german)
+    study = Study(model, [], bare, layers=[0])
+    targets = study.targets(n=3, max_new_tokens=400)
+    known = learning_references("de")
+    for target, content in zip(targets, learning_contents(), strict=False):
+        assert target.prompt == tuple(model.encode_prompt(content, chat=True))
+        ids = model.tokenizer.encode(known[content], add_special_tokens=False)
+        assert target.answer == (*ids, min(model.end_token_ids))
+    (short, *_) = study.targets(n=3, max_new_tokens=4)
+    assert short.answer == targets[0].answer[:4]
+    (told, *_) = study.targets(n=1, max_new_tokens=4, told=True)
+    assert told.answer == short.answer
+    assert told.prompt != short.prompt
+    # English is what contents are in, and nobody has translated a person's own ones.
+    english = replace(german, evaluator_parameters={"language": "en"})
+    assert english.translates_into == ""
+    assert german.translates_into == "de"
+    with pytest.raises(SteeringError, match="nothing to learn from"):
+        Study(model, [], replace(bare, judged_by=english), layers=[0]).targets(n=3)
+
+
+def test_contents_to_learn_from_have_a_translation_into_each_language() -> None:
+    for language in ("fr", "de", "es", "zh"):
+        found = learning_references(language)
+        assert list(found) == list(learning_contents())
+        assert len(set(found.values())) == 240
+        assert not any("\u00a0" in text or "\u202f" in text for text in found.values())
+    assert learning_references("it") == {}
 
 
 def test_contents_to_learn_from_are_none_to_test_on() -> None:

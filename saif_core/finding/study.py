@@ -23,7 +23,11 @@ from torch import Tensor
 from saif_core.errors import HookPointError, SteeringError
 from saif_core.finding.ranking import make_ranking
 from saif_core.inputs.prompt_pairs import english_wordings, join_instruction
-from saif_core.inputs.shipped import learning_contents
+from saif_core.inputs.shipped import (
+    learning_contents,
+    learning_references,
+    shipped_references,
+)
 from saif_core.judging.fluency import repeats_itself
 from saif_core.judging.judgements import judge_text
 from saif_core.models.activations import read_resid
@@ -152,6 +156,7 @@ class Study:
                 asked,
                 [known.get(name).file_sha256 for known, name in used if name in known],
                 self.seed,
+                *self._translations().items(),
             ],
             sort_keys=True,
         )
@@ -262,7 +267,9 @@ class Study:
         """Prompts, each with an answer that follows the instruction strictly.
 
         Where the instruction names a target rule, the rule makes the answers of what the model
-        answers by itself, so that their content is its own; else they are prompted answers.
+        answers by itself, so that their content is its own. Translations are those that come with
+        the contents, as a small model's own are mostly about something else. All other answers
+        are prompted ones.
 
         Args:
             n: contents that are tried: those of the pairs, and shipped ones where these are fewer.
@@ -271,11 +278,12 @@ class Study:
         Raises:
             SteeringError: no answer follows the instruction.
         """
-        rule = self.request.judged_by.target_rule if self.request.judged_by else ""
-        if rule:
-            found = self._ruled_targets(rule, n, max_new_tokens, told)
+        instruction = self.request.judged_by
+        if instruction and instruction.target_rule:
+            found = self._ruled_targets(instruction.target_rule, n, max_new_tokens, told)
         else:
-            found = self._prompted_targets(n, max_new_tokens, told)
+            found = self._translated_targets(n, max_new_tokens, told)
+            found = found or self._prompted_targets(n, max_new_tokens, told)
         if not found:
             raise SteeringError(
                 f"None of {n} answers tried for the instruction {self.instruction!r} follows it, "
@@ -283,6 +291,20 @@ class Study:
                 "with a target rule, or a source that compares prompts only."
             )
         return found
+
+    def _translations(self) -> dict[str, str]:
+        """Contents with their translations, where the instruction asks for one."""
+        language = self.request.judged_by.translates_into if self.request.judged_by else ""
+        return {**shipped_references(language), **learning_references(language)}
+
+    def _translated_targets(self, n: int, max_new_tokens: int, told: bool) -> list[Target]:
+        known = self._translations()
+        pairs = self._one_pair_each(n, fill=True)
+        return [
+            self._target_of(pair, known[pair.negative], max_new_tokens, told)
+            for pair in pairs
+            if pair.negative in known
+        ]
 
     def _prompted_targets(self, n: int, max_new_tokens: int, told: bool) -> list[Target]:
         answers = self.answers(prompted=True, n=n, max_new_tokens=max_new_tokens, fill=True)
@@ -304,12 +326,16 @@ class Study:
                 continue
             # What a rule makes comes to its end, unless it has every word of what does not.
             ended = answer.ended or len(text.split()) < len(answer.text.split())
-            token_ids = self.model.tokenizer.encode(text, add_special_tokens=False)
-            # Capital letters take more tokens than the small ones they were made of.
-            end = self._end(ended and len(token_ids) <= max_new_tokens)
-            answered = (*token_ids[:max_new_tokens], *end)
-            found.append(Target(self._prompt(answer.pair, told), answered))
+            found.append(self._target_of(answer.pair, text, max_new_tokens, told, ended=ended))
         return found
+
+    def _target_of(
+        self, pair: PromptPair, text: str, max_new_tokens: int, told: bool, *, ended: bool = True
+    ) -> Target:
+        """A text as the answer to a pair; one that is too long breaks off and does not end."""
+        token_ids = self.model.tokenizer.encode(text, add_special_tokens=False)
+        end = self._end(ended and len(token_ids) <= max_new_tokens)
+        return Target(self._prompt(pair, told), (*token_ids[:max_new_tokens], *end))
 
     def _prompt(self, pair: PromptPair, told: bool) -> tuple[int, ...]:
         text = pair.positive if told else pair.negative

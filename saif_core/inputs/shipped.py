@@ -17,6 +17,7 @@ from saif_core.records.sessions import SteeringSession
 SHIPPED_INDEXES = Path(saif_core.__file__).parent / "defaults" / "indexes"
 SHIPPED_RECIPES = Path(saif_core.__file__).parent / "defaults" / "recipes"
 EXAMPLE = Path(saif_core.__file__).parent / "defaults" / "example.json"
+_CONTENTS, _LEARNING_CONTENTS = "contents.jsonl", "learning_contents.jsonl"
 
 
 def shipped_index(sae_id: str) -> Path | None:
@@ -43,14 +44,19 @@ def shipped_references(language: str) -> dict[str, str]:
     Args:
         language: ISO 639-1 code; there are "fr", "de", "es" and "zh".
     """
-    return dict(_shipped_references().get(language, {}))
+    return dict(_shipped_references(_CONTENTS).get(language, {}))
 
 
 @lru_cache(maxsize=1)
 def learning_contents() -> tuple[str, ...]:
     """Further contents, for what is trained: none of them is among ``shipped_contents``."""
-    file = files("saif_core") / "defaults" / "learning_contents.jsonl"
+    file = _default(_LEARNING_CONTENTS)
     return tuple(load_contents(file.read_bytes(), filename=file.name))
+
+
+def learning_references(language: str) -> dict[str, str]:
+    """Translations of ``learning_contents``, as ``shipped_references`` has those of the others."""
+    return dict(_shipped_references(_LEARNING_CONTENTS).get(language, {}))
 
 
 def shipped_recipe(instruction: str, model: str) -> Recipe | None:
@@ -104,15 +110,15 @@ def _shipped_instructions() -> dict[str, Instruction]:
 
 @lru_cache(maxsize=1)
 def _shipped_contents() -> tuple[str, ...]:
-    file = _contents_file()
+    file = _default(_CONTENTS)
     return tuple(load_contents(file.read_bytes(), filename=file.name))
 
 
-@lru_cache(maxsize=1)
-def _shipped_references() -> dict[str, dict[str, str]]:
-    file = _contents_file()
+@lru_cache(maxsize=2)
+def _shipped_references(name: str) -> dict[str, dict[str, str]]:
+    file = _default(name)
     return load_references(file.read_bytes(), filename=file.name)
 
 
-def _contents_file() -> Traversable:
-    return files("saif_core") / "defaults" / "contents.jsonl"
+def _default(name: str) -> Traversable:
+    return files("saif_core") / "defaults" / name

@@ -116,9 +116,8 @@ def choose_measure(
             f"A text is compared with {N_OTHERS} contents besides its own, but there are only "
             f"{len(pool)} contents in all; give at least {N_OTHERS + 1}.",
         )
-    language = str(instruction.evaluator_parameters.get("language", ""))
-    if evaluator == "language" and language != "en":
-        return _for_translations(language, pool, model_id, references)
+    if instruction.translates_into:
+        return _for_translations(instruction.translates_into, pool, model_id, references)
     if is_installed() if embeds is None else embeds:
         return ChosenMeasure("embedding", evaluator)
     if evaluator in calibrated_kinds(model_id):

@@ -32,6 +32,12 @@ class Instruction(Record):
     wordings: tuple[Wording, ...]
     target_rule: str = ""
 
+    @property
+    def translates_into(self) -> str:
+        """ISO 639-1 code of the language that English contents are to be put into; "" for none."""
+        language = str(self.evaluator_parameters.get("language", ""))
+        return language if self.evaluator == "language" and language != "en" else ""
+
 
 @dataclass(frozen=True)
 class PromptPair(Record):
