@@ -12,6 +12,7 @@ from torch import Tensor
 from saif_core.errors import JobCancelled
 from saif_core.finding.learning import learn
 from saif_core.finding.sources import gated_latents as gated
+from saif_core.finding.sources.reft_r1 import _Readings
 from saif_core.finding.study import Study, Target
 from saif_core.finding.training import attribute, gate, train
 from saif_core.models.hook_points import edit_resid
@@ -279,3 +280,43 @@ def test_a_prompt_vector_is_added_to_the_ends_of_the_prompt_alone(
     )
     assert own != written(model, sae, tensors, (replace(edit, schedule=None),), strength=2.0)
     assert VECTOR in tensors.get(edit.tensors)
+
+
+def test_reft_writes_as_much_as_the_largest_readings_of_a_text() -> None:
+    readings = _Readings(top=2)
+    # The third token of the second text is not steered, so it is given as zero.
+    resid = torch.tensor([[[3.0, 1], [1, 1], [2, 1]], [[4.0, 1], [-5, 1], [0, 0]]])
+    added = readings.write(resid, direction=torch.tensor([7.0, 0]))
+    assert torch.allclose(added, torch.tensor([2.5, 2.0])[:, None, None] * torch.tensor([1.0, 0]))
+    assert readings.sizes.tolist() == [2.5, 2.0]
+    assert float(readings.outside) == 0.5
+    assert _Readings(top=9).write(resid, torch.tensor([7.0, 0])).shape == resid.shape
+
+
+def test_reft_finds_the_planted_direction_and_a_strength_that_writes_it(
+    study: Study, model: LoadedModel, sae: LoadedSae, tensors: Tensors
+) -> None:
+    (edit,) = learn(study, "reft_r1", {**SMALL, "steps": 30}).edits
+    assert not edit.latents
+    vector = tensors.get(edit.tensors)[VECTOR]
+    planted = torch.nn.functional.normalize(tiny.plant_direction(), dim=0)
+    assert float(torch.nn.functional.normalize(vector, dim=0) @ planted) > 0.3
+    texts = written(model, sae, tensors, (edit,), strength=2.0)
+    assert texts != written(model, sae, tensors, (edit,), strength=0.0)
+
+
+def test_tokens_that_are_not_steered_are_not_seen(study: Study) -> None:
+    seen: list[Tensor] = []
+
+    def look(resid: Tensor) -> Tensor:
+        seen.append(resid)
+        return torch.zeros_like(resid)
+
+    targets = [Target((5, 6, 7), (8, 9, 10)), Target((5, 6, 7), (8,))]
+    study.loss({LAYER: look}, targets)
+    (resid,) = seen
+    assert resid.shape[:2] == (2, 4)
+    assert resid.abs().sum(-1).gt(0).tolist() == [
+        [True, True, True, True],
+        [True, True, False, False],
+    ]

@@ -41,7 +41,8 @@ def logits_with_gradient(
     Args:
         sequences: token ids.
         starts: position of each sequence from which on its logits are wanted.
-        write: by layer, what is added to the residual stream (batch, pos, d_model) there.
+        write: by layer, what is added to the residual stream (batch, pos, d_model) there, which
+            is given as zero at tokens that nothing is added to.
         strengths: what it is multiplied by at every token of each sequence.
         keys: of each sequence's tokens before its start, to which nothing is written then; without
             them whole sequences are run.
@@ -104,8 +105,10 @@ def _writing(
 ) -> Iterator[None]:
     def edit(layer: int, resid: Tensor) -> Tensor:
         here = factors.to(resid.device)
+        # What is written may depend on a whole text, of which only steered tokens are seen.
+        seen = torch.where(here == 0, 0.0, resid)
         # Not just a product with zero: what is written elsewhere may be anything.
-        added = torch.where(here == 0, 0.0, here * write[layer](resid))
+        added = torch.where(here == 0, 0.0, here * write[layer](seen))
         # What is learned is often more precise than the model.
         return resid + added.to(resid.dtype)
 

@@ -31,6 +31,7 @@ class Recipe(Record):
         model, model_sha256, sae_sha256s: what it was made for; SAEs by id.
         measured: of the arm itself.
         beside: of the arms that it was compared with, by name: "prompted", "random", …
+        wording: what prompted ones of these were told.
     """
 
     instruction: str
@@ -41,3 +42,4 @@ class Recipe(Record):
     sae_sha256s: dict[str, str]
     measured: Measured
     beside: dict[str, Measured] = field(default_factory=dict)
+    wording: str = ""
