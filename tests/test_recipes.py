@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,14 @@ from app.dashboard.handles import engine, store
 from app.presentation.escaping import escape_markdown
 from app.presentation.recipes import MEASURED, recipe_sentence, recipe_words, usable_recipe
 from app.settings import load_settings
-from experiments.recipes import INSTRUCTIONS, recipe_of, request_for
+from experiments.headline import Chosen
+from experiments.recipes import choose, recipe_of
 from saif_core.catalog import Catalog
 from saif_core.evaluating.evaluation import evaluate
-from saif_core.evaluating.plan import check_request
 from saif_core.evaluating.rates import rates_of
 from saif_core.inputs import shipped
 from saif_core.inputs.shipped import (
     SHIPPED_RECIPES,
-    learning_contents,
     recipe_tensors,
     shipped_contents,
     shipped_instructions,
@@ -37,7 +36,6 @@ from saif_core.models.loaded_model import LoadedModel
 from saif_core.records.as_json import from_json, to_json
 from saif_core.records.evaluation import (
     Candidate,
-    CellSetting,
     Evaluation,
     EvaluationRequest,
     EvaluationText,
@@ -53,6 +51,7 @@ from saif_core.writing.decoder import RowRequest, decode
 from tests import tiny
 from tests.cli import Run
 from tests.pages import MAIN, errors, settle, texts, wait_for
+from tests.test_evaluation_files import rates
 
 HOME = load_settings().home
 FILES = sorted(SHIPPED_RECIPES.glob("*.json"))
@@ -194,54 +193,48 @@ def evaluated(model: LoadedModel, sae: LoadedSae) -> tuple[Evaluation, list[Eval
         rank_wordings=(tiny.PLANTED_WORD,),
         test_contents=CONTENTS[4:],
         test_wordings=(tiny.PLANTED_WORD,),
-        candidates=(Candidate("saif"), Candidate("saif", prompted=True)),
+        baselines=(),
+        candidates=(Candidate("saif"),),
         controls=("random", "cue-token"),
-        strengths=(0.01, 1.0),
+        strengths=(1.0,),
         read="last-token",
         sampling=Sampling(max_new_tokens=3),
     )
     return evaluate(model, [sae], request, tensors=Tensors())
 
 
-def test_a_recipe_is_the_setting_that_did_best_by_itself(
+def test_a_recipe_has_what_came_of_it_and_of_others_on_the_same_contents(
     model: LoadedModel, sae: LoadedSae
 ) -> None:
     evaluation, found = evaluated(model, sae)
-    recipe = recipe_of(evaluation, found)
-    best = next(one for one in evaluation.best if one.arm == "saif")
-    setting = evaluation.cells[best.cell].setting
-    assert recipe.arm.strength == setting.strength
-    made = evaluation.made_for(setting)
-    assert made is not None
-    assert recipe.arm.edits == made.edits
-    assert recipe.measured.rates == best.rates
-    assert set(recipe.beside) == {
-        *("unsteered", "prompted", "saif and prompted", "random", "cue-token"),
-    }
-    control = evaluation.cells.index(
-        next(
-            cell
-            for cell in evaluation.cells
-            if cell.setting == replace(setting, arm="random", of="saif")
-        )
-    )
-    half = [text for text in found if text.cell == control][1::2]
-    assert recipe.beside["random"].rates == rates_of(half)
-    plain = [n for n, c in enumerate(evaluation.cells) if c.setting == CellSetting("unsteered")]
-    assert recipe.beside["unsteered"].p == next(
-        one.p_unsteered for one in evaluation.best if one.arm == "saif"
-    )
-    assert len(plain) == 1
+    own, control = ([t for t in found if t.cell == n] for n in (0, 1))
+    others = {"prompted": [replace(text, grade="none") for text in own]}
+    recipe = recipe_of(evaluation, found, others, "Say so.")
+    assert recipe.arm.strength == 1.0
+    assert recipe.arm.edits == evaluation.made[0].edits
+    assert recipe.measured.rates == rates_of(own)
+    assert list(recipe.beside) == ["prompted", "random", "cue-token"]
+    assert recipe.beside["random"].rates == rates_of(control)
+    assert recipe.beside["random"].p == evaluation.cells[0].p_random
+    assert recipe.beside["prompted"].rates.useful == 0
+    assert recipe.wording == "Say so."
     assert from_json(Recipe, json.loads(json.dumps(to_json(recipe)))) == recipe
 
 
-@pytest.mark.parametrize("name", INSTRUCTIONS)
-def test_what_a_recipe_is_chosen_from_can_be_measured(name: str) -> None:
-    request = request_for(name, 200)
-    check_request(request)
-    assert not set(request.rank_contents) & set(request.test_contents)
-    assert set(request.rank_contents) <= set(learning_contents())
-    assert set(request.test_contents) <= set(shipped_contents())
+class Chooses:
+    """Stands for the headline experiment: arms with the useful rates that they were chosen by."""
+
+    def __init__(self, useful: Mapping[str, float]) -> None:
+        self._useful = useful
+
+    def chosen(self, arms: Sequence[Mapping[str, Any]]) -> list[Chosen]:
+        return [Chosen(dict(arm), 1.0, rates(self._useful[arm["name"]])) for arm in arms]
+
+
+def test_a_recipe_is_the_arm_that_did_best_by_itself() -> None:
+    arms = [{"name": "a"}, {"name": "b"}, {"name": "c", "prompted": True}]
+    headline: Any = Chooses({"a": 0.2, "b": 0.6, "c": 0.9})
+    assert choose(headline, arms).name == "b"
 
 
 def test_recipes_are_shipped() -> None:

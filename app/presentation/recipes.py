@@ -33,7 +33,7 @@ def usable_recipe(
 def recipe_arms(recipe: Recipe, instruction: Instruction) -> list[Arm]:
     """The recipe's arm, the prompted one, and a random control."""
     best = replace(recipe.arm, name=MEASURED)
-    wording = next(one.text for one in instruction.wordings)
+    wording = recipe.wording or instruction.wordings[0].text
     return [
         best,
         Arm("prompted", "prompted", instruction=wording),
