@@ -12,7 +12,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help requirements setup-run setup browser run test bench findings docs clean
+.PHONY: help requirements setup-run setup browser run test bench headline findings docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,7 +87,11 @@ bench: setup-run $(VENV)/.requirements-bench ## run every benchmark; results go 
 	@mv docs/results/performance.md.new docs/results/performance.md
 	@cat docs/results/performance.md
 
-findings: setup-run ## measure SAIF on the default model (hours on a CPU); writes docs/results/saif.md
+headline: setup-run ## measure what steering is worth, by the frozen plan (hours on a CPU); writes docs/results/saif.md
+	$(BIN)/python -m experiments.headline
+	$(BIN)/python -m experiments.headline_report --collect
+
+findings: setup-run ## measure constant vectors closely (hours on a CPU); writes docs/results/constant_vectors.md
 	SAIF_DTYPE=$${SAIF_DTYPE:-bfloat16} $(BIN)/python -m experiments.saif_findings
 
 docs: $(VENV)/.installed ## write the parts of the documents that follow from the code

@@ -22,7 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from saif_core.catalog import Catalog
+    from saif_core.models.loaded_model import LoadedModel
     from saif_core.records.evaluation import Evaluation, EvaluationRequest, EvaluationText, Rates
+    from saif_core.saes.loaded_sae import LoadedSae
     from storage import Store
 
     Measure = Callable[[EvaluationRequest], tuple[Evaluation, list[EvaluationText]]]
@@ -87,6 +90,12 @@ class Headline:
         """What nothing is chosen of."""
         return [Chosen({"name": name}) for name in (UNSTEERED, PROMPTED)]
 
+    def choosing(self, arm: dict[str, Any]) -> tuple["Evaluation", list["EvaluationText"]]:
+        """An arm at all of its strengths, on the choosing contents."""
+        return self._measure(
+            self._request(Chosen(arm), self._choosing, arm["strengths"], 0, self.wording)
+        )
+
     def report(self, one: Chosen, seed: int = 0) -> tuple["Evaluation", list["EvaluationText"]]:
         """An arm, with its controls, on the reported contents."""
         strengths = () if one.strength is None else (one.strength,)
@@ -127,9 +136,7 @@ class Headline:
     def _choose(self, arm: dict[str, Any]) -> Chosen:
         from saif_core.evaluating.rates import merit
 
-        request = self._request(Chosen(arm), self._choosing, arm["strengths"], 0, self.wording)
-        cells = self._measure(request)[0].cells
-        best = max(cells, key=lambda cell: merit(cell.rates))
+        best = max(self.choosing(arm)[0].cells, key=lambda cell: merit(cell.rates))
         return Chosen(arm, best.setting.strength, best.rates)
 
     def _rows(self, one: Chosen, seed: int) -> Iterator[dict[str, Any]]:
@@ -197,39 +204,55 @@ def folder_of(home: Path) -> Path:
     return folder
 
 
+class Measuring:
+    """Carries out requests on one model, and keeps their evaluations.
+
+    Attributes:
+        model: what is measured.
+        saes: by id, those that a request has named so far.
+        tensors: where what was learned is found.
+    """
+
+    def __init__(self, model: "LoadedModel", catalog: "Catalog", store: "Store") -> None:
+        from saif_core.steering.tensors import Tensors
+
+        self.model, self._catalog, self._store = model, catalog, store
+        self.saes: dict[str, LoadedSae] = {}
+        self.tensors = Tensors(store.tensors)
+
+    def __call__(self, request: "EvaluationRequest") -> tuple["Evaluation", list["EvaluationText"]]:
+        """What came of a request."""
+        from saif_core.evaluating.evaluation import evaluate
+
+        for sae_id in request.sae_ids:
+            if sae_id not in self.saes:
+                self.saes[sae_id] = self._catalog.load_sae(sae_id, self.model)
+        evaluation, texts = evaluate(
+            self.model,
+            [self.saes[sae_id] for sae_id in request.sae_ids],
+            request,
+            cache=self._store.cache,
+            tensors=self.tensors,
+        )
+        self._store.evaluations.save(evaluation, texts)
+        return evaluation, texts
+
+
 @contextmanager
-def measuring(plan: dict[str, Any]) -> Iterator[tuple["Measure", "Store"]]:
-    """What carries out requests on the model of the plan, and where evaluations are kept."""
+def measuring(plan: dict[str, Any]) -> Iterator[Measuring]:
+    """What carries out requests on the model of the plan."""
     os.environ["SAIF_DTYPE"] = plan["dtype"]
     from app.installation import opened_store
     from app.settings import be_courteous, load_settings
 
     be_courteous()  # before torch is loaded
     from saif_core.catalog import Catalog
-    from saif_core.evaluating.evaluation import evaluate
-    from saif_core.steering.tensors import Tensors
 
     settings = load_settings()
     with opened_store(settings) as store:
         catalog = Catalog(settings.home)
         model = catalog.load_model(plan["model"], device=settings.device, dtype=settings.dtype)
-        saes: dict[str, Any] = {}
-
-        def measure(request: "EvaluationRequest") -> tuple["Evaluation", list["EvaluationText"]]:
-            for sae_id in request.sae_ids:
-                if sae_id not in saes:
-                    saes[sae_id] = catalog.load_sae(sae_id, model)
-            evaluation, texts = evaluate(
-                model,
-                [saes[sae_id] for sae_id in request.sae_ids],
-                request,
-                cache=store.cache,
-                tensors=Tensors(store.tensors),
-            )
-            store.evaluations.save(evaluation, texts)
-            return evaluation, texts
-
-        yield measure, store
+        yield Measuring(model, catalog, store)
 
 
 def main() -> None:
@@ -239,7 +262,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=plan["instructions"], help="instructions")
     parser.add_argument("--stage", nargs="*", default=STAGES, choices=STAGES)
     options = parser.parse_args()
-    with measuring(plan) as (measure, _):
+    with measuring(plan) as measure:
         from app.settings import load_settings
 
         folder = folder_of(load_settings().home)

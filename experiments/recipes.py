@@ -21,7 +21,6 @@ from saif_core.records.as_json import to_json
 from saif_core.records.evaluation import Evaluation, EvaluationText
 from saif_core.records.recipes import Measured, Recipe
 from saif_core.records.steering import Arm
-from saif_core.steering.tensors import Tensors
 
 CONTROLS = ("random", "cue-token")
 
@@ -92,7 +91,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     asked = {**plan, "controls": {arm["name"]: CONTROLS for arm in plan["arms"]}}
-    with measuring(plan) as (measure, store):
+    with measuring(plan) as measure:
         for name in options.only:
             headline = Headline(asked, name, measure)
             best = choose(headline, plan["arms"])
@@ -102,7 +101,7 @@ def main() -> None:
                 if one.name != best.name
             }
             recipe = recipe_of(*headline.report(best), others, headline.wording)
-            _write(recipe, Tensors(store.tensors).payloads(recipe.arm.edits), options.out)
+            _write(recipe, measure.tensors.payloads(recipe.arm.edits), options.out)
             _print(recipe, best.name)
 
 

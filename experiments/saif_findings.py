@@ -1,4 +1,4 @@
-"""What holds of SAIF on the default model: all that docs/results/saif.md reports, and that report.
+"""What holds of SAIF on the default model: all that docs/results/constant_vectors.md reports, and that report.
 
 `make findings` runs all of it. Texts are kept in the cache under SAIF_HOME, so a run that was
 stopped goes on where it was, and every evaluation also appears on the dashboard.
@@ -206,7 +206,7 @@ STAGES = {
 def main() -> None:
     """Run the stages that were asked for, keep each evaluation, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--report", type=Path, default=Path("docs/results/saif.md"))
+    parser.add_argument("--report", type=Path, default=Path("docs/results/constant_vectors.md"))
     parser.add_argument("--instructions", default=",".join(INSTRUCTIONS))
     parser.add_argument("--stages", default=",".join(STAGES))
     arguments = parser.parse_args()
