@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save
+from scipy import stats
 from streamlit.testing.v1 import AppTest
 
 from app.dashboard.compare.open_session import RUN
@@ -43,7 +44,7 @@ from saif_core.records.evaluation import (
 from saif_core.records.prompts import Instruction, Wording
 from saif_core.records.ranking import ChosenLatent
 from saif_core.records.recipes import Measured, Recipe
-from saif_core.records.steering import UNSTEERED, Arm, Edit, Origin, Sampling
+from saif_core.records.steering import Arm, Edit, Origin, Sampling
 from saif_core.saes.loaded_sae import LoadedSae
 from saif_core.steering.arms import ArmBuilder
 from saif_core.steering.tensors import Tensors
@@ -266,46 +267,49 @@ def test_no_tensors_are_shipped_for_nothing() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_shipped_recipe_steers_as_it_was_measured(file: Path) -> None:
-    recipe = shipped_recipe(file.stem, DEFAULT_MODEL)
-    assert recipe is not None
+def test_shipped_recipes_steer_as_they_were_measured() -> None:
+    recipes = [shipped_recipe(file.stem, DEFAULT_MODEL) for file in FILES]
     model = Catalog(HOME).load_model(DEFAULT_MODEL, device="cpu", dtype="float32")
-    saes = {sae_id: Catalog(HOME).load_sae(sae_id, model) for sae_id in recipe.sae_sha256s}
-    assert {sae_id: sae.sha256 for sae_id, sae in saes.items()} == recipe.sae_sha256s
-    assert model.sha256 == recipe.model_sha256
+    saes: dict[str, LoadedSae] = {}
     tensors = Tensors()
-    for payload in recipe_tensors(recipe).values():
-        tensors.put(torch_load(payload))
+    rows: list[RowRequest] = []
     # Contents that had no part in anything, each with draws of its own as they were measured.
-    instruction = shipped_instructions()[recipe.instruction]
-    builder = ArmBuilder(model, saes, tensors)
-    sampling, strict = recipe.sampling, {}
-    for arm in (UNSTEERED, recipe.arm):
-        written = builder.write(arm)
-        rows = [
+    contents = shipped_contents()[:10]
+    for recipe in recipes:
+        assert recipe is not None
+        assert model.sha256 == recipe.model_sha256
+        for sae_id, sha256 in recipe.sae_sha256s.items():
+            saes.setdefault(sae_id, Catalog(HOME).load_sae(sae_id, model))
+            assert saes[sae_id].sha256 == sha256
+        for payload in recipe_tensors(recipe).values():
+            tensors.put(torch_load(payload))
+        builder, sampling = ArmBuilder(model, saes, tensors), recipe.sampling
+        rows += [
             RowRequest(
-                builder.prompt(arm, content, sampling),
+                builder.prompt(recipe.arm, content, sampling),
                 sampling.max_new_tokens,
                 temperature=sampling.temperature,
                 seed=sampling.seed,
                 sample=number,
-                steering=written.steering,
+                steering=builder.write(recipe.arm).steering,
             )
-            for number, content in enumerate(shipped_contents()[:12])
+            for number, content in enumerate(contents)
         ]
-        pairs = [
-            pair_for(content, instruction.wordings[0].text, "after")
-            for content in shipped_contents()[:12]
+    written = iter(decode(model, rows))
+    for recipe in recipes:
+        assert recipe is not None
+        instruction = shipped_instructions()[recipe.instruction]
+        grades = [
+            judge_text(
+                instruction,
+                pair_for(content, instruction.wordings[0].text, "after"),
+                model.decode(row.token_ids),
+            ).grade
+            for content, row in zip(contents, written, strict=False)
         ]
-        texts_ = [model.decode(row.token_ids) for row in decode(model, rows)]
-        strict[arm.name] = sum(
-            judge_text(instruction, pair, text).grade == "strict"
-            for pair, text in zip(pairs, texts_, strict=True)
-        )
-    assert strict[recipe.arm.name] > strict["unsteered"]
-    # Within what chance leaves of so few texts.
-    assert strict[recipe.arm.name] >= 12 * recipe.measured.rates.strict - 4
+        # So few texts may be fewer by chance, but hardly ever by so much.
+        least = stats.binom.ppf(0.001, len(contents), recipe.measured.rates.strict)
+        assert grades.count("strict") >= least, recipe.instruction
 
 
 def torch_load(payload: bytes) -> dict[str, Any]:

@@ -48,3 +48,17 @@ def test_from_an_instruction_to_a_link_that_a_colleague_opens(
     expect(colleague.get_by_text(PROMPT).first).to_be_visible()
     expect(colleague.get_by_role("button", name="Generate")).to_have_count(0)
     colleague.context.close()
+
+
+def test_from_the_first_screen_to_a_text_in_french_by_clicks_alone(
+    chromium: Browser, dashboard: str
+) -> None:
+    page = open_page(chromium, dashboard)
+    page.get_by_text("translate to french").click()
+    expect(page.get_by_text(re.compile("Measured on 80 contents: useful"))).to_be_visible()
+    page.get_by_role("button", name="Steer with what measured best").click()
+    counted = page.get_by_text("Texts that follow the instruction:")
+    expect(counted).to_contain_text("unsteered: strictly 0")
+    expect(counted).to_contain_text("measured best: strictly 1")
+    expect(counted).to_contain_text("random: strictly 0")
+    page.context.close()
