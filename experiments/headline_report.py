@@ -48,29 +48,34 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 class Results:
-    """The reported texts, by instruction, arm and seed."""
+    """The reported texts.
+
+    Attributes:
+        arms: by instruction, then by arm and seed.
+        instructions: those that were run, in the order of the plan.
+    """
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = rows
-        self._texts: dict[str, dict[Key, list[EvaluationText]]] = {}
+        self.arms: dict[str, dict[Key, list[EvaluationText]]] = {}
         by_instruction: dict[str, list[Row]] = defaultdict(list)
         for row in rows:
             by_instruction[row["instruction"]].append(row)
         for name, some in by_instruction.items():
-            self._texts[name] = _by_arm(some)
-        self.instructions = [n for n in read_plan()[0]["instructions"] if n in self._texts]
+            self.arms[name] = _by_arm(some)
+        self.instructions = [n for n in read_plan()[0]["instructions"] if n in self.arms]
 
     def has(self, name: str, arm: str, seed: int = 0) -> bool:
         """Whether an arm was run."""
-        return (arm, seed) in self._texts[name]
+        return (arm, seed) in self.arms[name]
 
     def rates(self, name: str, arm: str, seed: int = 0) -> Rates:
         """Rates of an arm."""
-        return rates_of(self._texts[name][arm, seed])
+        return rates_of(self.arms[name][arm, seed])
 
     def p(self, name: str, arm: str, other: str) -> float:
         """McNemar's exact test of useful texts."""
-        found = paired_p(self._texts[name][arm, 0], self._texts[name][other, 0])
+        found = paired_p(self.arms[name][arm, 0], self.arms[name][other, 0])
         return 1.0 if found is None else found
 
     def corrected(self, arm: Callable[[str], str], other: Callable[[str], str]) -> dict[str, float]:
@@ -109,7 +114,7 @@ def details(results: Results) -> str:
     """Every arm: useful with interval, strict, disorder, and tests of useful texts."""
     lines = []
     for name in results.instructions:
-        arms = [arm for arm, seed in results._texts[name] if not seed]
+        arms = [arm for arm, seed in results.arms[name] if not seed]
         for arm in arms:
             found, setting = results.rates(name, arm), results.setting(name, arm)
             strength = "" if setting["strength"] is None else f"{setting['strength']:g}"
@@ -135,11 +140,13 @@ def seeds(results: Results) -> str:
     lines = []
     for name in results.instructions:
         for arm in (PROMPTED, GATED, TOLD):
-            ran = sorted(seed for a, seed in results._texts[name] if a == arm)
+            ran = sorted(seed for a, seed in results.arms[name] if a == arm)
             if len(ran) > 1:
                 shares = [_share(results.rates(name, arm, seed).primary) for seed in ran]
                 lines.append([name, arm, *shares])
-    return _table(["instruction", "arm", "seed 0", "seed 1", "seed 2"], lines) if lines else ""
+    if not lines:
+        return "Not run yet."
+    return _table(["instruction", "arm", "seed 0", "seed 1", "seed 2"], lines)
 
 
 def claims(results: Results) -> str:
@@ -204,12 +211,27 @@ def examples(results: Results) -> str:
     return "\n\n".join(parts)
 
 
+def missing(results: Results) -> str:
+    """What of the plan was not run."""
+    plan, _ = read_plan()
+    left = [name for name in plan["instructions"] if name not in results.instructions]
+    said = [f"the instructions {', '.join(left)}"] if left else []
+    arms = {arm for texts in results.arms.values() for arm, _ in texts}
+    wider = [arm["name"] for arm in plan["wider"]["arms"] if arm["name"] not in arms]
+    if wider:
+        said.append(f"the wider arms ({', '.join(wider)})")
+    if not any(seed for texts in results.arms.values() for _, seed in texts):
+        said.append("the same settings with other draws")
+    return f"Not run yet: {'; '.join(said)}." if said else "All of the plan was run."
+
+
 TABLES: dict[str, Callable[[Results], str]] = {
     "headline": headline,
     "claims": claims,
     "details": details,
     "seeds": seeds,
     "examples": examples,
+    "missing": missing,
     "plan": lambda _: f"`experiments/headline_plan.json`, SHA-256 `{read_plan()[1]}`",
 }
 

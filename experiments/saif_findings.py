@@ -1,4 +1,4 @@
-"""What holds of SAIF on the default model: all that docs/results/constant_vectors.md reports, and that report.
+"""What holds of constant vectors on the default model: docs/results/constant_vectors.md.
 
 `make findings` runs all of it. Texts are kept in the cache under SAIF_HOME, so a run that was
 stopped goes on where it was, and every evaluation also appears on the dashboard.

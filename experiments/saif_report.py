@@ -1,4 +1,4 @@
-"""Tables of docs/results/constant_vectors.md from the evaluations of `saif_findings.py`, and the page itself.
+"""Tables of docs/results/constant_vectors.md from the evaluations of `saif_findings.py`.
 
 The words are in `saif_template.md`; a line `{{name}}` in it is replaced by the table of that name.
 """
