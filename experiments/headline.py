@@ -96,13 +96,19 @@ class Headline:
             self._request(Chosen(arm), self._choosing, arm["strengths"], 0, self.wording)
         )
 
-    def report(self, one: Chosen, seed: int = 0) -> tuple["Evaluation", list["EvaluationText"]]:
-        """An arm, with its controls, on the reported contents."""
+    def report(
+        self, one: Chosen, seed: int = 0, controls: Sequence[str] | None = None
+    ) -> tuple["Evaluation", list["EvaluationText"]]:
+        """An arm, with controls beside it, on the reported contents.
+
+        Args:
+            controls: None takes those of the plan.
+        """
         strengths = () if one.strength is None else (one.strength,)
         request = self._request(one, self._reporting, strengths, seed, self.wording)
-        if one.name in self._plan["controls"] and not seed:
-            request = replace(request, controls=tuple(self._plan["controls"][one.name]))
-        return self._measure(request)
+        if controls is None:
+            controls = () if seed else self._plan["controls"].get(one.name, ())
+        return self._measure(replace(request, controls=tuple(controls)))
 
     def run(self, stage: str) -> Iterator[dict[str, Any]]:
         """The reported texts of a stage, as they are kept."""

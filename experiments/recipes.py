@@ -90,17 +90,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=SHIPPED_RECIPES)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    asked = {**plan, "controls": {arm["name"]: CONTROLS for arm in plan["arms"]}}
     with measuring(plan) as measure:
         for name in options.only:
-            headline = Headline(asked, name, measure)
+            headline = Headline(plan, name, measure)
             best = choose(headline, plan["arms"])
             others = {
-                one.name: headline.report(one)[1]
+                one.name: headline.report(one, controls=())[1]
                 for one in [*headline.baselines(), *headline.chosen(plan["arms"])]
                 if one.name != best.name
             }
-            recipe = recipe_of(*headline.report(best), others, headline.wording)
+            of_best = headline.report(best, controls=CONTROLS)
+            recipe = recipe_of(*of_best, others, headline.wording)
             _write(recipe, measure.tensors.payloads(recipe.arm.edits), options.out)
             _print(recipe, best.name)
 
