@@ -3,7 +3,7 @@
     python -m experiments.recipes --only answer-in-json bullet-list
 
 They come from the headline experiment, see `experiments/headline.py`: of its arms that steer
-without the instruction in the prompt, the one that did best on the choosing contents, with what
+without the instruction in the prompt, the one most often useful on the choosing contents, with what
 came of it on the reported ones. Instructions that the plan leaves out are measured alike.
 """
 
@@ -23,15 +23,17 @@ from saif_core.records.recipes import Measured, Recipe
 from saif_core.records.steering import Arm
 
 CONTROLS = ("random", "cue-token")
+SIGNIFICANT = 0.01
 
 
 def choose(headline: Headline, arms: Sequence[dict[str, Any]]) -> Chosen:
     """The arm that a recipe is made of: prompted ones are compared with, not chosen."""
     alone = [arm for arm in arms if not arm.get("prompted")]
 
-    def by(one: Chosen) -> tuple[bool, float, float, float, float]:
+    def by(one: Chosen) -> tuple[float, ...]:
         assert one.choosing is not None
-        return merit(one.choosing)
+        # A useful text is in no disorder, so how much of that there is beside it comes last.
+        return merit(one.choosing)[1:]
 
     return max(headline.chosen(alone), key=by)
 
@@ -80,6 +82,13 @@ def recipe_of(
     )
 
 
+def is_worth_shipping(recipe: Recipe) -> bool:
+    """Whether it is useful above as much in a random direction, at p < .01."""
+    random = recipe.beside["random"]
+    above = recipe.measured.rates.primary > random.rates.primary
+    return above and random.p is not None and random.p < SIGNIFICANT
+
+
 def main() -> None:
     """Measure, and write the recipes."""
     plan, _ = read_plan()
@@ -101,8 +110,11 @@ def main() -> None:
             }
             of_best = headline.report(best, controls=CONTROLS)
             recipe = recipe_of(*of_best, others, headline.wording)
-            _write(recipe, measure.tensors.payloads(recipe.arm.edits), options.out)
             _print(recipe, best.name)
+            if not is_worth_shipping(recipe):
+                sys.stdout.write(f"{name}: no better than chance, so there is no recipe\n")
+                continue
+            _write(recipe, measure.tensors.payloads(recipe.arm.edits), options.out)
 
 
 def _steers(evaluation: Evaluation, number: int) -> bool:

@@ -19,7 +19,7 @@ from app.presentation.escaping import escape_markdown
 from app.presentation.recipes import MEASURED, recipe_sentence, recipe_words, usable_recipe
 from app.settings import load_settings
 from experiments.headline import Chosen
-from experiments.recipes import choose, recipe_of
+from experiments.recipes import choose, is_worth_shipping, recipe_of
 from saif_core.catalog import Catalog
 from saif_core.evaluating.evaluation import evaluate
 from saif_core.evaluating.rates import rates_of
@@ -174,7 +174,7 @@ def test_the_first_page_steers_with_the_recipe_in_two_presses(planted: Recipe) -
     settle(at.run())
     assert [arm.name for arm in job.request.arms] == ["unsteered", MEASURED, "prompted", "random"]
     assert job.request.arms[1].edits == planted.arm.edits
-    assert job.request.sampling == planted.sampling
+    assert job.request.sampling == replace(planted.sampling, samples=3)
     assert job.request.instruction == NAME
     assert at.session_state["work"].sae_id == planted.arm.edits[1].sae_id
     assert store().tensors.has(planted.arm.edits[0].tensors)
@@ -229,12 +229,17 @@ class Chooses:
         self._useful = useful
 
     def chosen(self, arms: Sequence[Mapping[str, Any]]) -> list[Chosen]:
-        return [Chosen(dict(arm), 1.0, rates(self._useful[arm["name"]])) for arm in arms]
+        found = {arm["name"]: rates(self._useful[arm["name"]], disorder=0.3) for arm in arms}
+        return [Chosen(dict(arm), 1.0, found[arm["name"]]) for arm in arms]
 
 
 def test_a_recipe_is_the_arm_that_did_best_by_itself() -> None:
     arms = [{"name": "a"}, {"name": "b"}, {"name": "c", "prompted": True}]
     headline: Any = Chooses({"a": 0.2, "b": 0.6, "c": 0.9})
+    assert choose(headline, arms).name == "b"
+    # Disorder in other texts does not make useful ones worse.
+    calm = Chosen({"name": "d"}, 1.0, rates(0.1, disorder=0.0))
+    headline.chosen = lambda _: [*Chooses({"b": 0.6}).chosen([{"name": "b"}]), calm]
     assert choose(headline, arms).name == "b"
 
 
@@ -253,6 +258,9 @@ def test_a_shipped_recipe_is_whole(file: Path) -> None:
         assert len(payload) < 1_000_000
     assert recipe.measured.rates.useful is not None
     assert {"unsteered", "prompted", "random", "cue-token"} <= set(recipe.beside)
+    assert is_worth_shipping(recipe)
+    by_chance = replace(recipe.beside["random"], p=0.02)
+    assert not is_worth_shipping(replace(recipe, beside={"random": by_chance}))
     # What is shipped is better than chance and than doing nothing.
     for arm in ("unsteered", "random"):
         assert recipe.measured.rates.useful > (recipe.beside[arm].rates.useful or 0)

@@ -59,6 +59,6 @@ def test_from_the_first_screen_to_a_text_in_french_by_clicks_alone(
     page.get_by_role("button", name="Steer with what measured best").click()
     counted = page.get_by_text("Texts that follow the instruction:")
     expect(counted).to_contain_text("unsteered: strictly 0")
-    expect(counted).to_contain_text("measured best: strictly 1")
+    expect(counted).to_contain_text(re.compile("measured best: strictly [123]"))
     expect(counted).to_contain_text("random: strictly 0")
     page.context.close()

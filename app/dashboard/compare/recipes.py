@@ -15,6 +15,9 @@ from app.presentation.recipes import recipe_arms, recipe_sentence, usable_recipe
 from saif_core.records.prompts import Instruction
 from saif_core.records.recipes import Recipe
 
+# One text alone is luck, good or bad.
+N_SAMPLES = 3
+
 
 def recipe_for(instruction: Instruction | None) -> Recipe | None:
     """The recipe of an instruction, if it has one that can be used here."""
@@ -58,7 +61,7 @@ def steer_with(recipe: Recipe, instruction: Instruction) -> None:
             # What its latents are about is told by the pages of their own SAE.
             in_hand.choose_sae(edit.sae_id)
     in_hand.clear(form.settings())
-    form.sampling = replace(recipe.sampling, seed=form.sampling.seed)
+    form.sampling = replace(recipe.sampling, seed=form.sampling.seed, samples=N_SAMPLES)
     form.arms = []
     form.add(recipe_arms(recipe, instruction))
     st.session_state[OPENED] = None
